@@ -1,0 +1,5 @@
+//! Throng's network: devices, the packet path, the TCP engine and the async sockets on top.
+
+pub mod device;
+pub mod packet;
+pub mod tcp;

@@ -1,0 +1,155 @@
+//! The packet buffer: one Ethernet frame, in heap memory or in a DPDK mbuf.
+
+use std::collections::TryReserveError;
+
+/// What the device says about the checksums of a received frame.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ChecksumStatus {
+    /// The device did not look: software has to verify.
+    #[default]
+    Unknown,
+    /// The device verified the IP and TCP/UDP checksums, or the frame never left this machine.
+    Good,
+    /// The device found a wrong checksum.
+    Bad,
+}
+
+/// What came with a received frame beside its bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RxMeta {
+    /// The device's RSS hash, where it computes one.
+    pub rss_hash: Option<u32>,
+    /// The device's verdict on the checksums.
+    pub checksum: ChecksumStatus,
+}
+
+/// What the device is asked to do with a frame on its way out.
+///
+/// Lengths are in bytes. With everything at its default the frame goes out as it is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TxMeta {
+    /// Ethernet header length.
+    pub l2_len: u8,
+    /// IP header length.
+    pub l3_len: u8,
+    /// TCP or UDP header length.
+    pub l4_len: u8,
+    /// The frame carries IPv6 rather than IPv4.
+    pub ipv6: bool,
+    /// Fill in the IPv4 header checksum (the field is zero).
+    pub ip_checksum: bool,
+    /// Fill in the TCP checksum (the field holds the pseudo-header sum).
+    pub tcp_checksum: bool,
+    /// Fill in the UDP checksum (the field holds the pseudo-header sum).
+    pub udp_checksum: bool,
+    /// Cut the payload into segments of this many bytes (TSO); 0: do not.
+    pub tso_segment: u16,
+}
+
+/// An owned Ethernet frame and its metadata.
+///
+/// Dropping it gives the memory back to where it came from, from any thread.
+pub struct Packet {
+    storage: Storage,
+    /// Filled in by the device on receive.
+    pub rx: RxMeta,
+    /// Filled in by the stack before transmit.
+    pub tx: TxMeta,
+}
+
+enum Storage {
+    Heap(Vec<u8>),
+}
+
+impl Packet {
+    /// An empty heap packet with room for `capacity` bytes.
+    ///
+    /// # Errors
+    /// When the allocator has no memory for it.
+    pub fn heap(capacity: usize) -> Result<Packet, TryReserveError> {
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(capacity)?;
+        Ok(Packet::from(bytes))
+    }
+
+    /// The frame's bytes, from the Ethernet header on. A frame handed to the stack by a
+    /// device is always in one piece; of a frame being built for transmit these are the
+    /// bytes of the first piece, which holds all headers.
+    pub fn data(&self) -> &[u8] {
+        match &self.storage {
+            Storage::Heap(bytes) => bytes,
+        }
+    }
+
+    /// The same bytes, to write.
+    pub fn data_mut(&mut self) -> &mut [u8] {
+        match &mut self.storage {
+            Storage::Heap(bytes) => bytes,
+        }
+    }
+
+    /// Length of the whole frame in bytes, all pieces.
+    pub fn len(&self) -> usize {
+        match &self.storage {
+            Storage::Heap(bytes) => bytes.len(),
+        }
+    }
+
+    /// Whether the frame has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Appends `bytes` at the end. Returns whether there was memory for all of it; on
+    /// `false` the frame must be given up (nothing or a part was appended).
+    #[must_use]
+    pub fn append(&mut self, bytes: &[u8]) -> bool {
+        match &mut self.storage {
+            Storage::Heap(heap) => {
+                if heap.try_reserve(bytes.len()).is_err() {
+                    return false;
+                }
+                heap.extend_from_slice(bytes);
+                true
+            }
+        }
+    }
+
+    /// A heap copy of the frame with the same metadata, in one piece.
+    ///
+    /// # Errors
+    /// When the allocator has no memory for it.
+    pub fn try_clone(&self) -> Result<Packet, TryReserveError> {
+        let mut copy = Packet::heap(self.len())?;
+        copy.rx = self.rx;
+        copy.tx = self.tx;
+        self.for_each_piece(|piece| {
+            let Storage::Heap(bytes) = &mut copy.storage;
+            bytes.extend_from_slice(piece);
+        });
+        Ok(copy)
+    }
+
+    /// Calls `f` with each piece of the frame in order.
+    pub fn for_each_piece(&self, mut f: impl FnMut(&[u8])) {
+        match &self.storage {
+            Storage::Heap(bytes) => f(bytes),
+        }
+    }
+}
+
+impl From<Vec<u8>> for Packet {
+    fn from(bytes: Vec<u8>) -> Packet {
+        Packet { storage: Storage::Heap(bytes), rx: RxMeta::default(), tx: TxMeta::default() }
+    }
+}
+
+impl std::fmt::Debug for Packet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Packet")
+            .field("len", &self.len())
+            .field("rx", &self.rx)
+            .field("tx", &self.tx)
+            .finish()
+    }
+}

@@ -1,0 +1,4 @@
+//! The TCP engine: segments in, segments out, time passed in.
+
+pub mod segment;
+pub mod seq;

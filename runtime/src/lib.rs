@@ -1,0 +1,8 @@
+//! Throng's executor: one pinned thread per core, tasks that never leave it,
+//! timers, a cross-core mesh, and the loop that drives the network between them.
+
+pub mod driver;
+pub mod time;
+
+pub use driver::Driver;
+pub use time::Instant;
