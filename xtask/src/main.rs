@@ -1,2 +1,67 @@
-//! The one door.
-fn main() {}
+//! The one door: `cargo xtask setup | demo | test | bench`.
+//!
+//! Each command does the set-up it needs by itself; CI calls `cargo xtask test` and
+//! nothing else. What every level of the tests proves is in `docs/TESTING.md`.
+
+mod bench;
+mod cargo;
+mod demo;
+mod host;
+mod hugepages;
+#[allow(dead_code, reason = "the interop runs use the rest")]
+mod process;
+#[allow(dead_code, reason = "the interop runs use the rest")]
+mod report;
+mod setup;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Throng's one door: set-up, demo, tests, benches")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what demo, test and bench need, or say what to run
+    Setup,
+    /// Build and run the demo; arguments are passed on to it
+    #[command(disable_help_flag = true)]
+    Demo {
+        /// Arguments of the demo itself (`--help` lists them)
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Run every check and test
+    Test(test::Options),
+    /// Run the benches, or the one that is named
+    Bench {
+        /// Name of one bench
+        name: Option<String>,
+        /// Arguments passed on to the bench
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    process::end_children_on_signals();
+    let result = match Cli::parse().command {
+        Command::Setup => setup::command(),
+        Command::Demo { args } => demo::command(&args),
+        Command::Test(options) => test::command(&options),
+        Command::Bench { name, args } => bench::command(name.as_deref(), &args),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("xtask: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! `cargo xtask setup`: installs what is missing, or says exactly what to run.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use crate::host;
+use crate::hugepages;
+use crate::process::Cmd;
+
+/// One Debian package and how to see that what we want of it is there.
+struct Package {
+    name: &'static str,
+    probe: Probe,
+    why: &'static str,
+}
+
+enum Probe {
+    Program(&'static str),
+    Dpdk,
+    Libclang,
+    Venv,
+}
+
+use Probe::{Dpdk, Libclang, Program, Venv};
+
+/// What building and running with DPDK takes.
+const BUILD: &[Package] = &[
+    Package { name: "pkg-config", probe: Program("pkg-config"), why: "finds libdpdk" },
+    Package { name: "libdpdk-dev", probe: Dpdk, why: "feature dpdk" },
+    Package { name: "libclang-dev", probe: Libclang, why: "bindgen, for feature dpdk" },
+];
+
+/// What the tests drive the servers with.
+const TOOLS: &[Package] = &[
+    Package { name: "iproute2", probe: Program("ip"), why: "links and addresses" },
+    Package { name: "ethtool", probe: Program("ethtool"), why: "checksum offload of veth" },
+    Package { name: "iputils-ping", probe: Program("ping"), why: "ICMP and fragments" },
+    Package { name: "curl", probe: Program("curl"), why: "HTTP/1.1 and HTTP/2 client" },
+    Package { name: "wrk", probe: Program("wrk"), why: "HTTP load" },
+    Package { name: "nghttp2-client", probe: Program("h2load"), why: "HTTP/2 load" },
+    Package { name: "tshark", probe: Program("tshark"), why: "captures and their judgement" },
+    Package { name: "python3-venv", probe: Venv, why: "websockets and kosoku clients" },
+];
+
+/// Python packages and their versions, for the virtual environment under `target/`.
+const PYTHON: &[&str] = &["websockets==17.4", "kosoku==0.1.0"];
+
+/// The version of cargo-deny that is built into `target/tools`.
+const CARGO_DENY: &str = "0.20.2";
+
+/// Hugepages of 2 MiB that demo, test and bench reserve while they run.
+pub(crate) const HUGEPAGES: u64 = 512;
+
+/// What a command is about to need.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// Building with DPDK, and running.
+    Build,
+    /// All of the tests.
+    Everything,
+}
+
+/// `cargo xtask setup`.
+pub(crate) fn command() -> io::Result<ExitCode> {
+    packages(Need::Everything)?;
+    let mut fine = missing(Need::Everything).is_empty();
+    for (what, result) in [("python", python().map(drop)), ("cargo-deny", cargo_deny().map(drop))] {
+        match result {
+            Ok(()) => println!("{what}: ready"),
+            Err(why) => {
+                println!("{what}: {why}");
+                fine = false;
+            }
+        }
+    }
+    match hugepages::count() {
+        None => println!("hugepages: this kernel has none; everything runs without"),
+        Some(have) if have >= HUGEPAGES => println!("hugepages: {have}"),
+        Some(_) if host::is_root() => {
+            std::fs::write("/proc/sys/vm/nr_hugepages", HUGEPAGES.to_string())?;
+            println!("hugepages: {} of {HUGEPAGES}", hugepages::count().unwrap_or(0));
+        }
+        Some(have) => println!(
+            "hugepages: {have}; everything runs without them, faster with:\n    \
+             echo {HUGEPAGES} | sudo tee /proc/sys/vm/nr_hugepages"
+        ),
+    }
+    if let Err(why) = host::can_own_network() {
+        println!("network namespaces: {why}; tests against the kernel will be skipped");
+        fine = false;
+    }
+    println!("{}", if fine { "set-up: complete" } else { "set-up: incomplete, see above" });
+    Ok(if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Installs the Debian packages that are missing, when we may, or says what to run. What is
+/// missing after it is each user's own business: a build without DPDK, a skipped test.
+pub(crate) fn packages(need: Need) -> io::Result<()> {
+    let missing = missing(need);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<&str> = missing.iter().map(|package| package.name).collect();
+    let install = format!("apt-get install -y --no-install-recommends {}", names.join(" "));
+    for package in &missing {
+        println!("missing: {} ({})", package.name, package.why);
+    }
+    if host::find_program("apt-get").is_none() {
+        println!("This is not a Debian; install the packages that hold these by hand.");
+        return Ok(());
+    }
+    let Some(prefix) = privilege() else {
+        println!("Not root: run this once, then again what you ran:\n    sudo {install}");
+        return Ok(());
+    };
+    println!("installing: {}", names.join(" "));
+    let log = host::logs().join("apt.log");
+    // An old list of packages is the usual cause of a failed install, so it is renewed first.
+    for line in ["apt-get update -q", &install] {
+        let mut words = line.split(' ');
+        let done = Cmd::new(words.next().unwrap_or("apt-get"))
+            .args(words)
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .wrapped(prefix)
+            .limit(Duration::from_secs(600))
+            .log(&log)
+            .run()?;
+        if !done.ok() {
+            println!("{line}: {}\n{}", done.how(), done.tail(15));
+        }
+    }
+    for package in self::missing(need) {
+        println!("still missing: {} ({})", package.name, package.why);
+    }
+    Ok(())
+}
+
+/// What goes in front of a command that must be root's; `None` when we cannot be root.
+fn privilege() -> Option<&'static [&'static str]> {
+    if host::is_root() {
+        return Some(&[]);
+    }
+    let sudo = Cmd::new("sudo").args(["-n", "true"]).limit(Duration::from_secs(10)).run();
+    matches!(sudo, Ok(done) if done.ok()).then_some(&["sudo", "-n"])
+}
+
+fn missing(need: Need) -> Vec<&'static Package> {
+    let tools = if need == Need::Everything { TOOLS } else { &[] };
+    let there = |package: &&Package| match package.probe {
+        Program(program) => host::find_program(program).is_some(),
+        Dpdk => host::pkg_config("libdpdk", "22.11"),
+        Libclang => host::has_libclang(),
+        Venv => can_make_venv(),
+    };
+    BUILD.iter().chain(tools).filter(|package| !there(package)).collect()
+}
+
+/// Debian's own interpreter, for which `python3-venv` is; else the first on the PATH.
+fn interpreter() -> &'static str {
+    if std::path::Path::new("/usr/bin/python3").exists() { "/usr/bin/python3" } else { "python3" }
+}
+
+fn can_make_venv() -> bool {
+    let probe = Cmd::new(interpreter())
+        .args(["-c", "import venv, ensurepip"])
+        .limit(Duration::from_secs(30))
+        .run();
+    matches!(probe, Ok(done) if done.ok())
+}
+
+/// The Python of a virtual environment with our clients in it, made when it is not there.
+///
+/// # Errors
+/// Why it is not to be had.
+pub(crate) fn python() -> Result<PathBuf, String> {
+    let venv = host::target().join("venv");
+    let python = venv.join("bin/python");
+    // Says which versions are in it: other versions make it anew.
+    let stamp = venv.join("throng-packages");
+    let wanted = PYTHON.join("\n");
+    if std::fs::read_to_string(&stamp).is_ok_and(|have| have == wanted) && python.exists() {
+        return Ok(python);
+    }
+    let log = host::logs().join("python.log");
+    let make = Cmd::new(interpreter()).args(["-m", "venv", "--clear"]).arg(&venv);
+    let install = Cmd::new(&python)
+        .args(["-m", "pip", "install", "--quiet", "--only-binary", ":all:"])
+        .args(PYTHON);
+    for command in [make, install] {
+        let command = command.log(&log).limit(Duration::from_secs(300));
+        let done = command.run();
+        match done {
+            Ok(done) if done.ok() => {}
+            Ok(done) => return Err(format!("{}: {}", command.line(), done.tail(5))),
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+    std::fs::write(&stamp, wanted).map_err(|error| format!("{}: {error}", stamp.display()))?;
+    Ok(python)
+}
+
+/// cargo-deny in our version: from the PATH, or built into `target/tools`.
+///
+/// # Errors
+/// Why it is not to be had.
+pub(crate) fn cargo_deny() -> Result<PathBuf, String> {
+    let root = host::target().join("tools");
+    let ours = root.join("bin/cargo-deny");
+    let fits = |program: &PathBuf| {
+        let done = Cmd::new(program).arg("--version").limit(Duration::from_secs(20)).run();
+        matches!(done, Ok(done) if done.output.trim().ends_with(CARGO_DENY))
+    };
+    if let Some(found) = [Some(ours.clone()), host::find_program("cargo-deny")]
+        .into_iter()
+        .flatten()
+        .find(|program| program.exists() && fits(program))
+    {
+        return Ok(found);
+    }
+    println!("building cargo-deny {CARGO_DENY} (once, about a minute)");
+    // Unoptimised: it builds in a third of the time and checks our graph in a second.
+    let build = crate::cargo::cargo(["install", "--locked", "--debug", "--quiet"])
+        .arg("--root")
+        .arg(&root)
+        .arg("--target-dir")
+        .arg(root.join("build"))
+        .args(["--version", CARGO_DENY, "cargo-deny"])
+        .env("CARGO_PROFILE_DEV_DEBUG", "0")
+        .env("CARGO_INCREMENTAL", "0")
+        .log(host::logs().join("cargo-deny-build.log"))
+        .limit(Duration::from_secs(900));
+    match build.run() {
+        Ok(done) if done.ok() => {
+            let _ = std::fs::remove_dir_all(root.join("build"));
+            Ok(ours)
+        }
+        Ok(done) => Err(format!("{}: {}\n{}", build.line(), done.how(), done.tail(10))),
+        Err(error) => Err(error.to_string()),
+    }
+}

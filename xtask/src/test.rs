@@ -1,0 +1,129 @@
+//! `cargo xtask test`: every check and every test, in order, from cheap to dear.
+
+use std::io;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use crate::cargo::{cargo, features};
+use crate::host;
+use crate::hugepages::Hugepages;
+use crate::process::Cmd;
+use crate::report::{Outcome, Report};
+use crate::setup::{self, HUGEPAGES, Need};
+
+/// Options of `cargo xtask test`.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Run only the steps whose name contains this (may be given again)
+    #[arg(long = "only", value_name = "STEP")]
+    only: Vec<String>,
+    /// Name the steps and end
+    #[arg(long)]
+    list: bool,
+}
+
+/// A step's command may take this long, building included.
+const LIMIT: Duration = Duration::from_secs(900);
+
+/// `cargo xtask test`.
+pub(crate) fn command(options: &Options) -> io::Result<ExitCode> {
+    let mut report = Report::new(&options.only, options.list);
+    let pages = if options.list {
+        None
+    } else {
+        let _ = std::fs::remove_dir_all(host::logs());
+        std::fs::create_dir_all(host::logs())?;
+        setup::packages(Need::Everything)?;
+        if let Err(why) = host::dpdk() {
+            println!("without DPDK: {why}");
+        }
+        Some(Hugepages::reserve(HUGEPAGES))
+    };
+    static_checks(&mut report);
+    cargo_tests(&mut report);
+    drop(pages);
+    Ok(if report.finish() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// A cargo command whose output goes to the step's log.
+fn logged(step: &str, args: &[&str]) -> Cmd {
+    cargo(args).log(log_of(step)).limit(LIMIT)
+}
+
+fn log_of(step: &str) -> std::path::PathBuf {
+    host::logs().join(format!("{}.log", step.replace([' ', ',', '/'], "-")))
+}
+
+fn static_checks(report: &mut Report) {
+    let with = features();
+    let check = |report: &mut Report, name: &str, command: Cmd| {
+        report.step(name, || Outcome::of_check(name, command.run()));
+    };
+
+    check(report, "rustfmt", logged("rustfmt", &["fmt", "--all", "--check"]));
+
+    let clippy = ["clippy", "--locked", "--quiet", "--workspace", "--all-targets"];
+    let deny = ["--", "-D", "warnings"];
+    check(report, "clippy", logged("clippy", &clippy).args(deny));
+    let name = "clippy with features";
+    check(report, name, logged(name, &clippy).arg(&with).args(deny));
+
+    let doc = ["doc", "--locked", "--quiet", "--workspace", "--no-deps"];
+    let command = logged("rustdoc", &doc).arg(&with).env("RUSTDOCFLAGS", "-D warnings");
+    check(report, "rustdoc", command);
+
+    report.step("cargo-deny", || match setup::cargo_deny() {
+        Ok(program) => Outcome::of_check(
+            "cargo-deny",
+            Cmd::new(program)
+                .args(["--all-features", "--locked", "check", "licenses", "bans", "sources"])
+                .dir(host::root())
+                .log(log_of("cargo-deny"))
+                .limit(LIMIT)
+                .run(),
+        ),
+        Err(why) => Outcome::fail("cargo-deny", why),
+    });
+}
+
+/// `cargo test` in all its kinds.
+fn cargo_tests(report: &mut Report) {
+    let with = features();
+    let own_network = host::can_own_network();
+    let targets = ["test", "--locked", "--workspace", "--lib", "--bins", "--tests"];
+    let run = ["--no-fail-fast", "--", "--show-output"];
+
+    // Building is apart from running, so that a broken build and a slow test are told apart,
+    // and because the runs below have no way to the registry.
+    let tests = |report: &mut Report, name: &str, extra: &[&str]| {
+        report.step(name, || {
+            let build = logged(name, &targets).args(extra).args(["--no-run", "--quiet"]).run();
+            match build {
+                Ok(done) if done.ok() => {}
+                other => return Outcome::of_check(name, other),
+            }
+            let mut command = logged(name, &targets).arg("--offline").args(extra).args(run);
+            if own_network.is_ok() {
+                command = command.wrapped(host::own_network());
+            }
+            Outcome::of_tests(name, command.run())
+        });
+    };
+    tests(report, "tests", &[]);
+    tests(report, "tests with features", &[&with]);
+
+    report.step("doctests", || {
+        let command = logged("doctests", &["test", "--locked", "--workspace", "--doc"]);
+        Outcome::of_tests("doctests", command.arg(&with).args(run).run())
+    });
+
+    report.step("loom", || {
+        // Another cfg makes other artifacts of every dependency: they get a place of their own.
+        let command = logged("loom", &["test", "--locked", "--package", "throng-runtime"])
+            .args(["--lib", "--tests"])
+            .arg("--target-dir")
+            .arg(host::target().join("loom"))
+            .env("RUSTFLAGS", "--cfg loom");
+        Outcome::of_tests("loom", command.args(run).run())
+    });
+}
