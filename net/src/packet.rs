@@ -138,6 +138,13 @@ impl Packet {
     }
 }
 
+/// An empty heap packet; allocates nothing.
+impl Default for Packet {
+    fn default() -> Packet {
+        Packet::from(Vec::new())
+    }
+}
+
 impl From<Vec<u8>> for Packet {
     fn from(bytes: Vec<u8>) -> Packet {
         Packet { storage: Storage::Heap(bytes), rx: RxMeta::default(), tx: TxMeta::default() }

@@ -13,7 +13,7 @@
 //! * What [`Capabilities`] does not promise, the caller does in software.
 
 use std::collections::VecDeque;
-use std::os::fd::RawFd;
+use std::os::fd::BorrowedFd;
 
 use smoltcp::wire::EthernetAddress;
 use throng_runtime::Instant;
@@ -107,7 +107,7 @@ pub trait Device: Send {
 
     /// A file descriptor that becomes readable when a frame arrives, if the device can
     /// sleep at all. Level or edge; the caller calls [`arm`](Device::arm) before each wait.
-    fn interrupt_fd(&self) -> Option<RawFd> {
+    fn interrupt_fd(&self) -> Option<BorrowedFd<'_>> {
         None
     }
 
