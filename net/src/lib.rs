@@ -2,4 +2,6 @@
 
 pub mod device;
 pub mod packet;
+pub mod rss;
+pub mod steering;
 pub mod tcp;

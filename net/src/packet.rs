@@ -1,6 +1,8 @@
-//! The packet buffer: one Ethernet frame, in heap memory or in a DPDK mbuf.
+//! The packet buffer: one Ethernet frame, in heap memory, in a pool's buffer or in a DPDK mbuf.
 
 use std::collections::TryReserveError;
+
+use crate::device::pool::Buffer;
 
 /// What the device says about the checksums of a received frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,6 +61,7 @@ pub struct Packet {
 
 enum Storage {
     Heap(Vec<u8>),
+    Pooled(Buffer),
 }
 
 impl Packet {
@@ -78,6 +81,7 @@ impl Packet {
     pub fn data(&self) -> &[u8] {
         match &self.storage {
             Storage::Heap(bytes) => bytes,
+            Storage::Pooled(buffer) => buffer.frame(),
         }
     }
 
@@ -85,6 +89,7 @@ impl Packet {
     pub fn data_mut(&mut self) -> &mut [u8] {
         match &mut self.storage {
             Storage::Heap(bytes) => bytes,
+            Storage::Pooled(buffer) => buffer.frame_mut(),
         }
     }
 
@@ -92,6 +97,7 @@ impl Packet {
     pub fn len(&self) -> usize {
         match &self.storage {
             Storage::Heap(bytes) => bytes.len(),
+            Storage::Pooled(buffer) => buffer.frame().len(),
         }
     }
 
@@ -112,6 +118,7 @@ impl Packet {
                 heap.extend_from_slice(bytes);
                 true
             }
+            Storage::Pooled(buffer) => buffer.append(bytes),
         }
     }
 
@@ -124,8 +131,9 @@ impl Packet {
         copy.rx = self.rx;
         copy.tx = self.tx;
         self.for_each_piece(|piece| {
-            let Storage::Heap(bytes) = &mut copy.storage;
-            bytes.extend_from_slice(piece);
+            if let Storage::Heap(bytes) = &mut copy.storage {
+                bytes.extend_from_slice(piece);
+            }
         });
         Ok(copy)
     }
@@ -134,6 +142,7 @@ impl Packet {
     pub fn for_each_piece(&self, mut f: impl FnMut(&[u8])) {
         match &self.storage {
             Storage::Heap(bytes) => f(bytes),
+            Storage::Pooled(buffer) => f(buffer.frame()),
         }
     }
 }
@@ -148,6 +157,12 @@ impl Default for Packet {
 impl From<Vec<u8>> for Packet {
     fn from(bytes: Vec<u8>) -> Packet {
         Packet { storage: Storage::Heap(bytes), rx: RxMeta::default(), tx: TxMeta::default() }
+    }
+}
+
+impl From<Buffer> for Packet {
+    fn from(buffer: Buffer) -> Packet {
+        Packet { storage: Storage::Pooled(buffer), rx: RxMeta::default(), tx: TxMeta::default() }
     }
 }
 

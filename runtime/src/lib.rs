@@ -6,3 +6,7 @@ pub mod time;
 
 pub use driver::Driver;
 pub use time::Instant;
+
+/// The number of a shard within its runtime, from 0.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct ShardId(pub u16);

@@ -20,6 +20,14 @@ use throng_runtime::Instant;
 
 use crate::packet::Packet;
 
+mod bell;
+pub mod memory;
+pub(crate) mod offload;
+pub(crate) mod pool;
+pub mod spec;
+
+pub use spec::{DeviceSpec, OpenOptions, open};
+
 /// What the caller may leave to the device.
 #[derive(Clone, Debug)]
 pub struct Capabilities {
@@ -122,4 +130,15 @@ pub trait Device: Send {
 
     /// The totals so far.
     fn counters(&self) -> Counters;
+}
+
+/// A MAC address for a port that has none of its own: locally administered, unicast, and
+/// the same each time the same name is opened.
+pub(crate) fn local_mac(name: &str) -> EthernetAddress {
+    // FNV-1a: it has to be stable over releases of the standard library, not strong.
+    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    let [a, b, c, d, e, f, ..] = (hash ^ hash >> 29).to_be_bytes();
+    EthernetAddress([(a & 0xfc) | 0x02, b, c, d, e, f])
 }
