@@ -453,7 +453,7 @@ impl Device for MemoryQueue {
     }
 
     fn allocate(&mut self, len: usize) -> Option<Packet> {
-        let buffer = self.pool.take(len, 0);
+        let buffer = self.pool.take(len);
         self.counters.no_buffer += u64::from(buffer.is_none());
         buffer.map(Packet::from)
     }
@@ -566,7 +566,7 @@ impl MemoryQueue {
             return;
         };
         for index in 0..segmenter.count() {
-            let buffer = self.pool.take(segmenter.longest(), 0).map(Packet::from);
+            let buffer = self.pool.take(segmenter.longest()).map(Packet::from);
             let segment = buffer.or_else(|| Packet::heap(segmenter.longest()).ok());
             let segment = segment.and_then(|segment| segmenter.write(index, segment));
             match segment {

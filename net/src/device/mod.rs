@@ -25,6 +25,7 @@ pub mod memory;
 pub(crate) mod offload;
 pub(crate) mod pool;
 pub mod spec;
+pub mod tap;
 
 pub use spec::{DeviceSpec, OpenOptions, open};
 

@@ -10,7 +10,7 @@ const TCP_HEADER: usize = 20;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const FIN_PSH: u8 = 0x09;
-const CWR: u8 = 0x80;
+pub(crate) const CWR: u8 = 0x80;
 
 /// Largest frame a TSO packet becomes: an IP packet of 65,535 bytes.
 pub(crate) const MAX_SUPERFRAME: usize = ETHERNET_HEADER + 65_535;

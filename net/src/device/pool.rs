@@ -41,13 +41,12 @@ impl Pool {
         Pool { shared: Arc::new(shared) }
     }
 
-    /// A buffer with room for `capacity` bytes behind `headroom` bytes. `None` when all
-    /// are out or the allocator has no memory.
-    pub(crate) fn take(&self, capacity: usize, headroom: usize) -> Option<Buffer> {
+    /// A buffer with room for `needed` bytes. `None` when all are out or the allocator has
+    /// no memory.
+    pub(crate) fn take(&self, needed: usize) -> Option<Buffer> {
         let shared = &self.shared;
         let take = |left: usize| left.checked_sub(1);
         shared.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).ok()?;
-        let needed = capacity + headroom;
         let reused = if needed > shared.size { shared.large.pop() } else { shared.free.pop() };
         let mut bytes = reused.unwrap_or_default();
         if bytes.len() < needed {
@@ -59,8 +58,7 @@ impl Pool {
             }
             bytes.resize(length, 0);
         }
-        let start = headroom as u32;
-        Some(Buffer { bytes, start, end: start, home: Arc::clone(shared) })
+        Some(Buffer { bytes, start: 0, end: 0, home: Arc::clone(shared) })
     }
 }
 
@@ -96,6 +94,19 @@ impl Buffer {
         self.bytes[self.end as usize..end].copy_from_slice(more);
         self.end = end as u32;
         true
+    }
+
+    /// All bytes, for a device to read into; [`set_frame`](Buffer::set_frame) then says
+    /// where the frame is.
+    pub(crate) fn whole_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
+
+    /// Makes `start..end` of [`whole_mut`](Buffer::whole_mut) the frame, cut to the buffer.
+    pub(crate) fn set_frame(&mut self, start: usize, end: usize) {
+        let end = end.min(self.bytes.len());
+        self.start = start.min(end) as u32;
+        self.end = end as u32;
     }
 }
 

@@ -4,6 +4,7 @@
 //! <backend>:<argument>[;<key>=<value>]...
 //!
 //! memory:web                                     a link inside this process
+//! tap:throng0                                    a Linux TAP
 //! dpdk:0000:03:00.0                              a PCI device
 //! dpdk:net_af_xdp0,iface=v0,start_queue=0+net_af_xdp1,iface=v0,start_queue=1
 //! memory:web;rss=toeplitz;latency_us=50
@@ -18,6 +19,7 @@ use smoltcp::wire::EthernetAddress;
 
 use super::Device;
 use super::memory::{self, Checksum, Segmentation, Spread};
+use super::tap;
 use crate::rss::SYMMETRIC_KEY;
 
 /// What a spec opens. [`FromStr`] reads it from text, [`Display`](fmt::Display) writes it.
@@ -39,6 +41,13 @@ pub enum Backend {
         link: String,
         /// How this side behaves.
         link_options: MemoryOptions,
+    },
+    /// `tap:<interface>`.
+    Tap {
+        /// The interface's name; it is created when there is none.
+        interface: String,
+        /// `offload=on|off`: leave checksums and segmentation to the kernel (on).
+        offload: bool,
     },
     /// `dpdk:<port>[+<port>]...`.
     Dpdk {
@@ -117,10 +126,19 @@ pub fn open(
                 mac: options.mac,
             };
             let queues = memory::open(link, shards, options)?;
-            Ok(queues.into_iter().map(|queue| Box::new(queue) as Box<dyn Device>).collect())
+            Ok(boxed(queues))
+        }
+        Backend::Tap { interface, offload } => {
+            let OpenOptions { mtu, mac, buffers, .. } = *options;
+            let options = tap::Options { mtu, buffers, mac, offload: *offload };
+            Ok(boxed(tap::open(interface, shards, &options)?))
         }
         Backend::Dpdk { ports } => open_dpdk(ports, shards, options),
     }
+}
+
+fn boxed(queues: Vec<impl Device + 'static>) -> Vec<Box<dyn Device>> {
+    queues.into_iter().map(|queue| Box::new(queue) as Box<dyn Device>).collect()
 }
 
 #[cfg(feature = "dpdk")]
@@ -152,7 +170,9 @@ fn open_dpdk(
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SpecError {
     /// There is no such backend.
-    #[error("device `{spec}`: no backend `{backend}`; accepted: memory:<link>, dpdk:<port>")]
+    #[error(
+        "device `{spec}`: no backend `{backend}`; accepted: memory:<link>, tap:<interface>, dpdk:<port>"
+    )]
     Backend {
         /// The whole text.
         spec: String,
@@ -222,6 +242,10 @@ impl FromStr for DeviceSpec {
                 link: argument.to_owned(),
                 link_options: MemoryOptions::default(),
             },
+            "tap" if argument.is_empty() || argument.len() > 15 => {
+                return Err(unfit("interface name (1 to 15 bytes)"));
+            }
+            "tap" => Backend::Tap { interface: argument.to_owned(), offload: true },
             "dpdk" => {
                 let ports: Vec<String> = argument.split('+').map(str::to_owned).collect();
                 if ports.iter().any(String::is_empty) {
@@ -235,6 +259,10 @@ impl FromStr for DeviceSpec {
             let (key, value) = part.split_once('=').unwrap_or((part, ""));
             let known = match &mut backend {
                 Backend::Memory { link_options, .. } => memory_key(link_options, key, value),
+                Backend::Tap { offload, .. } if key == "offload" => on_or_off(value).map(|on| {
+                    *offload = on;
+                    true
+                }),
                 _ => Ok(false),
             };
             match known {
@@ -242,6 +270,7 @@ impl FromStr for DeviceSpec {
                 Ok(false) => {
                     let own = match &backend {
                         Backend::Memory { .. } => MEMORY_KEYS,
+                        Backend::Tap { .. } => &["offload"],
                         _ => &[],
                     };
                     let accepted = own.join(", ");
@@ -295,6 +324,14 @@ fn memory_key(options: &mut MemoryOptions, key: &str, value: &str) -> Result<boo
         _ => return Ok(false),
     }
     Ok(true)
+}
+
+fn on_or_off(value: &str) -> Result<bool, &'static str> {
+    match value {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("on, off"),
+    }
 }
 
 fn number(value: &str) -> Result<u64, &'static str> {
