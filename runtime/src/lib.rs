@@ -1,12 +1,75 @@
 //! Throng's executor: one pinned thread per core, tasks that never leave it,
 //! timers, a cross-core mesh, and the loop that drives the network between them.
+//!
+//! ```
+//! use std::time::Duration;
+//! use throng_runtime::{Config, Driver, driver::NoDriver, run, sleep, spawn_local};
+//!
+//! let config = Config { shards: 2, ..Config::default() };
+//! let outputs = run(
+//!     config,
+//!     |_shard| Ok(Box::new(NoDriver) as Box<dyn Driver>),
+//!     |shard| async move {
+//!         let task = spawn_local(async {
+//!             sleep(Duration::from_millis(1)).await;
+//!             20
+//!         });
+//!         task.await.unwrap() + u32::from(shard.0)
+//!     },
+//! )?;
+//! assert_eq!(outputs, [20, 21]);
+//! # Ok::<(), std::io::Error>(())
+//! ```
 
+mod arena;
+mod blocking;
+mod chunks;
+mod config;
+pub mod coop;
 pub mod driver;
+mod error;
+mod gate;
+mod group;
+mod inbound;
+mod join;
+pub mod mesh;
+mod prefetch;
+mod reactor;
+mod ready;
+mod remote;
+mod run;
+mod shard;
+pub mod signal;
+pub mod sim;
+mod sync;
+mod task;
 pub mod time;
+mod timer;
+mod waker;
+pub mod wheel;
 
+pub use blocking::spawn_blocking;
+pub use config::{Config, IdlePolicy, ShardId};
+pub use coop::{YieldNow, yield_now};
 pub use driver::Driver;
+pub use error::{JoinError, SpawnError};
+pub use group::{Unparker, current_shard, shard_count, try_current_shard, unparker};
+pub use join::{JoinHandle, spawn_local, try_spawn_local};
+pub use prefetch::prefetch_read;
+pub use remote::{RemoteHandle, spawn_on};
+pub use run::run;
+pub use shard::Stats;
 pub use time::Instant;
+pub use timer::{
+    Elapsed, Interval, Sleep, Timeout, interval, interval_at, now, sleep, sleep_until, timeout,
+    timeout_at,
+};
 
-/// The number of a shard within its runtime, from 0.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
-pub struct ShardId(pub u16);
+/// Counters of this shard since its start.
+///
+/// # Panics
+/// When the thread runs no shard.
+#[track_caller]
+pub fn stats() -> Stats {
+    shard::with(|shard| shard.snapshot())
+}

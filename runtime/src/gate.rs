@@ -1,0 +1,56 @@
+//! The handshake between a shard that goes to sleep and whoever has work for it.
+//!
+//! The sleeper announces itself, looks at all its inputs once more, and only then
+//! commits to sleep. A waker publishes its work first and looks at the gate second.
+//! A sequentially consistent fence on both sides, between the two steps, makes sure
+//! that at least one of them sees the other: either the last look finds the work, or
+//! the waker finds the announcement. While the shard is busy a waker pays one fence
+//! and one load, and never a system call.
+
+use crate::sync::{AtomicU32, Ordering, fence};
+
+/// The shard is turning; it will see new work by itself.
+const AWAKE: u32 = 0;
+/// The shard has announced that it will sleep and takes its last look.
+const DROWSY: u32 = 1;
+/// The shard sleeps, or is about to, and needs its event.
+const ASLEEP: u32 = 2;
+
+/// Whether a shard is awake; see the module.
+pub(crate) struct Gate {
+    state: AtomicU32,
+}
+
+impl Gate {
+    /// A gate of a shard that is awake.
+    pub(crate) fn new() -> Self {
+        Gate { state: AtomicU32::new(AWAKE) }
+    }
+
+    /// Sleeper, step one: after this, look at every input once more.
+    pub(crate) fn announce(&self) {
+        self.state.store(DROWSY, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+
+    /// Sleeper, step two: whether it may sleep. False: work was published meanwhile.
+    pub(crate) fn commit(&self) -> bool {
+        self.state.compare_exchange(DROWSY, ASLEEP, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// Sleeper: awake again, or the last look found something.
+    pub(crate) fn awake(&self) {
+        self.state.store(AWAKE, Ordering::Relaxed);
+    }
+
+    /// Waker: call after publishing work. Runs `ring` when the shard sleeps.
+    pub(crate) fn unpark(&self, ring: impl FnOnce()) {
+        fence(Ordering::SeqCst);
+        if self.state.load(Ordering::Relaxed) == AWAKE {
+            return;
+        }
+        if self.state.swap(AWAKE, Ordering::AcqRel) == ASLEEP {
+            ring();
+        }
+    }
+}

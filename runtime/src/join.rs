@@ -1,0 +1,146 @@
+//! Spawning tasks on the running shard, and handles to their ends.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use crate::arena::TaskId;
+use crate::error::{JoinError, SpawnError};
+use crate::shard::{self, Joined, Shard};
+
+/// Starts a task on this shard. It never leaves the shard, so it need not be `Send`.
+///
+/// Dropping the handle lets the task run on. At a limit (see [`try_spawn_local`]) the
+/// future is dropped and the handle gives [`JoinError::refusal`].
+///
+/// # Panics
+/// When the thread runs no shard.
+#[track_caller]
+pub fn spawn_local<F: Future + 'static>(future: F) -> JoinHandle<F::Output> {
+    spawn_in(&shard::current(), future).unwrap_or_else(|(shard, error)| {
+        tracing::warn!(shard = shard.id.0, "a task was not started: {error}");
+        JoinHandle { shard, task: Err(Some(error)), cancel: false, output: PhantomData }
+    })
+}
+
+/// As [`spawn_local`], with an error when the shard holds
+/// [`Config::max_tasks`](crate::Config::max_tasks) tasks or is shutting down.
+///
+/// # Panics
+/// When the thread runs no shard.
+#[track_caller]
+pub fn try_spawn_local<F: Future + 'static>(
+    future: F,
+) -> Result<JoinHandle<F::Output>, SpawnError> {
+    spawn_in(&shard::current(), future).map_err(|(_, error)| error)
+}
+
+pub(crate) fn spawn_in<F: Future + 'static>(
+    shard: &Rc<Shard>,
+    future: F,
+) -> Result<JoinHandle<F::Output>, (Rc<Shard>, SpawnError)> {
+    match shard.spawn(future) {
+        Ok(id) => Ok(JoinHandle {
+            shard: shard.clone(),
+            task: Ok(id),
+            cancel: false,
+            output: PhantomData,
+        }),
+        Err(error) => Err((shard.clone(), error)),
+    }
+}
+
+/// The end of a task: a future of its output.
+///
+/// Dropping it detaches the task, unless [`cancel_on_drop`](Self::cancel_on_drop) was
+/// called.
+#[must_use = "dropping the handle detaches the task; say so with `drop` or keep it"]
+pub struct JoinHandle<T> {
+    shard: Rc<Shard>,
+    /// The task; `Err(Some(_))` if it was refused, `Err(None)` after the result was given.
+    task: Result<TaskId, Option<SpawnError>>,
+    cancel: bool,
+    output: PhantomData<T>,
+}
+
+impl<T> JoinHandle<T> {
+    /// Asks for the end of the task: its future is dropped by its shard in the next turn,
+    /// and the handle gives a cancelled [`JoinError`], unless the task ends before.
+    pub fn abort(&self) {
+        if let Ok(id) = self.task {
+            self.shard.abort(id);
+        }
+    }
+
+    /// From now on dropping the handle aborts the task.
+    pub fn cancel_on_drop(mut self) -> Self {
+        self.cancel = true;
+        self
+    }
+
+    /// Whether the task has ended, in whatever way.
+    pub fn is_finished(&self) -> bool {
+        self.task.map_or(true, |id| self.shard.is_finished(id))
+    }
+
+    /// Lets the task run on by itself.
+    pub fn detach(mut self) {
+        self.cancel = false;
+    }
+}
+
+impl<T> Unpin for JoinHandle<T> {}
+
+impl<T> Future for JoinHandle<T> {
+    type Output = Result<T, JoinError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let id = match self.task {
+            Ok(id) => id,
+            Err(Some(error)) => {
+                self.task = Err(None);
+                return Poll::Ready(Err(JoinError::refused(error)));
+            }
+            Err(None) => panic!("a JoinHandle was polled after it gave its result"),
+        };
+        let joined = self.shard.join(id, cx);
+        if matches!(joined, Joined::Pending) {
+            return Poll::Pending;
+        }
+        self.task = Err(None);
+        Poll::Ready(match joined {
+            Joined::Output(task) => {
+                let mut output = MaybeUninit::<T>::uninit();
+                // SAFETY: `join` gave us the memory with the output in it, whose type is
+                // `T`, since the handle was made for this task by `spawn_in`.
+                Ok(unsafe {
+                    ((*task).table.take_output)(task, output.as_mut_ptr().cast());
+                    ((*task).table.deallocate)(task);
+                    output.assume_init()
+                })
+            }
+            Joined::Panicked(payload) => Err(JoinError::panicked(payload)),
+            Joined::Cancelled | Joined::Pending => Err(JoinError::cancelled()),
+        })
+    }
+}
+
+impl<T> Drop for JoinHandle<T> {
+    fn drop(&mut self) {
+        if let Ok(id) = self.task {
+            if self.cancel {
+                self.shard.abort(id);
+            }
+            self.shard.detach(id);
+        }
+    }
+}
+
+impl<T> fmt::Debug for JoinHandle<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JoinHandle").field("finished", &self.is_finished()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,561 @@
+//! A shard: its tasks, ready queue and timers, and the thread-local that says which shard
+//! the running code belongs to.
+//!
+//! Everything here is single-threaded. No borrow of a cell is held while code of a user
+//! runs (a poll, a drop, a foreign waker), so that code may call back in.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use crate::arena::{ABORT, ALIVE, Arena, DONE, HANDLE, QUEUED, TaskId, WAITER};
+use crate::config::ShardId;
+use crate::coop;
+use crate::error::{SpawnError, panic_text};
+use crate::group::{Group, Lease};
+use crate::inbound::Chain;
+use crate::mesh::Port;
+use crate::prefetch::prefetch;
+use crate::ready::ReadyQueue;
+use crate::task::{self, Header};
+use crate::time::Instant;
+use crate::waker::waker;
+use crate::wheel::TimerWheel;
+
+thread_local! {
+    static CURRENT: Cell<*const Shard> = const { Cell::new(ptr::null()) };
+}
+
+/// A spawn from another shard, to be run on the receiving one.
+pub(crate) type Envelope = Box<dyn FnOnce() + Send>;
+
+/// Rounds of the ready queue in one turn, so that a task woken by another runs in the same
+/// turn, while one that keeps waking itself runs this often at most.
+const ROUNDS: usize = 4;
+/// How far ahead of the poll a task's slot and its memory are fetched into the cache.
+const SLOT_AHEAD: usize = 8;
+const TASK_AHEAD: usize = 4;
+
+/// Counters of a shard since its start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Tasks started.
+    pub spawned: u64,
+    /// Spawns refused because of a limit.
+    pub refused: u64,
+    /// Polls of tasks.
+    pub polls: u64,
+    /// Wakes that came from other threads.
+    pub remote_wakes: u64,
+    /// Tasks that panicked.
+    pub panics: u64,
+    /// Turns of the loop.
+    pub turns: u64,
+    /// Times the shard went to sleep.
+    pub parks: u64,
+    /// Tasks the shard holds now, ended ones included whose result nobody took yet.
+    pub tasks: u64,
+    /// Timers armed now.
+    pub timers: u64,
+}
+
+/// What few tasks need and only for a while.
+#[derive(Default)]
+struct Extra {
+    waiter: Option<Waker>,
+    panic: Option<Box<dyn Any + Send>>,
+}
+
+pub(crate) struct Shard {
+    lease: Lease,
+    pub(crate) id: ShardId,
+    pub(crate) group: Arc<Group>,
+    now: Cell<Instant>,
+    ready: RefCell<ReadyQueue>,
+    /// Remote wakes taken from the list and not yet looked at.
+    chain: Cell<Chain>,
+    pub(crate) timers: RefCell<TimerWheel<Waker>>,
+    fired: RefCell<Vec<Waker>>,
+    extras: RefCell<HashMap<u32, Extra, BuildHasherDefault<IndexHasher>>>,
+    pub(crate) port: RefCell<Port<Envelope>>,
+    /// Tasks that wait for a signal.
+    pub(crate) signal_waiters: RefCell<Vec<Waker>>,
+    closing: Cell<bool>,
+    pub(crate) stats: Cell<Stats>,
+}
+
+/// How a task ended.
+enum End {
+    Output,
+    Nothing,
+    Panic(Box<dyn Any + Send>),
+}
+
+/// What a join handle finds.
+pub(crate) enum Joined {
+    Pending,
+    /// The task's memory, which holds its output; the caller takes it and deallocates.
+    Output(*mut Header),
+    Cancelled,
+    Panicked(Box<dyn Any + Send>),
+}
+
+impl Shard {
+    pub(crate) fn new(
+        lease: Lease,
+        id: ShardId,
+        group: Arc<Group>,
+        port: Port<Envelope>,
+    ) -> Rc<Shard> {
+        Rc::new(Shard {
+            lease,
+            id,
+            group,
+            now: Cell::new(Instant::ZERO),
+            ready: RefCell::new(ReadyQueue::new()),
+            chain: Cell::new(Chain::default()),
+            timers: RefCell::new(TimerWheel::new()),
+            fired: RefCell::new(Vec::new()),
+            extras: RefCell::new(HashMap::default()),
+            port: RefCell::new(port),
+            signal_waiters: RefCell::new(Vec::new()),
+            closing: Cell::new(false),
+            stats: Cell::new(Stats::default()),
+        })
+    }
+
+    pub(crate) fn arena(&self) -> &'static Arena {
+        self.lease.arena()
+    }
+
+    pub(crate) fn now(&self) -> Instant {
+        self.now.get()
+    }
+
+    pub(crate) fn set_now(&self, now: Instant) {
+        self.now.set(now);
+    }
+
+    pub(crate) fn count(&self, change: impl FnOnce(&mut Stats)) {
+        let mut stats = self.stats.get();
+        change(&mut stats);
+        self.stats.set(stats);
+    }
+
+    /// Makes this the current shard of the thread until the guard goes.
+    pub(crate) fn enter(self: &Rc<Self>) -> Entered<'_> {
+        Entered { previous: CURRENT.replace(Rc::as_ptr(self)), _shard: self }
+    }
+
+    /// Starts a task, with a join handle to be made by the caller.
+    pub(crate) fn spawn<F: Future + 'static>(&self, future: F) -> Result<TaskId, SpawnError> {
+        let index = self.reserve()?;
+        let arena = self.arena();
+        arena.set_task(index, task::allocate(future));
+        let slot = arena.slot(index);
+        slot.set_state(slot.state() | ALIVE | HANDLE | QUEUED);
+        self.ready.borrow_mut().push(index);
+        Ok(TaskId { arena: arena.id(), index, generation: slot.generation() })
+    }
+
+    fn reserve(&self) -> Result<u32, SpawnError> {
+        let mut stats = self.stats.get();
+        let result = if self.closing.get() {
+            Err(SpawnError::ShuttingDown)
+        } else if stats.tasks >= self.group.max_tasks {
+            Err(SpawnError::TooManyTasks)
+        } else {
+            self.arena().take_slot().ok_or(SpawnError::TooManyTasks)
+        };
+        if result.is_ok() {
+            stats.tasks += 1;
+            stats.spawned += 1;
+        } else {
+            stats.refused += 1;
+        }
+        self.stats.set(stats);
+        result
+    }
+
+    fn free(&self, index: u32) {
+        self.arena().free_slot(index);
+        self.count(|stats| stats.tasks -= 1);
+    }
+
+    /// Puts a task in the ready queue unless it is there or has ended.
+    #[inline]
+    fn schedule(&self, index: u32) {
+        let slot = self.arena().slot(index);
+        let state = slot.state();
+        if state & (ALIVE | QUEUED) == ALIVE {
+            slot.set_state(state | QUEUED);
+            self.ready.borrow_mut().push(index);
+        }
+    }
+
+    /// Asks for the end of a task: its future is dropped when its turn comes.
+    pub(crate) fn abort(&self, id: TaskId) {
+        let slot = self.arena().slot(id.index);
+        if slot.generation() == id.generation && slot.state() & ALIVE != 0 {
+            slot.set_state(slot.state() | ABORT);
+            self.schedule(id.index);
+        }
+    }
+
+    pub(crate) fn is_finished(&self, id: TaskId) -> bool {
+        self.arena().slot(id.index).state() & ALIVE == 0
+    }
+
+    /// A join handle asks for the result. Anything but `Pending` ends the handle.
+    pub(crate) fn join(&self, id: TaskId, cx: &Context<'_>) -> Joined {
+        let slot = self.arena().slot(id.index);
+        let state = slot.state();
+        if state & DONE == 0 {
+            let mut extras = self.extras.borrow_mut();
+            let waiter = &mut extras.entry(id.index).or_default().waiter;
+            let old = match waiter {
+                Some(waiter) if waiter.will_wake(cx.waker()) => None,
+                _ => waiter.replace(cx.waker().clone()),
+            };
+            drop(extras);
+            slot.set_state(slot.state() | WAITER);
+            drop(old);
+            return Joined::Pending;
+        }
+        let task = self.arena().task(id.index);
+        let extra = self.extras.borrow_mut().remove(&id.index);
+        self.free(id.index);
+        match extra.and_then(|extra| extra.panic) {
+            Some(payload) => Joined::Panicked(payload),
+            None if task.is_null() => Joined::Cancelled,
+            None => Joined::Output(task),
+        }
+    }
+
+    /// A join handle goes away without a result.
+    pub(crate) fn detach(&self, id: TaskId) {
+        let slot = self.arena().slot(id.index);
+        let state = slot.state();
+        let extra = if state & (WAITER | DONE) != 0 {
+            self.extras.borrow_mut().remove(&id.index)
+        } else {
+            None
+        };
+        if state & DONE == 0 {
+            slot.set_state(state & !(HANDLE | WAITER));
+        } else {
+            let task = self.arena().task(id.index);
+            self.free(id.index);
+            if !task.is_null() {
+                // SAFETY: a task that is DONE with memory holds its output, and nobody else
+                // knows the memory now that the slot is free.
+                unsafe { drop_output(task) };
+            }
+        }
+        drop(extra);
+    }
+
+    /// Stage: takes wakes from other threads, at most `budget`. Returns how many.
+    pub(crate) fn take_remote_wakes(&self, budget: usize) -> usize {
+        let mut chain = self.chain.get();
+        let mut taken = 0;
+        while taken < budget {
+            if chain.is_empty() {
+                chain = self.arena().wakes().take();
+            }
+            let Some(index) = chain.pop(|index| &self.arena().slot(index).link) else { break };
+            self.schedule(index);
+            taken += 1;
+        }
+        self.chain.set(chain);
+        taken
+    }
+
+    /// Stage: fires the timers that are due, touching at most `budget`. Returns whether
+    /// there was anything to do.
+    pub(crate) fn run_timers(&self, now: Instant, budget: usize) -> bool {
+        let mut fired = self.fired.take();
+        let mut timers = self.timers.borrow_mut();
+        let more = timers.advance_keep(now, budget, &mut |waker| {
+            fired.push(std::mem::replace(waker, Waker::noop().clone()));
+        });
+        drop(timers);
+        let any = more || !fired.is_empty();
+        for waker in fired.drain(..) {
+            waker.wake();
+        }
+        self.fired.replace(fired);
+        any
+    }
+
+    /// Stage: polls ready tasks, at most `budget`. Returns how many.
+    pub(crate) fn run_tasks(&self, budget: usize) -> usize {
+        let mut polls = 0;
+        for _ in 0..ROUNDS {
+            let round = self.ready.borrow().len().min(budget - polls);
+            if round == 0 {
+                break;
+            }
+            for _ in 0..round {
+                let mut ready = self.ready.borrow_mut();
+                let Some(index) = ready.pop() else { break };
+                if let Some(ahead) = ready.peek(TASK_AHEAD) {
+                    prefetch(self.arena().task(ahead));
+                }
+                if let Some(ahead) = ready.peek(SLOT_AHEAD) {
+                    prefetch(self.arena().slot(ahead));
+                }
+                drop(ready);
+                self.poll_task(index);
+            }
+            polls += round;
+        }
+        polls
+    }
+
+    fn poll_task(&self, index: u32) {
+        let slot = self.arena().slot(index);
+        let state = slot.state();
+        if state & QUEUED == 0 {
+            // An entry left by a task that ended while it was queued.
+            return;
+        }
+        slot.set_state(state & !QUEUED);
+        if state & ALIVE == 0 {
+            return;
+        }
+        let task = self.arena().task(index);
+        if state & ABORT != 0 {
+            self.cancel(index, task);
+            return;
+        }
+        let waker =
+            waker(TaskId { arena: self.arena().id(), index, generation: slot.generation() });
+        let mut cx = Context::from_waker(&waker);
+        coop::refill();
+        self.count(|stats| stats.polls += 1);
+        let mut gone = false;
+        let polled = catch_unwind(AssertUnwindSafe(|| {
+            // SAFETY: an ALIVE task has its future.
+            unsafe { ((*task).table.poll)(task, &mut cx, &mut gone) }
+        }));
+        match polled {
+            Ok(Poll::Pending) => {}
+            Ok(Poll::Ready(())) => self.end(index, End::Output),
+            Err(payload) => {
+                if !gone {
+                    // SAFETY: the future is there, and since the task ends, not polled again.
+                    let dropped = catch_unwind(AssertUnwindSafe(|| unsafe {
+                        ((*task).table.drop_future)(task);
+                    }));
+                    if dropped.is_err() {
+                        tracing::error!(
+                            shard = self.id.0,
+                            "a task panicked again while it was dropped"
+                        );
+                    }
+                }
+                self.end(index, End::Panic(payload));
+            }
+        }
+    }
+
+    /// Drops the future of a task and ends it.
+    fn cancel(&self, index: u32, task: *mut Header) {
+        let slot = self.arena().slot(index);
+        slot.set_state(slot.state() & !ALIVE);
+        // SAFETY: the task was ALIVE, so its future is there; it is not any more.
+        let dropped =
+            catch_unwind(AssertUnwindSafe(|| unsafe { ((*task).table.drop_future)(task) }));
+        self.end(index, dropped.map_or_else(End::Panic, |()| End::Nothing));
+    }
+
+    /// Bookkeeping for a task whose future is gone.
+    fn end(&self, index: u32, end: End) {
+        let arena = self.arena();
+        let slot = arena.slot(index);
+        let task = arena.task(index);
+        let handle = slot.state() & HANDLE != 0;
+        slot.set_state(slot.state() & !ALIVE);
+        match end {
+            End::Output if handle => {}
+            End::Output => {
+                self.free(index);
+                // SAFETY: the output is there, and with the slot free nobody else will come
+                // for it.
+                let dropped = catch_unwind(AssertUnwindSafe(|| unsafe { drop_output(task) }));
+                if let Err(payload) = dropped {
+                    self.report(&*payload);
+                }
+                return;
+            }
+            End::Nothing | End::Panic(_) => {
+                // SAFETY: future and output are gone, and the slot forgets the memory.
+                unsafe { ((*task).table.deallocate)(task) };
+                arena.set_task(index, ptr::null_mut());
+            }
+        }
+        if let End::Panic(payload) = end {
+            self.report(&*payload);
+            if handle {
+                self.extras.borrow_mut().entry(index).or_default().panic = Some(payload);
+            }
+        }
+        if !handle {
+            self.free(index);
+            return;
+        }
+        let state = slot.state();
+        slot.set_state((state | DONE) & !(WAITER | ABORT));
+        if state & WAITER != 0 {
+            let mut extras = self.extras.borrow_mut();
+            let waiter = extras.get_mut(&index).and_then(|extra| extra.waiter.take());
+            drop(extras);
+            if let Some(waiter) = waiter {
+                waiter.wake();
+            }
+        }
+    }
+
+    fn report(&self, payload: &(dyn Any + Send)) {
+        self.count(|stats| stats.panics += 1);
+        tracing::error!(shard = self.id.0, "a task panicked: {}", panic_text(payload));
+    }
+
+    pub(crate) fn has_ready(&self) -> bool {
+        self.ready.borrow().len() != 0
+    }
+
+    /// Drops all tasks, on this thread and with this shard as the current one. Refuses
+    /// spawns from now on.
+    pub(crate) fn shut_down(self: &Rc<Self>) {
+        let _entered = self.enter();
+        self.closing.set(true);
+        for index in 0..self.arena().used() {
+            if self.arena().slot(index).state() & ALIVE != 0 {
+                self.cancel(index, self.arena().task(index));
+            }
+        }
+        while let Some(index) = { self.ready.borrow_mut().pop() } {
+            let slot = self.arena().slot(index);
+            slot.set_state(slot.state() & !QUEUED);
+        }
+        let waiters = self.signal_waiters.take();
+        drop(waiters);
+        let timers = self.timers.take();
+        drop(timers);
+    }
+
+    pub(crate) fn snapshot(&self) -> Stats {
+        Stats { timers: self.timers.borrow().len() as u64, ..self.stats.get() }
+    }
+}
+
+/// Drops a task's output and frees its memory, also when the drop panics.
+///
+/// # Safety
+/// The output must be there and the memory known to nobody else.
+unsafe fn drop_output(task: *mut Header) {
+    struct Memory(*mut Header);
+    impl Drop for Memory {
+        fn drop(&mut self) {
+            // SAFETY: the output has been dropped.
+            unsafe { ((*self.0).table.deallocate)(self.0) };
+        }
+    }
+    let memory = Memory(task);
+    // SAFETY: as the caller says.
+    unsafe { ((*memory.0).table.drop_output)(memory.0) };
+}
+
+/// While it lives its shard is the thread's current one; then the previous one is again.
+pub(crate) struct Entered<'a> {
+    previous: *const Shard,
+    _shard: &'a Rc<Shard>,
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        CURRENT.set(self.previous);
+    }
+}
+
+/// Runs `f` with the thread's current shard, if there is one.
+#[inline]
+pub(crate) fn try_with<R>(f: impl FnOnce(&Shard) -> R) -> Option<R> {
+    // SAFETY: the pointer is null or that of a shard kept alive by the `Rc` that the
+    // innermost `Entered` guard borrows.
+    unsafe { CURRENT.get().as_ref() }.map(f)
+}
+
+/// Runs `f` with the thread's current shard.
+///
+/// # Panics
+/// When the thread runs no shard.
+#[inline]
+#[track_caller]
+pub(crate) fn with<R>(f: impl FnOnce(&Shard) -> R) -> R {
+    match try_with(f) {
+        Some(result) => result,
+        None => panic!("this must be called on a shard: inside throng's run, or World::enter"),
+    }
+}
+
+/// The thread's current shard.
+///
+/// # Panics
+/// When the thread runs no shard.
+#[track_caller]
+pub(crate) fn current() -> Rc<Shard> {
+    with(|shard| {
+        let shard = ptr::from_ref(shard);
+        // SAFETY: the current shard lives in an `Rc` (see `try_with`), from whose pointer
+        // this reference was made.
+        unsafe {
+            Rc::increment_strong_count(shard);
+            Rc::from_raw(shard)
+        }
+    })
+}
+
+/// Wakes a task if it belongs to the thread's current shard; returns whether it does.
+#[inline]
+pub(crate) fn wake_if_own(id: TaskId) -> bool {
+    try_with(|shard| {
+        if shard.arena().id() != id.arena {
+            return false;
+        }
+        if shard.arena().slot(id.index).generation() == id.generation {
+            shard.schedule(id.index);
+        }
+        true
+    })
+    .unwrap_or(false)
+}
+
+/// Spreads slot numbers; they are small and distinct, so one multiplication does.
+#[derive(Default)]
+struct IndexHasher(u64);
+
+impl Hasher for IndexHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        }
+    }
+
+    fn write_u32(&mut self, index: u32) {
+        self.0 = u64::from(index).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32);
+    }
+}

@@ -1,0 +1,371 @@
+//! A hierarchical timing wheel: insert, remove and fire in constant time.
+//!
+//! Eight levels of 64 slots. A slot of level 0 is one tick of 65,536 ns, a slot of level
+//! `n` is 64 times one of level `n - 1`; together they cover the whole range of
+//! [`Instant`]. A timer sits on the level of the highest digit in which its tick differs
+//! from the current one, and moves down as that digit comes round. Bitmaps say which slots
+//! hold anything, so time without timers costs nothing however far it jumps.
+//!
+//! Nodes live in chunks that never move and are linked by 32-bit indices: 16 bytes beside
+//! the value. Timers of the same tick fire in the order in which they reached its slot.
+
+use std::mem::MaybeUninit;
+use std::num::NonZeroU32;
+
+use crate::chunks::locate;
+use crate::time::Instant;
+
+/// A tick is `1 << TICK_SHIFT` ns: the most a timer is late by the wheel's doing.
+const TICK_SHIFT: u32 = 16;
+const LEVELS: usize = 8;
+const DIGIT_BITS: u32 = 6;
+const SLOTS: usize = 1 << DIGIT_BITS;
+const MAX_TICK: u64 = (1 << (LEVELS as u32 * DIGIT_BITS)) - 1;
+
+/// No node.
+const NIL: u32 = u32::MAX;
+/// Slot number of a node that has fired and is kept for its owner.
+const FIRED: u16 = u16::MAX - 1;
+/// Slot number of a node in the free list.
+const FREE: u16 = u16::MAX;
+
+/// log2 of the number of nodes in the first chunk.
+const FIRST_LOG2: u32 = 6;
+
+/// Names a timer between its insertion and the moment it fires or is removed. After that
+/// the key is dead: it may come to name another timer, so its holder must forget it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct TimerKey(NonZeroU32);
+
+impl TimerKey {
+    fn index(self) -> u32 {
+        self.0.get() - 1
+    }
+}
+
+struct Node<T> {
+    /// Tick in the upper 48 bits, slot number in the lower 16.
+    when: u64,
+    next: u32,
+    prev: u32,
+    /// Initialised unless the node is free.
+    value: MaybeUninit<T>,
+}
+
+impl<T> Node<T> {
+    fn slot(&self) -> u16 {
+        self.when as u16
+    }
+
+    fn tick(&self) -> u64 {
+        self.when >> 16
+    }
+}
+
+/// A hierarchical timing wheel; see the module.
+pub struct TimerWheel<T> {
+    /// The current tick: all earlier ones have been served.
+    elapsed: u64,
+    /// Bit `l`: level `l` holds anything.
+    levels: u32,
+    /// Nodes in the free list start here.
+    free: u32,
+    /// Nodes from here on were never used.
+    fresh: u32,
+    armed: u32,
+    /// Bit `s` of level `l`: slot `s` holds anything.
+    occupied: [u64; LEVELS],
+    /// First node of each slot; its `prev` is the last one.
+    heads: Box<[u32; LEVELS * SLOTS]>,
+    chunks: Vec<Box<[MaybeUninit<Node<T>>]>>,
+}
+
+impl<T> Default for TimerWheel<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T> TimerWheel<T> {
+    /// The length of a tick in nanoseconds. A timer fires at the first
+    /// [`advance`](Self::advance) at or after its deadline rounded up to a tick.
+    pub const TICK_NANOS: u64 = 1 << TICK_SHIFT;
+
+    /// An empty wheel at the origin of time.
+    pub fn new() -> Self {
+        TimerWheel {
+            elapsed: 0,
+            levels: 0,
+            free: NIL,
+            fresh: 0,
+            armed: 0,
+            occupied: [0; LEVELS],
+            heads: Box::new([NIL; LEVELS * SLOTS]),
+            chunks: Vec::new(),
+        }
+    }
+
+    /// The number of timers that have neither fired nor been removed.
+    pub fn len(&self) -> usize {
+        self.armed as usize
+    }
+
+    /// Whether no timer is armed.
+    pub fn is_empty(&self) -> bool {
+        self.armed == 0
+    }
+
+    /// Arms a timer for `at`; one in the past fires at the next [`advance`](Self::advance).
+    ///
+    /// # Panics
+    /// With more than 2^32 - 2 timers.
+    pub fn insert(&mut self, at: Instant, value: T) -> TimerKey {
+        let index = self.allocate(value);
+        let tick = at.as_nanos().div_ceil(Self::TICK_NANOS).min(MAX_TICK);
+        self.link(index, tick);
+        self.armed += 1;
+        TimerKey(NonZeroU32::MIN.saturating_add(index))
+    }
+
+    /// Disarms a timer and returns its value. `None` if `key` names no timer; a dead key
+    /// may name another one by now (see [`TimerKey`]).
+    pub fn remove(&mut self, key: TimerKey) -> Option<T> {
+        let index = key.index();
+        if index >= self.fresh {
+            return None;
+        }
+        match self.node(index).slot() {
+            FREE => return None,
+            FIRED => {}
+            slot => {
+                self.unlink(index, slot);
+                self.armed -= 1;
+            }
+        }
+        Some(self.release(index))
+    }
+
+    /// Moves to `now` and hands the values of all due timers to `fire`, after which their
+    /// keys are dead. Touches at most `budget` timers, those included that only change
+    /// their level; returns whether it had to stop for that, with more to do.
+    pub fn advance(&mut self, now: Instant, budget: usize, fire: &mut impl FnMut(T)) -> bool {
+        let mut budget = budget;
+        let target = now.as_nanos() >> TICK_SHIFT;
+        loop {
+            match self.next_due(target, &mut budget) {
+                Due::Timer(index) => {
+                    let value = self.release(index);
+                    fire(value);
+                }
+                Due::Nothing => return false,
+                Due::OutOfBudget => return true,
+            }
+        }
+    }
+
+    /// As [`advance`](Self::advance), but a due timer stays allocated, disarmed, until it
+    /// is removed: for owners who cannot be told that their key died.
+    pub(crate) fn advance_keep(
+        &mut self,
+        now: Instant,
+        budget: usize,
+        fire: &mut impl FnMut(&mut T),
+    ) -> bool {
+        let mut budget = budget;
+        let target = now.as_nanos() >> TICK_SHIFT;
+        loop {
+            match self.next_due(target, &mut budget) {
+                Due::Timer(index) => {
+                    let node = self.node_mut(index);
+                    node.when = (node.when & !0xffff) | u64::from(FIRED);
+                    // SAFETY: the node is not free, so its value is initialised.
+                    fire(unsafe { node.value.assume_init_mut() });
+                }
+                Due::Nothing => return false,
+                Due::OutOfBudget => return true,
+            }
+        }
+    }
+
+    /// A timer's value, if `key` names one.
+    pub(crate) fn get_mut(&mut self, key: TimerKey) -> Option<&mut T> {
+        let index = key.index();
+        if index >= self.fresh || self.node(index).slot() == FREE {
+            return None;
+        }
+        // SAFETY: the node is not free, so its value is initialised.
+        Some(unsafe { self.node_mut(index).value.assume_init_mut() })
+    }
+
+    /// When to call [`advance`](Self::advance) next, `None` if never. It is not later than
+    /// any timer is due, but for a far one it may be earlier: timers on a higher level
+    /// first have to move down.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let (_, start) = self.next_slot()?;
+        Some(Instant::from_nanos(start << TICK_SHIFT))
+    }
+
+    /// The first slot to serve and the tick at which it starts. Of two that start
+    /// together the one on the higher level comes first: it is being moved down.
+    fn next_slot(&self) -> Option<(usize, u64)> {
+        let mut levels = self.levels;
+        let mut best: Option<(usize, u64)> = None;
+        while levels != 0 {
+            let level = 31 - levels.leading_zeros();
+            levels &= !(1 << level);
+            let shift = level * DIGIT_BITS;
+            let digit = (self.elapsed >> shift) & (SLOTS as u64 - 1);
+            let ahead = self.occupied[level as usize] >> digit;
+            debug_assert_ne!(ahead, 0, "a timer was left behind");
+            let position = digit + u64::from(ahead.trailing_zeros());
+            let above = (self.elapsed >> shift) & !(SLOTS as u64 - 1);
+            let start = (above | position) << shift;
+            if best.is_none_or(|(_, earliest)| start < earliest) {
+                best = Some((level as usize * SLOTS + position as usize, start));
+            }
+        }
+        best
+    }
+
+    /// Unlinks the next timer due at or before tick `target`.
+    fn next_due(&mut self, target: u64, budget: &mut usize) -> Due {
+        loop {
+            let Some((slot, start)) = self.next_slot().filter(|&(_, start)| start <= target) else {
+                self.elapsed = self.elapsed.max(target);
+                return Due::Nothing;
+            };
+            self.elapsed = self.elapsed.max(start);
+            loop {
+                let index = self.heads[slot];
+                if index == NIL {
+                    break;
+                }
+                if *budget == 0 {
+                    return Due::OutOfBudget;
+                }
+                *budget -= 1;
+                self.unlink(index, slot as u16);
+                if slot < SLOTS {
+                    self.armed -= 1;
+                    return Due::Timer(index);
+                }
+                let tick = self.node(index).tick();
+                self.link(index, tick);
+            }
+        }
+    }
+
+    fn link(&mut self, index: u32, tick: u64) {
+        let tick = tick.max(self.elapsed);
+        let difference = tick ^ self.elapsed;
+        let level = (63 - (difference | 1).leading_zeros()) / DIGIT_BITS;
+        let position = (tick >> (level * DIGIT_BITS)) & (SLOTS as u64 - 1);
+        let slot = level as usize * SLOTS + position as usize;
+        let head = self.heads[slot];
+        let last = if head == NIL {
+            self.heads[slot] = index;
+            self.occupied[level as usize] |= 1 << position;
+            self.levels |= 1 << level;
+            index
+        } else {
+            let last = std::mem::replace(&mut self.node_mut(head).prev, index);
+            self.node_mut(last).next = index;
+            last
+        };
+        let node = self.node_mut(index);
+        node.when = (tick << 16) | slot as u64;
+        node.next = NIL;
+        node.prev = last;
+    }
+
+    fn unlink(&mut self, index: u32, slot: u16) {
+        let slot = usize::from(slot);
+        let (next, prev) = (self.node(index).next, self.node(index).prev);
+        let head = self.heads[slot];
+        if head == index {
+            self.heads[slot] = next;
+        } else {
+            self.node_mut(prev).next = next;
+        }
+        if next != NIL {
+            self.node_mut(next).prev = prev;
+        } else if head != index {
+            self.node_mut(head).prev = prev;
+        } else {
+            let (level, position) = (slot / SLOTS, slot % SLOTS);
+            self.occupied[level] &= !(1 << position);
+            if self.occupied[level] == 0 {
+                self.levels &= !(1 << level);
+            }
+        }
+    }
+
+    fn allocate(&mut self, value: T) -> u32 {
+        let fresh =
+            Node { when: u64::from(FREE), next: NIL, prev: NIL, value: MaybeUninit::new(value) };
+        if self.free != NIL {
+            let index = self.free;
+            let node = self.node_mut(index);
+            let next = node.next;
+            *node = fresh;
+            self.free = next;
+            return index;
+        }
+        let index = self.fresh;
+        assert!(index < NIL - 1, "more than 2^32 - 2 timers");
+        let (chunk, offset) = locate(index, FIRST_LOG2);
+        if chunk == self.chunks.len() {
+            self.chunks.push(Box::new_uninit_slice(1 << (FIRST_LOG2 as usize + chunk)));
+        }
+        self.chunks[chunk][offset].write(fresh);
+        self.fresh += 1;
+        index
+    }
+
+    /// Frees an unlinked node.
+    fn release(&mut self, index: u32) -> T {
+        let free = self.free;
+        let node = self.node_mut(index);
+        // SAFETY: the node is not free (callers check), so the value is initialised; the
+        // node is marked free right here, so it is read out once.
+        let value = unsafe { node.value.assume_init_read() };
+        node.when = u64::from(FREE);
+        node.next = free;
+        self.free = index;
+        value
+    }
+
+    fn node(&self, index: u32) -> &Node<T> {
+        debug_assert!(index < self.fresh);
+        let (chunk, offset) = locate(index, FIRST_LOG2);
+        // SAFETY: all nodes below `fresh` were written by `allocate` and are never
+        // uninitialised again; indices come from there alone.
+        unsafe { self.chunks[chunk][offset].assume_init_ref() }
+    }
+
+    fn node_mut(&mut self, index: u32) -> &mut Node<T> {
+        debug_assert!(index < self.fresh);
+        let (chunk, offset) = locate(index, FIRST_LOG2);
+        // SAFETY: as in `node`.
+        unsafe { self.chunks[chunk][offset].assume_init_mut() }
+    }
+}
+
+impl<T> Drop for TimerWheel<T> {
+    fn drop(&mut self) {
+        if !std::mem::needs_drop::<T>() {
+            return;
+        }
+        for index in 0..self.fresh {
+            if self.node(index).slot() != FREE {
+                drop(self.release(index));
+            }
+        }
+    }
+}
+
+enum Due {
+    Timer(u32),
+    Nothing,
+    OutOfBudget,
+}
