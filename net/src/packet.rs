@@ -2,6 +2,8 @@
 
 use std::collections::TryReserveError;
 
+#[cfg(feature = "dpdk")]
+use crate::device::dpdk::Mbuf;
 use crate::device::pool::Buffer;
 
 /// What the device says about the checksums of a received frame.
@@ -62,6 +64,8 @@ pub struct Packet {
 enum Storage {
     Heap(Vec<u8>),
     Pooled(Buffer),
+    #[cfg(feature = "dpdk")]
+    Mbuf(Mbuf),
 }
 
 impl Packet {
@@ -82,6 +86,8 @@ impl Packet {
         match &self.storage {
             Storage::Heap(bytes) => bytes,
             Storage::Pooled(buffer) => buffer.frame(),
+            #[cfg(feature = "dpdk")]
+            Storage::Mbuf(mbuf) => mbuf.data(),
         }
     }
 
@@ -90,6 +96,8 @@ impl Packet {
         match &mut self.storage {
             Storage::Heap(bytes) => bytes,
             Storage::Pooled(buffer) => buffer.frame_mut(),
+            #[cfg(feature = "dpdk")]
+            Storage::Mbuf(mbuf) => mbuf.data_mut(),
         }
     }
 
@@ -98,6 +106,8 @@ impl Packet {
         match &self.storage {
             Storage::Heap(bytes) => bytes.len(),
             Storage::Pooled(buffer) => buffer.frame().len(),
+            #[cfg(feature = "dpdk")]
+            Storage::Mbuf(mbuf) => mbuf.len(),
         }
     }
 
@@ -119,6 +129,8 @@ impl Packet {
                 true
             }
             Storage::Pooled(buffer) => buffer.append(bytes),
+            #[cfg(feature = "dpdk")]
+            Storage::Mbuf(mbuf) => mbuf.append(bytes),
         }
     }
 
@@ -143,7 +155,40 @@ impl Packet {
         match &self.storage {
             Storage::Heap(bytes) => f(bytes),
             Storage::Pooled(buffer) => f(buffer.frame()),
+            #[cfg(feature = "dpdk")]
+            Storage::Mbuf(mbuf) => mbuf.for_each_piece(f),
         }
+    }
+
+    /// The DPDK buffer it is in, if it is in one.
+    #[cfg(feature = "dpdk")]
+    pub(crate) fn mbuf_mut(&mut self) -> Option<&mut Mbuf> {
+        match &mut self.storage {
+            Storage::Mbuf(mbuf) => Some(mbuf),
+            _ => None,
+        }
+    }
+
+    /// The DPDK buffer out of the packet.
+    #[cfg(feature = "dpdk")]
+    pub(crate) fn into_mbuf(self) -> Option<Mbuf> {
+        match self.storage {
+            Storage::Mbuf(mbuf) => Some(mbuf),
+            _ => None,
+        }
+    }
+
+    /// Replaces the memory, of the same bytes, that the frame is in.
+    #[cfg(feature = "dpdk")]
+    pub(crate) fn move_to(&mut self, mbuf: Mbuf) {
+        self.storage = Storage::Mbuf(mbuf);
+    }
+}
+
+#[cfg(feature = "dpdk")]
+impl From<Mbuf> for Packet {
+    fn from(mbuf: Mbuf) -> Packet {
+        Packet { storage: Storage::Mbuf(mbuf), rx: RxMeta::default(), tx: TxMeta::default() }
     }
 }
 

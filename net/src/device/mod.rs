@@ -21,6 +21,8 @@ use throng_runtime::Instant;
 use crate::packet::Packet;
 
 mod bell;
+#[cfg(feature = "dpdk")]
+pub mod dpdk;
 pub mod memory;
 pub(crate) mod offload;
 pub(crate) mod pool;
@@ -79,6 +81,8 @@ pub struct Counters {
     pub rx_bytes: u64,
     /// Frames lost on the way in: no buffer, too long, ring overrun.
     pub rx_dropped: u64,
+    /// Frames that came in several buffers and were copied into one.
+    pub rx_flattened: u64,
     /// Frames sent.
     pub tx_frames: u64,
     /// Bytes sent.

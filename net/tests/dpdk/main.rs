@@ -1,0 +1,8 @@
+//! DPDK devices, each test in a process of its own: DPDK starts once per process.
+#![cfg(feature = "dpdk")]
+
+mod frames;
+mod isolated;
+mod memif;
+mod ring;
+mod tap;
