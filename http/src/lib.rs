@@ -1,1 +1,27 @@
-//! Being built.
+//! HTTP servers on Throng: hyper does the protocol, this crate what hyper leaves open.
+//!
+//! * [`serve`] and [`Server`]: the accept loop with limits and timeouts, HTTP/1.1 and HTTP/2
+//!   told apart by a connection's first bytes, upgrades, counters, a graceful drain.
+//! * Parking: between two requests a connection gives hyper's state and buffers back and
+//!   keeps only its stream.
+//! * [`rt`]: hyper's timer and executor on the shard, for hyper's own builders and clients.
+//!
+//! A service is any hyper [`Service`] from `Request<Incoming>` to a response; nothing of it
+//! has to be `Send`, for a connection never leaves its shard.
+
+#![forbid(unsafe_code)]
+
+mod accept;
+mod connection;
+mod io;
+pub mod rt;
+mod server;
+mod service;
+mod shared;
+
+pub use hyper::service::{Service, service_fn};
+
+pub use crate::accept::Accept;
+pub use crate::io::ServerIo;
+pub use crate::server::{BoxError, Running, Server, serve};
+pub use crate::shared::{Counters, Drained};

@@ -1,1 +1,46 @@
-//! Being built.
+//! WebSockets on Throng: tungstenite does the protocol, this crate gives it an async face.
+//!
+//! * [`accept`] and [`accept_with`]: a server's socket straight on a stream.
+//! * [`upgrade`] and [`upgrade_with`]: a server's socket out of an HTTP request.
+//! * [`connect`] and [`connect_with`]: a client's socket.
+//!
+//! All give a [`WebSocket`], which is a `Stream` and a `Sink` of [`Message`]s. Any stream of
+//! `futures::io::{AsyncRead, AsyncWrite}` will do, among them `throng_net::TcpStream`. The
+//! timers are those of the runtime, so sockets live on a shard's thread.
+//!
+//! ```
+//! use futures::{AsyncRead, AsyncWrite, SinkExt, StreamExt};
+//!
+//! async fn echo(stream: impl AsyncRead + AsyncWrite + Unpin) -> Result<(), throng_ws::Error> {
+//!     let mut socket = throng_ws::accept(stream).await?;
+//!     while let Some(message) = socket.next().await {
+//!         let message = message?;
+//!         if message.is_text() || message.is_binary() {
+//!             socket.send(message).await?;
+//!         }
+//!     }
+//!     Ok(())
+//! }
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod active;
+mod bridge;
+mod config;
+mod error;
+mod handshake;
+mod socket;
+mod timers;
+mod track;
+mod upgrade;
+
+pub use tungstenite::client::IntoClientRequest;
+pub use tungstenite::protocol::frame::coding::CloseCode;
+pub use tungstenite::protocol::{CloseFrame, Message, Role};
+
+pub use crate::config::Config;
+pub use crate::error::{Error, HandshakeError};
+pub use crate::handshake::{Decline, Request, accept, accept_with, connect, connect_with};
+pub use crate::socket::WebSocket;
+pub use crate::upgrade::{Upgraded, Upgrading, is_upgrade, refusal, upgrade, upgrade_with};

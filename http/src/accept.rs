@@ -1,0 +1,37 @@
+//! Where connections come from.
+
+use std::io;
+use std::net::SocketAddr;
+use std::task::{Context, Poll};
+
+use hyper::rt::{Read, Write};
+
+/// A source of connections, such as a `throng_net::TcpListener`.
+pub trait Accept {
+    /// One connection. hyper hands upgraded connections on as `Send`, hence the bound; a
+    /// stream that belongs to its shard checks that at run time.
+    type Io: Read + Write + Unpin + Send + 'static;
+
+    /// The next connection and the peer's address.
+    ///
+    /// # Errors
+    /// Of one connection (`ConnectionAborted`, `ConnectionReset`) or of the listener; after
+    /// either, later calls may succeed.
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Self::Io, SocketAddr)>>;
+}
+
+impl<A: Accept + ?Sized> Accept for &A {
+    type Io = A::Io;
+
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Self::Io, SocketAddr)>> {
+        (**self).poll_accept(cx)
+    }
+}
+
+impl<A: Accept + ?Sized> Accept for std::rc::Rc<A> {
+    type Io = A::Io;
+
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Self::Io, SocketAddr)>> {
+        (**self).poll_accept(cx)
+    }
+}

@@ -1,0 +1,379 @@
+//! One connection: waiting without hyper, HTTP/1, HTTP/2; its timers; its part in a drain.
+//!
+//! ```text
+//!            first bytes                       an upgrade: hyper hands the stream on
+//! Waiting ----------------> Http1 (hyper) ---------------------------------> done
+//!    ^   \                    |
+//!    |    \ the preface        \ response flushed, nothing more received
+//!    |     '--> Http2 (hyper)   |
+//!    '--------------------------'  parked: hyper's state and buffers are freed
+//! ```
+
+use std::mem::{self, MaybeUninit};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use hyper::body::{Body, Incoming};
+use hyper::rt::{Read, ReadBuf, Write};
+use hyper::server::conn::{http1, http2};
+use hyper::service::Service;
+use hyper::{Request, Response};
+use throng_runtime::Instant;
+
+use crate::io::{Activity, ServerIo};
+use crate::rt::{Alarm, LocalExecutor, ShardTimer};
+use crate::server::{BoxError, Server};
+use crate::service::Tracked;
+use crate::shared::{Membership, Phase};
+
+/// What an HTTP/2 client sends first (RFC 9113 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Bytes read, onto the stack, to find out what to do: the whole head of most requests.
+const FIRST_READ: usize = 2048;
+/// Sent to a client whose request's head does not come to its end (RFC 9110 15.5.9).
+const REQUEST_TIMEOUT: &[u8] =
+    b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+/// hyper's least buffer for a head.
+const MIN_BUFFER: usize = 8192;
+
+pub(crate) struct Connection<I, S, B>
+where
+    S: Service<Request<Incoming>, Response = Response<B>>,
+    S::Error: Into<BoxError>,
+    B: Body,
+{
+    state: State<I, S, B>,
+    service: Rc<S>,
+    alarm: Alarm,
+    /// When the present wait began.
+    since: Instant,
+    membership: Membership,
+}
+
+enum State<I, S, B>
+where
+    S: Service<Request<Incoming>, Response = Response<B>>,
+    S::Error: Into<BoxError>,
+    B: Body,
+{
+    /// No hyper state. `head` is the beginning of what may become the HTTP/2 preface;
+    /// `first`: no request has come yet.
+    Waiting {
+        io: I,
+        head: Vec<u8>,
+        first: bool,
+    },
+    Http1(Box<Http1<I, S>>),
+    Http2(Box<Http2<I, S>>),
+    Done,
+}
+
+struct Http1<I, S>
+where
+    Tracked<S>: hyper::service::HttpService<Incoming>,
+{
+    hyper: http1::UpgradeableConnection<ServerIo<I>, Tracked<S>>,
+    activity: Arc<Activity>,
+    /// hyper has been told to end after the present request.
+    ending: bool,
+}
+
+struct Http2<I, S>
+where
+    Tracked<S>: hyper::service::HttpService<Incoming>,
+{
+    hyper: http2::Connection<ServerIo<I>, Tracked<S>, LocalExecutor>,
+    activity: Arc<Activity>,
+    ending: bool,
+}
+
+/// What to do after a state has been polled.
+enum Next {
+    /// Poll the new state.
+    Again,
+    /// Wait, at most until then.
+    Wait(Option<Instant>),
+    Done,
+}
+
+impl<I, S, B> Connection<I, S, B>
+where
+    I: Read + Write + Unpin + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>> + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: 'static,
+    B: Body + 'static,
+    B::Error: Into<BoxError>,
+{
+    pub(crate) fn new(io: I, service: Rc<S>, membership: Membership) -> Self {
+        Connection {
+            state: State::Waiting { io, head: Vec::new(), first: true },
+            service,
+            alarm: Alarm::default(),
+            since: throng_runtime::now(),
+            membership,
+        }
+    }
+
+    fn settings(&self) -> &Server {
+        &self.membership.shared.settings
+    }
+
+    fn draining(&self) -> bool {
+        self.membership.shared.phase() != Phase::Serving
+    }
+
+    fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Next {
+        let draining = self.draining();
+        let State::Waiting { io, head, first } = &mut self.state else { return Next::Done };
+        if draining && head.is_empty() {
+            return Next::Done;
+        }
+        let mut space = [MaybeUninit::uninit(); FIRST_READ];
+        let mut buf = ReadBuf::uninit(&mut space);
+        match Pin::new(io).poll_read(cx, buf.unfilled()) {
+            Poll::Pending => {
+                let settings = &self.membership.shared.settings;
+                let limit = if *first { settings.header_timeout } else { settings.idle_timeout };
+                return Next::Wait(Some(self.since + limit));
+            }
+            Poll::Ready(Ok(())) if !buf.filled().is_empty() => {}
+            Poll::Ready(_) => return Next::Done,
+        }
+        head.extend_from_slice(buf.filled());
+        let settings = &self.membership.shared.settings;
+        let may_be_http2 = *first && settings.http2;
+        if may_be_http2 && head.len() < PREFACE.len() && PREFACE.starts_with(head) {
+            return Next::Again;
+        }
+        let is_http2 = may_be_http2 && head.starts_with(PREFACE);
+        if !is_http2 && !settings.http1 {
+            return Next::Done;
+        }
+        let State::Waiting { io, head, .. } = mem::replace(&mut self.state, State::Done) else {
+            return Next::Done;
+        };
+        // From now on the wait is for the rest of the head.
+        self.since = throng_runtime::now();
+        self.engage(io, Bytes::from(head), is_http2);
+        Next::Again
+    }
+
+    /// Hands the stream and what has been read of it to hyper.
+    fn engage(&mut self, io: I, ahead: Bytes, is_http2: bool) {
+        let activity = Arc::new(Activity::default());
+        let io = ServerIo::new(io, ahead, activity.clone());
+        let shared = self.membership.shared.clone();
+        let service = Tracked::new(self.service.clone(), activity.clone(), shared.clone());
+        let settings = self.settings();
+        self.state = if is_http2 {
+            shared.count(|counters| counters.http2 += 1);
+            let hyper = http2_builder(settings).serve_connection(io, service);
+            State::Http2(Box::new(Http2 { hyper, activity, ending: false }))
+        } else {
+            let hyper = http1_builder(settings).serve_connection(io, service).with_upgrades();
+            State::Http1(Box::new(Http1 { hyper, activity, ending: false }))
+        };
+    }
+
+    fn poll_http1(&mut self, cx: &mut Context<'_>) -> Next {
+        let draining = self.draining();
+        let State::Http1(http1) = &mut self.state else { return Next::Done };
+        if draining && !http1.ending {
+            http1.ending = true;
+            Pin::new(&mut http1.hyper).graceful_shutdown();
+        }
+        let shared = &self.membership.shared;
+        if let Poll::Ready(result) = Pin::new(&mut http1.hyper).poll(cx) {
+            if let Err(error) = result {
+                tracing::debug!(%error, "HTTP/1 connection failed");
+                shared.count(|counters| counters.errors += 1);
+            }
+            return Next::Done;
+        }
+        let activity = &http1.activity;
+        if activity.is_busy() {
+            return Next::Wait(None);
+        }
+        if let Some(since) = activity.fresh_since() {
+            return Next::Wait(Some(since + shared.settings.header_timeout));
+        }
+        self.since = self.since.max(activity.ended_at());
+        let idle_until = self.since + shared.settings.idle_timeout;
+        if !activity.at_rest() || !shared.settings.park || http1.ending {
+            return Next::Wait(Some(idle_until));
+        }
+        self.park()
+    }
+
+    /// Takes the stream back from hyper, which is between two requests.
+    fn park(&mut self) -> Next {
+        let State::Http1(http1) = mem::replace(&mut self.state, State::Done) else {
+            return Next::Done;
+        };
+        // Gone already if it has just been upgraded.
+        let Some(parts) = http1.hyper.into_parts() else { return Next::Done };
+        let (io, ahead) = parts.io.into_parts();
+        if !parts.read_buf.is_empty() || !ahead.is_empty() {
+            // The beginning of a request came along with the last one.
+            let ahead = [parts.read_buf, ahead].concat();
+            self.engage(io, Bytes::from(ahead), false);
+            return Next::Again;
+        }
+        self.membership.shared.count(|counters| counters.parked += 1);
+        self.state = State::Waiting { io, head: Vec::new(), first: false };
+        Next::Again
+    }
+
+    fn poll_http2(&mut self, cx: &mut Context<'_>) -> Next {
+        let draining = self.draining();
+        let State::Http2(http2) = &mut self.state else { return Next::Done };
+        if draining && !http2.ending {
+            http2.ending = true;
+            Pin::new(&mut http2.hyper).graceful_shutdown();
+        }
+        let shared = &self.membership.shared;
+        if let Poll::Ready(result) = Pin::new(&mut http2.hyper).poll(cx) {
+            if let Err(error) = result {
+                tracing::debug!(%error, "HTTP/2 connection failed");
+                shared.count(|counters| counters.errors += 1);
+            }
+            return Next::Done;
+        }
+        // Streams end in tasks of their own, so the clock is looked at in any case.
+        if http2.activity.is_busy() {
+            let again = throng_runtime::now() + shared.settings.idle_timeout;
+            return Next::Wait(Some(again));
+        }
+        self.since = self.since.max(http2.activity.ended_at());
+        Next::Wait(Some(self.since + shared.settings.idle_timeout))
+    }
+
+    /// The present wait has lasted too long.
+    fn on_timeout(&mut self, cx: &mut Context<'_>) -> Next {
+        let shared = self.membership.shared.clone();
+        match &mut self.state {
+            State::Waiting { first, .. } => {
+                let first = *first;
+                shared.count(|counters| match first {
+                    true => counters.header_timeouts += 1,
+                    false => counters.idle_timeouts += 1,
+                });
+                Next::Done
+            }
+            State::Http1(http1) if http1.activity.fresh_since().is_some() => {
+                shared.count(|counters| counters.header_timeouts += 1);
+                self.refuse(REQUEST_TIMEOUT, cx);
+                Next::Done
+            }
+            State::Http1(http1) if http1.ending => Next::Done,
+            State::Http1(http1) => {
+                shared.count(|counters| counters.idle_timeouts += 1);
+                http1.ending = true;
+                Pin::new(&mut http1.hyper).graceful_shutdown();
+                self.since = throng_runtime::now();
+                Next::Again
+            }
+            State::Http2(http2) if http2.activity.is_busy() => Next::Again,
+            // The peer has not answered GOAWAY by closing.
+            State::Http2(http2) if http2.ending => Next::Done,
+            State::Http2(http2) => {
+                shared.count(|counters| counters.idle_timeouts += 1);
+                http2.ending = true;
+                Pin::new(&mut http2.hyper).graceful_shutdown();
+                self.since = throng_runtime::now();
+                Next::Again
+            }
+            State::Done => Next::Done,
+        }
+    }
+
+    /// Says why and closes. What the stream does not take at once is not sent.
+    fn refuse(&mut self, response: &[u8], cx: &mut Context<'_>) {
+        let State::Http1(http1) = mem::replace(&mut self.state, State::Done) else { return };
+        let Some(parts) = http1.hyper.into_parts() else { return };
+        let (mut io, _) = parts.io.into_parts();
+        if Pin::new(&mut io).poll_write(cx, response).is_ready() {
+            let _ = Pin::new(&mut io).poll_flush(cx);
+            let _ = Pin::new(&mut io).poll_shutdown(cx);
+        }
+    }
+}
+
+impl<I, S, B> Future for Connection<I, S, B>
+where
+    I: Read + Write + Unpin + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>> + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: 'static,
+    B: Body + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        this.membership.register(cx);
+        loop {
+            if this.membership.shared.phase() == Phase::Cut {
+                this.membership.shared.count(|counters| counters.cut += 1);
+                return Poll::Ready(());
+            }
+            let next = match &this.state {
+                State::Waiting { .. } => this.poll_waiting(cx),
+                State::Http1(_) => this.poll_http1(cx),
+                State::Http2(_) => this.poll_http2(cx),
+                State::Done => Next::Done,
+            };
+            let next = match next {
+                Next::Wait(None) => return Poll::Pending,
+                Next::Wait(Some(at)) => match this.alarm.poll_at(at, cx) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(()) => this.on_timeout(cx),
+                },
+                next => next,
+            };
+            if let Next::Done = next {
+                return Poll::Ready(());
+            }
+        }
+    }
+}
+
+// Nothing in here is pinned: hyper's connections are `Unpin`, and so is the stream.
+impl<I, S, B> Unpin for Connection<I, S, B>
+where
+    S: Service<Request<Incoming>, Response = Response<B>>,
+    S::Error: Into<BoxError>,
+    B: Body,
+{
+}
+
+fn http1_builder(settings: &Server) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(ShardTimer)
+        // Ours tells waiting for a request from waiting for the rest of one; hyper's does not.
+        .header_read_timeout(None)
+        .max_header_size(settings.max_header_size)
+        .max_buf_size(MIN_BUFFER.max(2 * settings.max_header_size))
+        .max_headers(settings.max_headers)
+        .auto_date_header(settings.date_header);
+    builder
+}
+
+fn http2_builder(settings: &Server) -> http2::Builder<LocalExecutor> {
+    let mut builder = http2::Builder::new(LocalExecutor);
+    builder
+        .timer(ShardTimer)
+        .max_concurrent_streams(settings.max_streams)
+        .max_header_list_size(u32::try_from(settings.max_header_size).unwrap_or(u32::MAX))
+        .auto_date_header(settings.date_header);
+    if let Some((interval, timeout)) = settings.http2_ping {
+        builder.keep_alive_interval(interval).keep_alive_timeout(timeout);
+    }
+    builder
+}

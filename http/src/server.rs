@@ -1,0 +1,384 @@
+//! The server: settings, the accept loop, the drain.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures::FutureExt;
+use hyper::body::{Body, Incoming};
+use hyper::service::Service;
+use hyper::{Request, Response};
+
+use crate::accept::Accept;
+use crate::connection::Connection;
+use crate::rt::Alarm;
+use crate::shared::{Counters, Drained, Membership, Phase, Shared};
+
+/// Any error of a service or body, as hyper takes it.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Connections accepted in one go before other tasks get their turn.
+const ACCEPT_BUDGET: u32 = 32;
+/// First pause after the listener fails; it doubles up to [`BACKOFF_MAX`].
+const BACKOFF_MIN: Duration = Duration::from_millis(5);
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+/// Settings of an HTTP server. [`Server::start`] makes a [`Running`] one of them.
+///
+/// ```no_run
+/// # use std::{convert::Infallible, time::Duration};
+/// # use http_body_util::Full;
+/// # use hyper::{Request, Response, body::{Bytes, Incoming}};
+/// # async fn example(listener: impl throng_http::Accept + 'static) {
+/// let server = throng_http::Server::new()
+///     .max_connections(100_000)
+///     .idle_timeout(Duration::from_secs(30))
+///     .start();
+/// let handle = server.clone();
+/// let _watch = throng_runtime::spawn_local(async move {
+///     throng_runtime::signal::terminate().await;
+///     handle.drain(Duration::from_secs(10)).await;
+/// });
+/// let hello = throng_http::service_fn(|_: Request<Incoming>| async {
+///     Ok::<_, Infallible>(Response::new(Full::new(Bytes::from("hello\n"))))
+/// });
+/// server.serve(listener, hello).await;
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Server {
+    pub(crate) max_connections: usize,
+    pub(crate) max_header_size: usize,
+    pub(crate) max_headers: usize,
+    pub(crate) max_streams: u32,
+    pub(crate) header_timeout: Duration,
+    pub(crate) idle_timeout: Duration,
+    pub(crate) http2_ping: Option<(Duration, Duration)>,
+    pub(crate) http1: bool,
+    pub(crate) http2: bool,
+    pub(crate) date_header: bool,
+    pub(crate) park: bool,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Server {
+            max_connections: usize::MAX,
+            max_header_size: 16 << 10,
+            max_headers: 100,
+            max_streams: 128,
+            header_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(60),
+            http2_ping: None,
+            http1: true,
+            http2: true,
+            date_header: true,
+            park: true,
+        }
+    }
+}
+
+impl Server {
+    /// The default settings.
+    pub fn new() -> Self {
+        Server::default()
+    }
+
+    /// Most connections open at a time on this shard; further ones wait in the listener's
+    /// backlog. Default: as many as the stack takes.
+    #[must_use]
+    pub fn max_connections(mut self, max: usize) -> Self {
+        self.max_connections = max;
+        self
+    }
+
+    /// Largest head of a request in bytes, answered with 431 beyond. Default 16 KiB, at most
+    /// 256 KiB.
+    #[must_use]
+    pub fn max_header_size(mut self, bytes: usize) -> Self {
+        self.max_header_size = bytes.min(256 << 10);
+        self
+    }
+
+    /// Most header fields of an HTTP/1 request, answered with 431 beyond. Default 100.
+    #[must_use]
+    pub fn max_headers(mut self, count: usize) -> Self {
+        self.max_headers = count;
+        self
+    }
+
+    /// Most requests at a time on one HTTP/2 connection. Default 128.
+    #[must_use]
+    pub fn max_streams(mut self, count: u32) -> Self {
+        self.max_streams = count;
+        self
+    }
+
+    /// How long the head of a request may take from its first byte, and the first byte of a
+    /// connection from its start. Default 10 s.
+    #[must_use]
+    pub fn header_timeout(mut self, timeout: Duration) -> Self {
+        self.header_timeout = timeout;
+        self
+    }
+
+    /// How long a connection is kept without a request. Default 60 s.
+    #[must_use]
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.idle_timeout = timeout;
+        self
+    }
+
+    /// Pings HTTP/2 peers every `interval`, and drops one that has not answered after
+    /// `timeout`. Default: no pings.
+    #[must_use]
+    pub fn http2_ping(mut self, interval: Duration, timeout: Duration) -> Self {
+        self.http2_ping = Some((interval, timeout));
+        self
+    }
+
+    /// Whether HTTP/1 is served. Default true.
+    #[must_use]
+    pub fn http1(mut self, enabled: bool) -> Self {
+        self.http1 = enabled;
+        self
+    }
+
+    /// Whether HTTP/2 (cleartext with prior knowledge, known by its first bytes: RFC 9113
+    /// 3.3) is served. Default true.
+    #[must_use]
+    pub fn http2(mut self, enabled: bool) -> Self {
+        self.http2 = enabled;
+        self
+    }
+
+    /// Whether responses get a `date` header. Default true.
+    #[must_use]
+    pub fn date_header(mut self, enabled: bool) -> Self {
+        self.date_header = enabled;
+        self
+    }
+
+    /// Whether an HTTP/1 connection gives hyper's state and buffers back between two
+    /// requests. Default true.
+    #[must_use]
+    pub fn park(mut self, enabled: bool) -> Self {
+        self.park = enabled;
+        self
+    }
+
+    /// A server with these settings, on this shard. It serves nothing yet.
+    pub fn start(self) -> Running {
+        Running(Rc::new(Shared::new(self)))
+    }
+}
+
+/// A server on this shard: serves listeners, counts, drains. Clones are the same server.
+#[derive(Clone)]
+pub struct Running(Rc<Shared>);
+
+impl Running {
+    /// Serves a listener with one service for all its connections, until drained.
+    ///
+    /// A failing listener is asked again after a pause. Dropping this future closes the
+    /// listener; connections go on.
+    pub async fn serve<A, S, B>(&self, listener: A, service: S) -> Drained
+    where
+        A: Accept,
+        S: Service<Request<Incoming>, Response = Response<B>> + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: 'static,
+        B: Body + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let service = Rc::new(service);
+        self.serve_shared(listener, move |_| service.clone()).await
+    }
+
+    /// Serves a listener with a service of its own for each connection, made by `make` from
+    /// the peer's address.
+    pub async fn serve_each<A, S, B>(
+        &self,
+        listener: A,
+        mut make: impl FnMut(SocketAddr) -> S,
+    ) -> Drained
+    where
+        A: Accept,
+        S: Service<Request<Incoming>, Response = Response<B>> + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: 'static,
+        B: Body + 'static,
+        B::Error: Into<BoxError>,
+    {
+        self.serve_shared(listener, move |peer| Rc::new(make(peer))).await
+    }
+
+    /// Stops accepting, lets every connection end after the requests it is in, and cuts
+    /// those that are left after `deadline`. The first call decides; it need not be awaited.
+    ///
+    /// A connection that was upgraded is its user's and not waited for.
+    pub fn drain(&self, deadline: Duration) -> impl Future<Output = Drained> + use<> {
+        self.0.drain(deadline);
+        let shared = self.0.clone();
+        poll_fn(move |cx| shared.poll_drained(cx))
+    }
+
+    /// Totals so far.
+    pub fn counters(&self) -> Counters {
+        self.0.counters()
+    }
+
+    /// Connections open now.
+    pub fn connections(&self) -> usize {
+        self.0.open()
+    }
+
+    async fn serve_shared<A, S, B>(
+        &self,
+        listener: A,
+        mut make: impl FnMut(SocketAddr) -> Rc<S>,
+    ) -> Drained
+    where
+        A: Accept,
+        S: Service<Request<Incoming>, Response = Response<B>> + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: 'static,
+        B: Body + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let mut backoff = BACKOFF_MIN;
+        let mut budget = ACCEPT_BUDGET;
+        while let Some(accepted) = poll_fn(|cx| self.poll_accept(&listener, cx)).await {
+            match accepted {
+                Ok((io, peer)) => {
+                    backoff = BACKOFF_MIN;
+                    self.spawn(io, make(peer));
+                }
+                Err(error) => {
+                    self.0.count(|counters| counters.accept_errors += 1);
+                    if is_of_one_connection(&error) {
+                        continue;
+                    }
+                    tracing::warn!(%error, ?backoff, "the listener failed");
+                    self.pause(backoff).await;
+                    backoff = (2 * backoff).min(BACKOFF_MAX);
+                }
+            }
+            budget -= 1;
+            if budget == 0 {
+                budget = ACCEPT_BUDGET;
+                throng_runtime::yield_now().await;
+            }
+        }
+        drop(listener);
+        let mut deadline = Alarm::default();
+        poll_fn(|cx| {
+            if let Poll::Ready(drained) = self.0.poll_drained(cx) {
+                return Poll::Ready(drained);
+            }
+            if let Phase::Draining { until } = self.0.phase()
+                && deadline.poll_at(until, cx).is_ready()
+            {
+                self.0.cut();
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// The listener's next word; `None` when the server drains.
+    #[allow(clippy::type_complexity, reason = "it is Accept's own result")]
+    fn poll_accept<A: Accept>(
+        &self,
+        listener: &A,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<(A::Io, SocketAddr)>>> {
+        self.0.watch(cx);
+        if self.0.phase() != Phase::Serving {
+            return Poll::Ready(None);
+        }
+        if !self.0.has_room() {
+            self.0.count(|counters| counters.at_limit += 1);
+            return Poll::Pending;
+        }
+        listener.poll_accept(cx).map(Some)
+    }
+
+    fn spawn<I, S, B>(&self, io: I, service: Rc<S>)
+    where
+        I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+        S: Service<Request<Incoming>, Response = Response<B>> + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: 'static,
+        B: Body + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let shared = self.0.clone();
+        shared.count(|counters| counters.accepted += 1);
+        let connection = Connection::new(io, service, Membership::new(shared.clone()));
+        let contained = AssertUnwindSafe(connection).catch_unwind().map({
+            let shared = shared.clone();
+            move |result| {
+                if result.is_err() {
+                    shared.count(|counters| counters.panics += 1);
+                }
+            }
+        });
+        if throng_runtime::try_spawn_local(contained).is_err() {
+            shared.count(|counters| counters.no_task += 1);
+        }
+    }
+
+    /// Waits, but not into a drain.
+    async fn pause(&self, duration: Duration) {
+        let mut sleep = std::pin::pin!(throng_runtime::sleep(duration));
+        poll_fn(|cx| {
+            self.0.watch(cx);
+            if self.0.phase() == Phase::Serving {
+                ready!(sleep.as_mut().poll(cx));
+            }
+            Poll::Ready(())
+        })
+        .await;
+    }
+}
+
+impl std::fmt::Debug for Running {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Running")
+            .field("connections", &self.connections())
+            .field("counters", &self.counters())
+            .finish()
+    }
+}
+
+/// Serves a listener with default settings, for as long as the program runs.
+///
+/// For limits, timeouts, counters and a graceful end see [`Server`].
+pub async fn serve<A, S, B>(listener: A, service: S)
+where
+    A: Accept,
+    S: Service<Request<Incoming>, Response = Response<B>> + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: 'static,
+    B: Body + 'static,
+    B::Error: Into<BoxError>,
+{
+    Server::new().start().serve(listener, service).await;
+}
+
+/// The peer gave up before it was accepted; the listener is fine.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::Interrupted
+            | io::ErrorKind::TimedOut
+    )
+}

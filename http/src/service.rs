@@ -1,0 +1,100 @@
+//! A user's service, watched: when requests begin and when their responses have ended.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::service::Service;
+use hyper::{Request, Response};
+use pin_project::pin_project;
+
+use crate::io::Activity;
+use crate::shared::Shared;
+
+/// The service of one connection.
+pub(crate) struct Tracked<S> {
+    service: Rc<S>,
+    activity: Arc<Activity>,
+    shared: Rc<Shared>,
+}
+
+impl<S> Tracked<S> {
+    pub(crate) fn new(service: Rc<S>, activity: Arc<Activity>, shared: Rc<Shared>) -> Self {
+        Tracked { service, activity, shared }
+    }
+}
+
+impl<S, B> Service<Request<Incoming>> for Tracked<S>
+where
+    S: Service<Request<Incoming>, Response = Response<B>>,
+{
+    type Response = Response<TrackedBody<B>>;
+    type Error = S::Error;
+    type Future = TrackedFuture<S::Future>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        self.shared.count(|counters| counters.requests += 1);
+        self.activity.begin(!request.body().is_end_stream());
+        let guard = InFlight(self.activity.clone());
+        TrackedFuture { future: self.service.call(request), guard: Some(guard) }
+    }
+}
+
+/// One request under way; dropped when its response has been produced or given up.
+struct InFlight(Arc<Activity>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+#[pin_project]
+pub(crate) struct TrackedFuture<F> {
+    #[pin]
+    future: F,
+    guard: Option<InFlight>,
+}
+
+impl<F, B, E> Future for TrackedFuture<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+{
+    type Output = Result<Response<TrackedBody<B>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let result = ready!(this.future.poll(cx));
+        let guard = this.guard.take();
+        Poll::Ready(result.map(|response| response.map(|body| TrackedBody { body, guard })))
+    }
+}
+
+#[pin_project]
+pub(crate) struct TrackedBody<B> {
+    #[pin]
+    body: B,
+    guard: Option<InFlight>,
+}
+
+impl<B: Body> Body for TrackedBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        self.project().body.poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

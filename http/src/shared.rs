@@ -1,0 +1,188 @@
+//! What the connections of one server share on one shard: settings, counters, the drain.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use slab::Slab;
+use throng_runtime::Instant;
+
+use crate::server::Server;
+
+/// Totals of one server on one shard since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Connections taken from the listener.
+    pub accepted: u64,
+    /// Times the listener failed.
+    pub accept_errors: u64,
+    /// Times accepting paused because [`Server::max_connections`] were open.
+    pub at_limit: u64,
+    /// Connections dropped because the shard had no room for a task.
+    pub no_task: u64,
+    /// Requests handed to the service.
+    pub requests: u64,
+    /// Connections that spoke HTTP/2.
+    pub http2: u64,
+    /// Times a connection between two requests gave hyper's state back.
+    pub parked: u64,
+    /// Connections closed because a request's head, or the first one's first byte, came too
+    /// slowly.
+    pub header_timeouts: u64,
+    /// Connections closed because no further request came.
+    pub idle_timeouts: u64,
+    /// Connections that ended with an error of hyper's: malformed requests, resets, failed
+    /// services.
+    pub errors: u64,
+    /// Connections whose service panicked.
+    pub panics: u64,
+    /// Connections cut at the end of a drain.
+    pub cut: u64,
+}
+
+/// The result of a drain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Drained {
+    /// Connections that ended by themselves after the drain had begun.
+    pub finished: u64,
+    /// Connections cut at the deadline.
+    pub cut: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Serving,
+    /// No new connections; those open end after the request they are in.
+    Draining {
+        until: Instant,
+    },
+    /// All connections end now.
+    Cut,
+}
+
+pub(crate) struct Shared {
+    pub(crate) settings: Server,
+    counters: Cell<Counters>,
+    phase: Cell<Phase>,
+    open: Cell<usize>,
+    open_at_drain: Cell<usize>,
+    /// The tasks of open connections, to be told of a drain.
+    connections: RefCell<Slab<Waker>>,
+    /// Tasks that wait for `open` or `phase` to change: accept loops, drains.
+    watchers: RefCell<Vec<Waker>>,
+}
+
+impl Shared {
+    pub(crate) fn new(settings: Server) -> Self {
+        Shared {
+            settings,
+            counters: Cell::default(),
+            phase: Cell::new(Phase::Serving),
+            open: Cell::new(0),
+            open_at_drain: Cell::new(0),
+            connections: RefCell::default(),
+            watchers: RefCell::default(),
+        }
+    }
+
+    pub(crate) fn count(&self, change: impl FnOnce(&mut Counters)) {
+        let mut counters = self.counters.get();
+        change(&mut counters);
+        self.counters.set(counters);
+    }
+
+    pub(crate) fn counters(&self) -> Counters {
+        self.counters.get()
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.phase.get()
+    }
+
+    pub(crate) fn open(&self) -> usize {
+        self.open.get()
+    }
+
+    pub(crate) fn has_room(&self) -> bool {
+        self.open.get() < self.settings.max_connections
+    }
+
+    pub(crate) fn watch(&self, cx: &Context<'_>) {
+        let mut watchers = self.watchers.borrow_mut();
+        if !watchers.iter().any(|waker| waker.will_wake(cx.waker())) {
+            watchers.push(cx.waker().clone());
+        }
+    }
+
+    fn notify(&self) {
+        for waker in self.watchers.take() {
+            waker.wake();
+        }
+    }
+
+    pub(crate) fn drain(&self, deadline: Duration) {
+        if self.phase.get() == Phase::Serving {
+            self.open_at_drain.set(self.open.get());
+            self.phase.set(Phase::Draining { until: throng_runtime::now() + deadline });
+            self.wake_connections();
+            self.notify();
+        }
+    }
+
+    pub(crate) fn cut(&self) {
+        self.phase.set(Phase::Cut);
+        self.wake_connections();
+        self.notify();
+    }
+
+    fn wake_connections(&self) {
+        for (_, waker) in self.connections.borrow().iter() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Ready when the drain is over.
+    pub(crate) fn poll_drained(&self, cx: &mut Context<'_>) -> Poll<Drained> {
+        if self.phase.get() != Phase::Serving && self.open.get() == 0 {
+            let cut = self.counters.get().cut;
+            let all = self.open_at_drain.get() as u64;
+            return Poll::Ready(Drained { finished: all.saturating_sub(cut), cut });
+        }
+        self.watch(cx);
+        Poll::Pending
+    }
+}
+
+/// One open connection in the books of its server.
+pub(crate) struct Membership {
+    pub(crate) shared: Rc<Shared>,
+    key: Option<usize>,
+}
+
+impl Membership {
+    pub(crate) fn new(shared: Rc<Shared>) -> Self {
+        shared.open.set(shared.open.get() + 1);
+        Membership { shared, key: None }
+    }
+
+    /// The task that a drain has to wake; a task does not change its waker.
+    pub(crate) fn register(&mut self, cx: &Context<'_>) {
+        if self.key.is_none() {
+            let key = self.shared.connections.borrow_mut().insert(cx.waker().clone());
+            self.key = Some(key);
+        }
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        if let Some(key) = self.key {
+            self.shared.connections.borrow_mut().remove(key);
+        }
+        self.shared.open.set(self.shared.open.get() - 1);
+        self.shared.notify();
+    }
+}

@@ -1,0 +1,95 @@
+//! tungstenite speaks `std::io`; this lends it an async stream for the length of one poll.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+
+use futures::io::{AsyncRead, AsyncWrite};
+
+use crate::track::Tracker;
+
+/// An async stream during one poll: `Pending` becomes `WouldBlock`, and the stream then
+/// holds a waker.
+///
+/// A socket may be split between a task that reads and one that writes, and either may have
+/// to write: the reader answers pings. A stream keeps one waker for writing, so the one
+/// registered must wake both; `other` is the task waiting on the other side, if any.
+pub(crate) struct Bridge<'a, 'c, S> {
+    io: &'a mut S,
+    cx: &'a mut Context<'c>,
+    tracker: &'a mut Tracker,
+    other: Option<&'a Waker>,
+    /// Bytes the stream has taken during this poll.
+    pub(crate) written: usize,
+}
+
+impl<'a, 'c, S> Bridge<'a, 'c, S> {
+    pub(crate) fn new(
+        io: &'a mut S,
+        cx: &'a mut Context<'c>,
+        tracker: &'a mut Tracker,
+        other: Option<&'a Waker>,
+    ) -> Self {
+        let other = other.filter(|waker| !waker.will_wake(cx.waker()));
+        Bridge { io, cx, tracker, other, written: 0 }
+    }
+
+    /// Runs a write-side poll so that its waker reaches every waiting task.
+    fn poll_write_side<T>(
+        &mut self,
+        mut poll: impl FnMut(Pin<&mut S>, &mut Context<'_>) -> Poll<io::Result<T>>,
+    ) -> io::Result<T>
+    where
+        S: Unpin,
+    {
+        let mut result = poll(Pin::new(self.io), self.cx);
+        if let (Poll::Pending, Some(other)) = (&result, self.other) {
+            let both = Waker::from(Arc::new(Both(self.cx.waker().clone(), other.clone())));
+            result = poll(Pin::new(self.io), &mut Context::from_waker(&both));
+        }
+        match result {
+            Poll::Ready(result) => result,
+            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> io::Read for Bridge<'_, '_, S> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match Pin::new(&mut *self.io).poll_read(self.cx, buf) {
+            Poll::Ready(Ok(n)) => {
+                self.tracker.feed(&buf[..n]);
+                Ok(n)
+            }
+            Poll::Ready(Err(error)) => Err(error),
+            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> io::Write for Bridge<'_, '_, S> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        let n = self.poll_write_side(|io, cx| io.poll_write(cx, buf))?;
+        self.written += n;
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.poll_write_side(|io, cx| io.poll_flush(cx))
+    }
+}
+
+/// Wakes the reading and the writing task of one socket.
+struct Both(Waker, Waker);
+
+impl Wake for Both {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.0.wake_by_ref();
+        self.1.wake_by_ref();
+    }
+}

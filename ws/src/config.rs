@@ -1,0 +1,142 @@
+//! Limits and timers of a WebSocket, shared by all sockets made with them.
+
+use std::time::Duration;
+
+use tungstenite::protocol::WebSocketConfig;
+
+/// Limits, buffer sizes and timers of a [`WebSocket`](crate::WebSocket).
+///
+/// One value serves any number of sockets: every constructor takes
+/// `impl Into<Rc<Config>>`, so hand each a clone of the same `Rc`.
+///
+/// ```
+/// # use std::{rc::Rc, time::Duration};
+/// let config = Rc::new(
+///     throng_ws::Config::default()
+///         .max_message_size(64 * 1024)
+///         .ping_interval(Duration::from_secs(30)),
+/// );
+/// # let _ = config;
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Config {
+    /// Largest message received, all its fragments together, in bytes; a longer one is
+    /// answered with close code 1009. Default 16 MiB.
+    pub max_message_size: usize,
+    /// Largest payload of one received frame in bytes; a longer one is answered with close
+    /// code 1009 as soon as its header is read. Default 16 MiB.
+    pub max_frame_size: usize,
+    /// Bytes read from the stream at a time while a message is being received, at least 14.
+    /// The buffer exists only then. Default 4 KiB.
+    pub read_buffer_size: usize,
+    /// Messages are collected up to this many bytes before they are written out without a
+    /// flush. Default 4 KiB.
+    pub write_buffer_size: usize,
+    /// What automatic pongs may add to a write buffer that the peer does not read, in bytes;
+    /// beyond it only the newest pong is kept. Default 4 KiB.
+    pub pong_backlog: usize,
+    /// A ping is sent when nothing has been received for this long. Default: never.
+    pub ping_interval: Option<Duration>,
+    /// After a ping, the peer counts as dead when nothing arrives for this long. Default 20 s.
+    pub pong_timeout: Duration,
+    /// The socket is closed (code 1001) when no data message has passed in either direction
+    /// for this long; pings and pongs do not count. Default: never.
+    pub idle_timeout: Option<Duration>,
+    /// How long a closing handshake may take, from the first close frame. Default 10 s.
+    pub close_timeout: Duration,
+    /// Sending fails when the peer has not taken a single byte for this long while there is
+    /// something to send. Default: never (TCP's own timeouts decide).
+    pub send_timeout: Option<Duration>,
+    /// How long the opening handshake may take. Default 10 s.
+    pub handshake_timeout: Duration,
+    /// Largest head of the opening handshake, in bytes. Default 8 KiB.
+    pub max_handshake_size: usize,
+    /// Whether an idle socket gives back its protocol state and buffers. Default true.
+    pub park: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            max_message_size: 16 << 20,
+            max_frame_size: 16 << 20,
+            read_buffer_size: 4 << 10,
+            write_buffer_size: 4 << 10,
+            pong_backlog: 4 << 10,
+            ping_interval: None,
+            pong_timeout: Duration::from_secs(20),
+            idle_timeout: None,
+            close_timeout: Duration::from_secs(10),
+            send_timeout: None,
+            handshake_timeout: Duration::from_secs(10),
+            max_handshake_size: 8 << 10,
+            park: true,
+        }
+    }
+}
+
+macro_rules! setters {
+    ($($(#[$doc:meta])* $field:ident: $arg:ty => $value:expr;)*) => {
+        impl Config {
+            $($(#[$doc])*
+            #[must_use]
+            pub fn $field(mut self, $field: $arg) -> Self {
+                self.$field = $value;
+                self
+            })*
+        }
+    };
+}
+
+setters! {
+    /// Sets [`Config::max_message_size`], in bytes.
+    max_message_size: usize => max_message_size;
+    /// Sets [`Config::max_frame_size`], in bytes.
+    max_frame_size: usize => max_frame_size;
+    /// Sets [`Config::read_buffer_size`], in bytes.
+    read_buffer_size: usize => read_buffer_size;
+    /// Sets [`Config::write_buffer_size`], in bytes.
+    write_buffer_size: usize => write_buffer_size;
+    /// Sets [`Config::pong_backlog`], in bytes.
+    pong_backlog: usize => pong_backlog;
+    /// Sets [`Config::ping_interval`]; `None` sends no pings.
+    ping_interval: impl Into<Option<Duration>> => ping_interval.into();
+    /// Sets [`Config::pong_timeout`].
+    pong_timeout: Duration => pong_timeout;
+    /// Sets [`Config::idle_timeout`]; `None` never closes.
+    idle_timeout: impl Into<Option<Duration>> => idle_timeout.into();
+    /// Sets [`Config::close_timeout`].
+    close_timeout: Duration => close_timeout;
+    /// Sets [`Config::send_timeout`]; `None` waits as long as TCP does.
+    send_timeout: impl Into<Option<Duration>> => send_timeout.into();
+    /// Sets [`Config::handshake_timeout`].
+    handshake_timeout: Duration => handshake_timeout;
+    /// Sets [`Config::max_handshake_size`], in bytes.
+    max_handshake_size: usize => max_handshake_size;
+    /// Sets [`Config::park`].
+    park: bool => park;
+}
+
+impl Config {
+    /// Whether an open socket needs a timer of its own.
+    pub(crate) fn has_timers(&self) -> bool {
+        self.ping_interval.is_some() || self.idle_timeout.is_some()
+    }
+
+    /// The bound tungstenite keeps for its write buffer when no message of ours is in it.
+    pub(crate) fn write_limit(&self) -> usize {
+        // Twice the write buffer: one that has just not reached the size at which it is
+        // written out may meet a control frame.
+        (2 * self.write_buffer_size).saturating_add(self.pong_backlog).saturating_add(256)
+    }
+
+    pub(crate) fn protocol(&self) -> WebSocketConfig {
+        WebSocketConfig::default()
+            .read_buffer_size(self.read_buffer_size)
+            .write_buffer_size(self.write_buffer_size)
+            .max_write_buffer_size(self.write_limit())
+            .max_message_size(Some(self.max_message_size))
+            .max_frame_size(Some(self.max_frame_size))
+    }
+}

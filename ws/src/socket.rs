@@ -1,0 +1,443 @@
+//! The async face of a WebSocket: `Stream` of messages received, `Sink` of messages sent.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::mem;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
+
+use futures::io::{AsyncRead, AsyncWrite};
+use futures::sink::Sink;
+use futures::stream::{FusedStream, Stream};
+use tungstenite::protocol::frame::coding::CloseCode;
+use tungstenite::protocol::{CloseFrame, Message, Role};
+
+use crate::active::{Active, Failing};
+use crate::config::Config;
+use crate::error::Error;
+use crate::timers::{Due, Timers};
+
+/// Bytes a parked socket reads at a time, on the stack: most messages in one go.
+const PARKED_READ: usize = 2048;
+/// Longest chain of reads while what a failed peer still sends is thrown away.
+const DRAIN_READS: usize = 32;
+
+/// A WebSocket over any async byte stream, after its opening handshake.
+///
+/// Received messages, pings and pongs included, come out of the [`Stream`]; pings are
+/// answered by the socket itself. It ends with `None` after the closing handshake, or with
+/// one `Err` and then `None`. Its timers (ping, idle, close) run while a task waits for the
+/// stream's next item, so a socket that only sends should still be read, for example by
+/// splitting it with [`StreamExt::split`](futures::StreamExt::split).
+///
+/// As a [`Sink`] it holds back when the peer does not read: it buffers at most
+/// [`Config::write_buffer_size`], one message and [`Config::pong_backlog`].
+///
+/// **Parking.** A socket that waits with no partial frame, no open fragmented message and
+/// nothing to send holds no protocol state and no buffers: its size is that of this struct
+/// (72 bytes and the stream), plus one small box when it has timers.
+pub struct WebSocket<S> {
+    io: S,
+    active: Option<Box<Active>>,
+    timers: Option<Box<Timers>>,
+    config: Rc<Config>,
+    /// The task that waited for a message last.
+    reader: Option<Waker>,
+    role: Role,
+    phase: Phase,
+    /// The peer's close frame has arrived.
+    close_received: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// A close frame was sent or received; the handshake goes on.
+    Closing,
+    /// The peer is being told of its error before the stream ends with it.
+    Failing,
+    /// The handshake is complete; our half of the stream is being shut.
+    Shutdown,
+    Done,
+}
+
+impl<S> fmt::Debug for WebSocket<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WebSocket")
+            .field("role", &self.role)
+            .field("phase", &self.phase)
+            .field("parked", &self.active.is_none())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S> WebSocket<S> {
+    /// Takes a stream whose opening handshake is complete; `received` is what came after it.
+    pub fn from_stream(
+        io: S,
+        role: Role,
+        config: impl Into<Rc<Config>>,
+        received: Vec<u8>,
+    ) -> Self {
+        let config = config.into();
+        let timers = config.has_timers().then(|| Box::new(Timers::new(throng_runtime::now())));
+        let active = (!received.is_empty()).then(|| Box::new(Active::new(role, &config, received)));
+        WebSocket {
+            io,
+            active,
+            timers,
+            config,
+            reader: None,
+            role,
+            phase: Phase::Open,
+            close_received: false,
+        }
+    }
+
+    /// The stream below.
+    pub fn get_ref(&self) -> &S {
+        &self.io
+    }
+
+    /// Whether we are the server or the client of this connection.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// Whether the socket holds neither protocol state nor buffers at the moment.
+    pub fn is_parked(&self) -> bool {
+        self.active.is_none()
+    }
+
+    fn is_open(&self) -> bool {
+        self.phase == Phase::Open
+    }
+
+    fn park_if_idle(&mut self) {
+        let idle = self.active.as_deref().is_some_and(Active::is_idle);
+        if idle && self.is_open() && self.config.park {
+            self.active = None;
+        }
+    }
+
+    /// The handshake to close has begun, by whichever side.
+    fn begin_closing(&mut self, phase: Phase) {
+        self.phase = phase;
+        let now = throng_runtime::now();
+        let timers = self.timers.get_or_insert_with(|| Box::new(Timers::new(now)));
+        timers.closing(now, &self.config);
+    }
+
+    /// Nothing more will be sent or received.
+    fn finish(&mut self) {
+        self.phase = Phase::Done;
+        self.timers = None;
+        // A task that waits on the other half learns of the end.
+        if let Some(mut active) = self.active.take() {
+            active.wake_writer();
+        }
+        if let Some(waker) = self.reader.take() {
+            waker.wake();
+        }
+    }
+
+    fn wake_reader(&mut self) {
+        if let Some(waker) = &self.reader {
+            waker.wake_by_ref();
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
+    /// Closes the connection: sends a close frame (code 1000 for `None`), then reads until
+    /// the peer's close frame, throwing other messages away.
+    ///
+    /// # Errors
+    /// [`Error::CloseTimeout`] when the peer does not answer within
+    /// [`Config::close_timeout`]; any error of the stream. Closing twice is no error.
+    pub async fn close(&mut self, frame: Option<CloseFrame>) -> Result<(), Error> {
+        if self.is_open() {
+            self.queue(Message::Close(Some(frame.unwrap_or_else(normal))))?;
+        }
+        while let Some(message) = poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await {
+            message?;
+        }
+        Ok(())
+    }
+
+    fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Message, Error>>> {
+        loop {
+            let progress = match self.phase {
+                Phase::Done => return Poll::Ready(None),
+                Phase::Open | Phase::Closing => self.poll_read(cx),
+                Phase::Failing => self.poll_fail(cx).map(|error| Some(Err(error))),
+                Phase::Shutdown => self.poll_shutdown(cx).map(|()| None),
+            };
+            if let Poll::Ready(item) = progress {
+                return Poll::Ready(item);
+            }
+            // Only a socket that would wait looks at the clock.
+            let Some(timers) = &mut self.timers else { return Poll::Pending };
+            let due = ready!(timers.poll(&self.config, cx));
+            if let Some(item) = self.on_due(due) {
+                return Poll::Ready(item);
+            }
+        }
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Message, Error>>> {
+        if self.active.is_none() {
+            let mut buf = [0; PARKED_READ];
+            match ready!(Pin::new(&mut self.io).poll_read(cx, &mut buf)) {
+                Ok(0) => return self.end(Error::ClosedAbnormally),
+                Ok(n) => {
+                    let active = Active::new(self.role, &self.config, buf[..n].to_vec());
+                    self.active = Some(Box::new(active));
+                }
+                Err(error) => return self.end(Error::Io(error)),
+            }
+        }
+        let Some(active) = &mut self.active else { return Poll::Pending };
+        match active.read(&mut self.io, cx, self.close_received) {
+            Ok(message) => Poll::Ready(Some(Ok(self.received(message, cx)))),
+            Err(tungstenite::Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.park_if_idle();
+                Poll::Pending
+            }
+            Err(tungstenite::Error::ConnectionClosed | tungstenite::Error::AlreadyClosed) => {
+                self.begin_closing(Phase::Shutdown);
+                self.poll_shutdown(cx).map(|()| None)
+            }
+            Err(_) if self.close_received => {
+                // Both close frames are through; what follows them does not matter.
+                self.finish();
+                Poll::Ready(None)
+            }
+            Err(error) => {
+                let error = Error::from_protocol(error);
+                if error.close_code().is_none() {
+                    return self.end(error);
+                }
+                self.fail(error);
+                self.poll_fail(cx).map(|error| Some(Err(error)))
+            }
+        }
+    }
+
+    /// Books a message that tungstenite hands out, and sends its automatic answer at once:
+    /// the caller may take its time until it polls again.
+    fn received(&mut self, message: Message, cx: &mut Context<'_>) -> Message {
+        if let Some(timers) = &mut self.timers {
+            timers.received(throng_runtime::now(), message.is_text() || message.is_binary());
+        }
+        if message.is_close() {
+            self.close_received = true;
+            self.begin_closing(Phase::Closing);
+        }
+        if (message.is_ping() || message.is_close())
+            && let Some(active) = &mut self.active
+            && let Err(tungstenite::Error::ConnectionClosed) = active.flush(&mut self.io, cx, None)
+        {
+            self.phase = Phase::Shutdown;
+        }
+        message
+    }
+
+    /// Ends the stream with an error the peer cannot be told of.
+    fn end<T>(&mut self, error: Error) -> Poll<Option<Result<T, Error>>> {
+        self.finish();
+        Poll::Ready(Some(Err(error)))
+    }
+
+    /// Begins to fail the connection (RFC 6455 7.1.7): tell the peer, then end.
+    fn fail(&mut self, error: Error) {
+        let config = &self.config;
+        let active =
+            self.active.get_or_insert_with(|| Box::new(Active::new(self.role, config, Vec::new())));
+        active.failing = Some(Failing { error, shut: false, told: false });
+        self.begin_closing(Phase::Failing);
+    }
+
+    /// Sends the close frame, shuts our half and reads the rest away. Without the reading the
+    /// stream would be reset and the peer might never see why.
+    fn poll_fail(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
+        let Some(active) = &mut self.active else { return self.failed() };
+        match active.poll_tell(&mut self.io, cx) {
+            Poll::Ready(true) => {}
+            Poll::Ready(false) => return self.failed(),
+            Poll::Pending => return Poll::Pending,
+        }
+        let mut scratch = [0; PARKED_READ];
+        for _ in 0..DRAIN_READS {
+            match ready!(Pin::new(&mut self.io).poll_read(cx, &mut scratch)) {
+                Ok(n) if n > 0 => {}
+                _ => return self.failed(),
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn failed(&mut self) -> Poll<Error> {
+        let failing = self.active.as_mut().and_then(|active| active.failing.take());
+        self.finish();
+        Poll::Ready(failing.map_or(Error::Closed, |failing| failing.error))
+    }
+
+    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // The handshake is complete: an error now takes nothing from anyone.
+        let _ = ready!(Pin::new(&mut self.io).poll_close(cx));
+        self.finish();
+        Poll::Ready(())
+    }
+
+    /// Does what the clock asks for. `Some` is the stream's next item.
+    fn on_due(&mut self, due: Due) -> Option<Option<Result<Message, Error>>> {
+        match due {
+            Due::Ping => {
+                if let Some(timers) = &mut self.timers {
+                    timers.pinged(throng_runtime::now());
+                }
+                // A write buffer too full for a ping is being drained; the pong timeout
+                // decides whether it is in vain.
+                let _ = self.queue(Message::Ping(Default::default()));
+                None
+            }
+            Due::Dead => {
+                self.finish();
+                Some(Some(Err(Error::PingTimeout)))
+            }
+            Due::Idle => {
+                self.fail(Error::IdleTimeout);
+                None
+            }
+            Due::Close => {
+                let failing = self.active.as_mut().and_then(|active| active.failing.take());
+                let shut = self.phase == Phase::Shutdown || self.close_received;
+                self.finish();
+                Some(match failing {
+                    Some(failing) => Some(Err(failing.error)),
+                    None if shut => None,
+                    None => Some(Err(Error::CloseTimeout)),
+                })
+            }
+        }
+    }
+
+    /// Puts a message into the write buffer; nothing is written yet.
+    fn queue(&mut self, message: Message) -> Result<(), Error> {
+        if !self.is_open() {
+            return Err(Error::Closed);
+        }
+        if let Some(timers) = &mut self.timers
+            && (message.is_text() || message.is_binary())
+        {
+            timers.sent_data(throng_runtime::now());
+        }
+        let closes = message.is_close();
+        let (role, config) = (self.role, &self.config);
+        let active =
+            self.active.get_or_insert_with(|| Box::new(Active::new(role, config, Vec::new())));
+        active.queue(message, config).map_err(Error::from_protocol)?;
+        if closes {
+            self.begin_closing(Phase::Closing);
+            self.wake_reader();
+        }
+        Ok(())
+    }
+
+    /// Writes out all that is queued.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let Some(active) = &mut self.active else { return Poll::Ready(Ok(())) };
+        match active.flush(&mut self.io, cx, self.reader.as_ref()) {
+            Ok(()) => {
+                active.writer_done();
+                self.park_if_idle();
+                Poll::Ready(Ok(()))
+            }
+            Err(tungstenite::Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                ready!(active.poll_stall(self.config.send_timeout, cx));
+                self.finish();
+                Poll::Ready(Err(Error::SendTimeout))
+            }
+            Err(tungstenite::Error::ConnectionClosed | tungstenite::Error::AlreadyClosed) => {
+                self.begin_closing(Phase::Shutdown);
+                self.wake_reader();
+                Poll::Ready(Ok(()))
+            }
+            Err(error) => {
+                self.finish();
+                Poll::Ready(Err(Error::from_protocol(error)))
+            }
+        }
+    }
+}
+
+fn normal() -> CloseFrame {
+    CloseFrame { code: CloseCode::Normal, reason: Default::default() }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Stream for WebSocket<S> {
+    type Item = Result<Message, Error>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        let item = this.poll_message(cx);
+        if item.is_pending() && !this.reader.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
+            this.reader = Some(cx.waker().clone());
+        }
+        item
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> FusedStream for WebSocket<S> {
+    fn is_terminated(&self) -> bool {
+        self.phase == Phase::Done
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Sink<Message> for WebSocket<S> {
+    type Error = Error;
+
+    fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let this = self.get_mut();
+        if !this.is_open() {
+            return Poll::Ready(Err(Error::Closed));
+        }
+        match &this.active {
+            Some(active) if active.is_blocked() => this.poll_send(cx),
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+
+    fn start_send(self: Pin<&mut Self>, message: Message) -> Result<(), Error> {
+        self.get_mut().queue(message)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let this = self.get_mut();
+        match this.phase {
+            Phase::Open | Phase::Closing => this.poll_send(cx),
+            Phase::Shutdown => Poll::Ready(Ok(())),
+            Phase::Failing | Phase::Done => Poll::Ready(Err(Error::Closed)),
+        }
+    }
+
+    /// Sends a close frame (code 1000) unless one was sent, and flushes. The stream side then
+    /// ends when the peer has answered; [`WebSocket::close`] waits for that.
+    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let this = self.get_mut();
+        if this.is_open() {
+            this.queue(Message::Close(Some(normal())))?;
+        }
+        match this.phase {
+            Phase::Open | Phase::Closing => this.poll_send(cx),
+            Phase::Shutdown | Phase::Failing | Phase::Done => Poll::Ready(Ok(())),
+        }
+    }
+}
+
+// An idle socket must stay small: a million of them are held at once.
+const _: () = assert!(mem::size_of::<WebSocket<()>>() <= 72);

@@ -1,0 +1,113 @@
+//! The one timer of a socket and what it may be due for.
+
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use throng_http::rt::Alarm;
+use throng_runtime::Instant;
+
+use crate::config::Config;
+
+/// What a socket has to do because time has passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Due {
+    /// Nothing received for the ping interval: send a ping.
+    Ping,
+    /// Nothing received since a ping was sent: the peer is dead.
+    Dead,
+    /// No data message for the idle timeout.
+    Idle,
+    /// The closing handshake has taken too long.
+    Close,
+}
+
+/// Clock readings of one socket and the alarm set from them.
+///
+/// Traffic only moves the readings; the alarm is set again when it rings too early. So a
+/// busy socket does not touch the timer wheel.
+#[derive(Debug)]
+pub(crate) struct Timers {
+    alarm: Alarm,
+    last_received: Instant,
+    last_data: Instant,
+    pinged: Option<Instant>,
+    close_at: Option<Instant>,
+}
+
+impl Timers {
+    pub(crate) fn new(now: Instant) -> Self {
+        Timers {
+            alarm: Alarm::default(),
+            last_received: now,
+            last_data: now,
+            pinged: None,
+            close_at: None,
+        }
+    }
+
+    /// A message has arrived, of data or of control.
+    pub(crate) fn received(&mut self, now: Instant, data: bool) {
+        self.last_received = now;
+        self.pinged = None;
+        if data {
+            self.last_data = now;
+        }
+    }
+
+    /// A data message is sent.
+    pub(crate) fn sent_data(&mut self, now: Instant) {
+        self.last_data = now;
+    }
+
+    /// A ping is sent.
+    pub(crate) fn pinged(&mut self, now: Instant) {
+        self.pinged = Some(now);
+    }
+
+    /// The closing handshake begins; only its own deadline counts from here. The first call
+    /// decides.
+    pub(crate) fn closing(&mut self, now: Instant, config: &Config) {
+        self.close_at.get_or_insert(now + config.close_timeout);
+    }
+
+    /// What is due; `Pending` has set the alarm for the task.
+    pub(crate) fn poll(&mut self, config: &Config, cx: &mut Context<'_>) -> Poll<Due> {
+        let Some((at, due)) = self.next(config) else { return Poll::Pending };
+        self.alarm.poll_at(at, cx).map(|()| due)
+    }
+
+    fn next(&self, config: &Config) -> Option<(Instant, Due)> {
+        if let Some(at) = self.close_at {
+            return Some((at, Due::Close));
+        }
+        let ping = config.ping_interval.map(|interval| match self.pinged {
+            Some(at) => (at + config.pong_timeout, Due::Dead),
+            None => (self.last_received + interval, Due::Ping),
+        });
+        let idle = config.idle_timeout.map(|timeout| (self.last_data + timeout, Due::Idle));
+        ping.into_iter().chain(idle).min_by_key(|(at, _)| *at)
+    }
+}
+
+/// Watches that the peer takes something while there is something to send.
+#[derive(Debug)]
+pub(crate) struct Stall {
+    since: Instant,
+    alarm: Alarm,
+}
+
+impl Stall {
+    pub(crate) fn new(now: Instant) -> Self {
+        Stall { since: now, alarm: Alarm::default() }
+    }
+
+    /// The peer has taken bytes.
+    pub(crate) fn progress(&mut self, now: Instant) {
+        self.since = now;
+    }
+
+    /// Ready when nothing was taken for `limit`.
+    pub(crate) fn poll(&mut self, limit: Duration, cx: &mut Context<'_>) -> Poll<()> {
+        self.alarm.poll_at(self.since + limit, cx)
+    }
+}

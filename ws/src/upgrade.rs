@@ -1,0 +1,126 @@
+//! A WebSocket out of an HTTP request that hyper serves.
+
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use futures::io::{AsyncRead, AsyncWrite};
+use http::{Request, Response, StatusCode, header};
+use hyper::rt::{Read as _, ReadBuf, Write as _};
+use tungstenite::handshake::server;
+use tungstenite::protocol::Role;
+
+use crate::config::Config;
+use crate::error::{Error, HandshakeError};
+use crate::socket::WebSocket;
+
+/// Answers a WebSocket request inside an HTTP service: returns the response to send and a
+/// future of the socket, with default [`Config`].
+///
+/// Spawn the future: it completes only after the response has been sent.
+///
+/// # Errors
+/// See [`upgrade_with`].
+pub fn upgrade<B, R: Default>(request: &mut Request<B>) -> Result<(Response<R>, Upgrading), Error> {
+    upgrade_with(request, Config::default())
+}
+
+/// [`upgrade`] with a configuration.
+///
+/// The response may be given more headers, such as the chosen subprotocol.
+///
+/// # Errors
+/// [`Error::Handshake`] when the request is not a WebSocket handshake (RFC 6455 4.2.1);
+/// [`refusal`] makes the fitting response of it.
+pub fn upgrade_with<B, R: Default>(
+    request: &mut Request<B>,
+    config: impl Into<Rc<Config>>,
+) -> Result<(Response<R>, Upgrading), Error> {
+    let response = server::create_response_with_body(request, R::default)
+        .map_err(HandshakeError::from_protocol)?;
+    Ok((response, Upgrading { upgrade: hyper::upgrade::on(request), config: config.into() }))
+}
+
+/// The socket that an answered request becomes, once hyper has sent the response.
+#[derive(Debug)]
+#[must_use = "the socket comes out of this future"]
+pub struct Upgrading {
+    upgrade: hyper::upgrade::OnUpgrade,
+    config: Rc<Config>,
+}
+
+impl Future for Upgrading {
+    type Output = Result<WebSocket<Upgraded>, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let upgraded =
+            ready!(Pin::new(&mut self.upgrade).poll(cx)).map_err(HandshakeError::Upgrade)?;
+        let config = self.config.clone();
+        let socket = WebSocket::from_stream(Upgraded(upgraded), Role::Server, config, Vec::new());
+        Poll::Ready(Ok(socket))
+    }
+}
+
+/// Whether a request asks for a WebSocket.
+pub fn is_upgrade<B>(request: &Request<B>) -> bool {
+    request
+        .headers()
+        .get(header::UPGRADE)
+        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
+}
+
+/// The response for a request that [`upgrade`] did not take: 400, 405 or 426.
+pub fn refusal<R: Default>(error: &Error) -> Response<R> {
+    let mut response = Response::new(R::default());
+    *response.status_mut() = match error {
+        Error::Handshake(error) => error.status(),
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    if response.status() == StatusCode::UPGRADE_REQUIRED {
+        let headers = response.headers_mut();
+        headers.insert("sec-websocket-version", http::HeaderValue::from_static("13"));
+        headers.insert(header::UPGRADE, http::HeaderValue::from_static("websocket"));
+        headers.insert(header::CONNECTION, http::HeaderValue::from_static("upgrade"));
+    }
+    response
+}
+
+/// An upgraded hyper connection as a `futures` stream.
+pub struct Upgraded(pub hyper::upgrade::Upgraded);
+
+impl fmt::Debug for Upgraded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Upgraded")
+    }
+}
+
+impl AsyncRead for Upgraded {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let mut buf = ReadBuf::new(buf);
+        Pin::new(&mut self.0).poll_read(cx, buf.unfilled()).map_ok(|()| buf.filled().len())
+    }
+}
+
+impl AsyncWrite for Upgraded {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}

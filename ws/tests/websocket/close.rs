@@ -1,0 +1,252 @@
+//! How connections end: closing handshakes, violations, vanished peers.
+
+use std::time::Duration;
+
+use futures::{AsyncWriteExt, SinkExt, StreamExt};
+use throng_ws::{CloseCode, CloseFrame, Config, Error, Message, Role, WebSocket};
+
+use crate::raw::{BINARY, CLOSE, CONTINUE, FIN, PING, TEXT, frame, read_close, read_frame, send};
+use crate::support::{End, Pace, assert_passed, duplex, run, spawn};
+
+fn pair(pace: Pace) -> (WebSocket<End>, WebSocket<End>) {
+    let (a, b) = duplex(1 << 16, pace);
+    let client = WebSocket::from_stream(a, Role::Client, Config::default(), Vec::new());
+    let server = WebSocket::from_stream(b, Role::Server, Config::default(), Vec::new());
+    (client, server)
+}
+
+fn away() -> CloseFrame {
+    CloseFrame { code: CloseCode::Away, reason: "bye".into() }
+}
+
+/// Reads to the end and returns the close frame seen on the way.
+async fn to_end(socket: &mut WebSocket<End>) -> Option<CloseFrame> {
+    let mut seen = None;
+    while let Some(message) = socket.next().await {
+        if let Message::Close(frame) = message.unwrap() {
+            seen = frame;
+        }
+    }
+    seen
+}
+
+#[test]
+fn either_side_closes() {
+    for pace in [Pace::FAST, Pace::SLOW] {
+        for client_begins in [true, false] {
+            run(async move {
+                let (client, server) = pair(pace);
+                let (mut first, mut second) =
+                    if client_begins { (client, server) } else { (server, client) };
+                let other = throng_runtime::spawn_local(async move {
+                    let seen = to_end(&mut second).await;
+                    assert!(second.send(Message::text("late")).await.is_err());
+                    seen
+                });
+                first.close(Some(away())).await.unwrap();
+                assert_eq!(other.await.unwrap(), Some(away()));
+                first.close(None).await.unwrap();
+                assert!(first.next().await.is_none());
+            });
+        }
+    }
+}
+
+#[test]
+fn both_sides_close_at_once() {
+    for pace in [Pace::FAST, Pace::SLOW] {
+        run(async move {
+            let (mut client, mut server) = pair(pace);
+            let other = throng_runtime::spawn_local(async move { server.close(None).await });
+            client.close(Some(away())).await.unwrap();
+            other.await.unwrap().unwrap();
+        });
+    }
+}
+
+#[test]
+fn data_before_the_close_answer_is_delivered() {
+    run(async {
+        let (mut client, mut server) = pair(Pace::FAST);
+        // The Sink's close only sends; what the peer had under way still arrives.
+        SinkExt::close(&mut server).await.unwrap();
+        client.send(Message::text("last words")).await.unwrap();
+        let other = throng_runtime::spawn_local(async move { to_end(&mut client).await });
+        assert_eq!(server.next().await.unwrap().unwrap(), Message::text("last words"));
+        assert!(server.next().await.unwrap().unwrap().is_close());
+        assert!(server.next().await.is_none());
+        assert_eq!(other.await.unwrap().map(|frame| frame.code), Some(CloseCode::Normal));
+    });
+}
+
+#[test]
+fn a_peer_that_does_not_answer_a_close_is_left() {
+    run(async {
+        let (a, b) = duplex(1 << 16, Pace::FAST);
+        let config = Config::default().close_timeout(Duration::from_secs(3));
+        let mut server = WebSocket::from_stream(b, Role::Server, config, Vec::new());
+        let begin = throng_runtime::now();
+        assert!(matches!(server.close(None).await, Err(Error::CloseTimeout)));
+        assert_passed(begin, Duration::from_secs(3));
+        assert!(server.next().await.is_none());
+        drop(a);
+    });
+}
+
+#[test]
+fn a_server_that_does_not_shut_the_stream_is_left() {
+    run(async {
+        let (a, mut b) = duplex(1 << 16, Pace::FAST);
+        let mut client = WebSocket::from_stream(a, Role::Client, Config::default(), Vec::new());
+        let begin = throng_runtime::now();
+        // An unmasked close frame with code 1000, and no FIN after it.
+        send(&mut b, &[FIN | CLOSE, 2, 0x03, 0xe8]).await;
+        assert!(client.next().await.unwrap().unwrap().is_close());
+        assert!(client.next().await.is_none());
+        assert_passed(begin, Duration::from_secs(10));
+        drop(b);
+    });
+}
+
+/// Sends bytes to a server with these limits; it must close with `code` and report an error.
+fn violates(bytes: Vec<u8>, code: u16) -> Error {
+    for pace in [Pace::FAST, Pace::SLOW] {
+        let bytes = bytes.clone();
+        run(async move { violate(bytes, code, pace).await });
+    }
+    run(async move { violate(bytes, code, Pace { chunk: 7, stutter: false }).await })
+}
+
+async fn violate(bytes: Vec<u8>, code: u16, pace: Pace) -> Error {
+    let (mut a, b) = duplex(1 << 17, pace);
+    let config = Config::default().max_message_size(2000).max_frame_size(1000);
+    let mut server = WebSocket::from_stream(b, Role::Server, config, Vec::new());
+    let server = throng_runtime::spawn_local(async move {
+        loop {
+            match server.next().await {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => {
+                    assert!(server.next().await.is_none());
+                    return error;
+                }
+                None => panic!("no error before the end"),
+            }
+        }
+    });
+    send(&mut a, &bytes).await;
+    assert_eq!(read_close(&mut a).await, Some(code));
+    let begin = throng_runtime::now();
+    drop(a);
+    let error = server.await.unwrap();
+    assert!(throng_runtime::now() - begin < Duration::from_secs(1));
+    error
+}
+
+#[test]
+fn limits_close_with_1009() {
+    let error = violates(frame(FIN | BINARY, &[0; 1001]), 1009);
+    assert!(matches!(error, Error::TooLarge(_)), "{error:?}");
+    // The header alone decides; the payload need not come.
+    violates(
+        vec![FIN | BINARY, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0],
+        1009,
+    );
+    let mut message = frame(BINARY, &[0; 1000]);
+    message.extend(frame(CONTINUE, &[0; 1000]));
+    message.extend(frame(FIN | CONTINUE, &[0; 1]));
+    violates(message, 1009);
+}
+
+#[test]
+fn text_that_is_not_utf8_closes_with_1007() {
+    let error = violates(frame(FIN | TEXT, b"\xff"), 1007);
+    assert!(matches!(error, Error::Utf8(_)), "{error:?}");
+    let mut message = frame(TEXT, b"\xc3");
+    message.extend(frame(FIN | CONTINUE, b"("));
+    violates(message, 1007);
+    let mut reason = 1000_u16.to_be_bytes().to_vec();
+    reason.extend(b"\xff");
+    violates(frame(FIN | CLOSE, &reason), 1007);
+}
+
+#[test]
+fn protocol_errors_close_with_1002() {
+    let cases = [
+        frame(FIN | CONTINUE, b"nothing to continue"),
+        frame(FIN | 3, b"reserved data opcode"),
+        frame(FIN | 11, b"reserved control opcode"),
+        frame(FIN | 0x40 | TEXT, b"reserved bit"),
+        frame(PING, b"fragmented control frame"),
+        frame(FIN | PING, &[0; 126]),
+        frame(FIN | CLOSE, b"1"),
+        vec![FIN | TEXT, 2, b'h', b'i'],
+        [frame(TEXT, b"one"), frame(FIN | TEXT, b"two")].concat(),
+    ];
+    for case in cases {
+        let error = violates(case, 1002);
+        assert!(matches!(error, Error::Protocol(_)), "{error:?}");
+    }
+}
+
+#[test]
+fn a_failed_peer_that_goes_on_sending_does_not_hold_us() {
+    run(async {
+        let (mut a, b) = duplex(1 << 12, Pace::FAST);
+        let mut server = WebSocket::from_stream(b, Role::Server, Config::default(), Vec::new());
+        let begin = throng_runtime::now();
+        spawn(async move {
+            send(&mut a, &frame(FIN | 3, b"")).await;
+            while a.write_all(&[0; 4096]).await.is_ok() {
+                throng_runtime::sleep(Duration::from_millis(100)).await;
+            }
+        });
+        assert!(matches!(server.next().await, Some(Err(Error::Protocol(_)))));
+        assert_passed(begin, Duration::from_secs(10));
+    });
+}
+
+#[test]
+fn a_peer_that_vanishes_is_an_error() {
+    let whole = frame(FIN | TEXT, b"hello");
+    for sent in 0..whole.len() {
+        let part = whole[..sent].to_vec();
+        run(async move {
+            let (mut a, b) = duplex(1 << 16, Pace::FAST);
+            let mut server = WebSocket::from_stream(b, Role::Server, Config::default(), Vec::new());
+            send(&mut a, &part).await;
+            spawn(async move {
+                throng_runtime::sleep(Duration::from_millis(1)).await;
+                drop(a);
+            });
+            assert!(matches!(server.next().await, Some(Err(Error::ClosedAbnormally))));
+            assert!(server.next().await.is_none());
+            assert!(matches!(server.send(Message::text("x")).await, Err(Error::Closed)));
+        });
+    }
+}
+
+#[test]
+fn a_reset_is_an_io_error() {
+    run(async {
+        let (mut a, b) = duplex(1 << 16, Pace::FAST);
+        let mut server = WebSocket::from_stream(b, Role::Server, Config::default(), Vec::new());
+        send(&mut a, &frame(FIN | TEXT, b"hello")[..4]).await;
+        a.reset();
+        assert!(matches!(server.next().await, Some(Err(Error::Io(_)))));
+        assert!(server.next().await.is_none());
+    });
+}
+
+#[test]
+fn frames_after_a_close_frame_are_ignored() {
+    run(async {
+        let (mut a, b) = duplex(1 << 16, Pace::FAST);
+        let mut server = WebSocket::from_stream(b, Role::Server, Config::default(), Vec::new());
+        send(&mut a, &frame(FIN | CLOSE, &1000_u16.to_be_bytes())).await;
+        send(&mut a, &frame(FIN | TEXT, b"too late")).await;
+        assert!(server.next().await.unwrap().unwrap().is_close());
+        assert!(server.next().await.is_none());
+        assert_eq!(read_frame(&mut a).await, Some((FIN | CLOSE, 1000_u16.to_be_bytes().to_vec())));
+        assert_eq!(read_frame(&mut a).await, None);
+    });
+}

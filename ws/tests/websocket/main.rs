@@ -1,0 +1,11 @@
+//! WebSockets over a byte pipe in memory, under virtual time.
+
+#[path = "../../../http/tests/support/mod.rs"]
+mod support;
+
+mod close;
+mod handshake;
+mod messages;
+mod raw;
+mod split;
+mod timers;
