@@ -1,4 +1,52 @@
 //! The TCP engine: segments in, segments out, time passed in.
+//!
+//! Start reading at [`Engine`]; a segment's way is `engine` -> `arrival` (header prediction,
+//! then the checks of RFC 9293 3.10.7.4) -> `recovery` (acknowledgements, loss) and `rcv`
+//! (payload); what goes out is decided in `output`.
 
+#![forbid(unsafe_code)]
+
+mod arrival;
+mod cold;
+mod config;
+mod congestion;
+mod core;
+mod counters;
+mod cubic;
+mod demux;
+mod egress;
+mod engine;
+mod error;
+mod handshake;
+mod info;
+mod invariants;
+mod isn;
+mod listen;
+mod options;
+mod output;
+mod rcv;
+mod recovery;
+mod rtt;
+mod sack;
 pub mod segment;
 pub mod seq;
+mod slab;
+mod snd;
+mod state;
+mod time_wait;
+mod timeout;
+mod timer;
+mod wheel;
+
+pub use config::{Config, Keepalive};
+pub use counters::Counters;
+pub use demux::Slot;
+pub use egress::{Egress, Full};
+pub use engine::{ConnId, Engine, Event, ListenerId};
+pub use error::{Error, RecvError, SendError, Unreachable};
+pub use info::Info;
+pub use invariants::Usage;
+pub use segment::{Addr, Flags, FourTuple, Header, Options, SackBlock};
+pub use seq::SeqNum;
+pub use snd::{Payload, Slices};
+pub use state::State;

@@ -1,0 +1,406 @@
+//! A segment for a synchronized connection: header prediction, then RFC 9293 3.10.7.4.
+
+use throng_runtime::Instant;
+
+use super::core::Core;
+use super::error::Error;
+use super::handshake::{establish, hour, on_segment_syn_sent};
+use super::recovery;
+use super::segment::{Flags, Header};
+use super::seq::SeqNum;
+use super::snd::CHUNK_OVERHEAD;
+use super::state::{Conn, Phase, State, flag};
+use super::timer::Tick;
+
+/// Takes in the segment almost every segment is: next in order, nothing unusual about it
+/// (Van Jacobson's header prediction). Returns `false`, having done nothing, for any other.
+pub(super) fn predict(
+    conn: &mut Conn,
+    core: &mut Core,
+    header: &Header,
+    payload: &[u8],
+    now: Instant,
+) -> bool {
+    const OTHERS: u8 = Flags::FIN.0 | Flags::SYN.0 | Flags::RST.0 | Flags::URG.0;
+    if conn.state != State::Established
+        || header.flags.0 & (OTHERS | Flags::ACK.0) != Flags::ACK.0
+        || header.seq != conn.rcv_nxt
+        || conn.phase != Phase::Open
+        || header.options.sack[0].is_some()
+    {
+        return false;
+    }
+    let acked = header.ack.0.wrapping_sub(conn.snd_una.0);
+    let len = payload.len() as u32;
+    if acked > conn.flight() || len > conn.offered() || (acked == 0 && len == 0) {
+        return false;
+    }
+    match header.options.timestamps {
+        Some((value, _)) if conn.has(flag::TIMESTAMPS) => {
+            if (value.wrapping_sub(conn.ts_recent) as i32) < 0 {
+                return false;
+            }
+        }
+        None if !conn.has(flag::TIMESTAMPS) => {}
+        _ => return false,
+    }
+    if let Some(cold) = &conn.cold
+        && (cold.rcv.has_ranges() || cold.rcv.fin.is_some() || !cold.sacked.is_empty())
+    {
+        return false;
+    }
+    if core.recv_used + u64::from(len + CHUNK_OVERHEAD) > core.config.recv_memory {
+        return false;
+    }
+
+    core.counters.predicted += 1;
+    conn.last_rcv = Tick::at(now);
+    conn.keep_probes = 0;
+    take_timestamp(conn, header, now);
+    if acked > 0 {
+        recovery::acknowledge(conn, core, header, now);
+    }
+    let window = u32::from(header.window) << conn.snd_scale;
+    if window != conn.snd_wnd {
+        set_window(conn, core, window);
+    }
+    (conn.snd_wl1, conn.snd_wl2) = (header.seq, header.ack);
+    if len > 0 {
+        deliver(conn, core, payload);
+        schedule_ack(conn, core, len);
+        core.readable(conn);
+    } else {
+        core.put_away(conn);
+        if conn.unsent() > 0 || conn.has(flag::FIN_QUEUED) {
+            core.want_transmit(conn);
+        }
+    }
+    true
+}
+
+/// Any segment for a connection.
+pub(super) fn on_segment(
+    conn: &mut Conn,
+    core: &mut Core,
+    header: &Header,
+    payload: &[u8],
+    now: Instant,
+) {
+    let tick = Tick::at(now);
+    match conn.state {
+        State::Closed | State::TimeWait => return,
+        State::SynSent => return on_segment_syn_sent(conn, core, header, now),
+        _ => {}
+    }
+    let mut header = *header;
+    let header = &mut header;
+    let mut payload = payload;
+    if conn.state == State::SynReceived
+        && header.flags.contains(Flags::SYN | Flags::ACK)
+        && header.seq + 1 == conn.rcv_nxt
+        && header.ack == conn.snd_nxt
+    {
+        // RFC 9293 3.5, figure 7: the other SYN of a simultaneous open, with its ACK. Its
+        // number is used up already; what counts is the rest.
+        header.seq += 1;
+        header.flags.0 &= !Flags::SYN.0;
+    }
+    let rst = header.flags.contains(Flags::RST);
+    let syn = header.flags.contains(Flags::SYN);
+    let mut fin = header.flags.contains(Flags::FIN);
+    let len = payload.len() as u32 + u32::from(syn) + u32::from(fin);
+
+    // RFC 7323 5.3 R1: PAWS, and the timestamp that must be there.
+    if conn.has(flag::TIMESTAMPS) && !rst {
+        match header.options.timestamps {
+            Some((value, _)) => {
+                // RFC 7323 5.5: after 24 days the remembered value says nothing.
+                let stale = hour(now).wrapping_sub(conn.ts_hour) > 24 * 24;
+                if (value.wrapping_sub(conn.ts_recent) as i32) < 0 && !stale {
+                    core.counters.paws_dropped += 1;
+                    if len > 0 {
+                        core.ack_now(conn);
+                    } else {
+                        core.challenge(conn, tick);
+                    }
+                    return;
+                }
+            }
+            None => {
+                core.counters.timestamp_missing += 1;
+                return;
+            }
+        }
+    }
+
+    // RFC 9293 3.10.7.4, first: sequence number. A pure ACK at the right edge is let through
+    // as in Linux: it is what a peer sends that has filled the window.
+    let window = conn.offered();
+    let ahead = header.seq.0.wrapping_sub(conn.rcv_nxt.0);
+    let starts_inside = ahead < window || ahead == 0 || (len == 0 && ahead == window);
+    let overlaps = header.seq.before(conn.rcv_nxt) && (header.seq + len).after(conn.rcv_nxt);
+    if !starts_inside && !overlaps {
+        if rst {
+            return;
+        }
+        core.counters.out_of_window += 1;
+        if payload.is_empty() && !fin {
+            core.challenge(conn, tick);
+        } else {
+            if header.seq.before(conn.rcv_nxt) {
+                core.counters.duplicate_bytes += payload.len() as u64;
+            }
+            core.ack_now(conn);
+        }
+        return;
+    }
+
+    // Second: RST (RFC 5961 3.2).
+    if rst {
+        if ahead == 0 {
+            core.counters.resets_in += 1;
+            let error = match conn.state {
+                State::SynReceived => Some(Error::Refused),
+                State::Closing | State::LastAck => None,
+                _ => Some(Error::Reset),
+            };
+            core.end(conn, error);
+        } else {
+            core.challenge(conn, tick);
+        }
+        return;
+    }
+    // Fourth: SYN (RFC 5961 4.2).
+    if syn {
+        core.challenge(conn, tick);
+        return;
+    }
+    // Fifth: ACK (RFC 5961 5.2).
+    if !header.flags.contains(Flags::ACK) {
+        core.counters.malformed += 1;
+        return;
+    }
+    conn.last_rcv = tick;
+    conn.keep_probes = 0;
+    let acked = header.ack.0.wrapping_sub(conn.snd_una.0);
+    if conn.state == State::SynReceived {
+        if header.ack != conn.snd_nxt {
+            core.counters.bad_ack += 1;
+            core.reset_for(header, len, now);
+            return;
+        }
+        conn.snd_una = header.ack;
+        conn.snd_wnd = u32::from(header.window) << conn.snd_scale;
+        conn.max_wnd = conn.snd_wnd;
+        (conn.snd_wl1, conn.snd_wl2) = (header.seq, header.ack);
+        establish(conn, core, now);
+    } else if acked > conn.flight() {
+        let behind = conn.snd_una.0.wrapping_sub(header.ack.0);
+        if behind > conn.max_wnd.max(0xffff) {
+            core.counters.bad_ack += 1;
+            core.challenge(conn, tick);
+            return;
+        }
+        // An old ACK overtaken on the way: its payload may still count.
+    }
+    take_timestamp(conn, header, now);
+    if acked <= conn.flight() {
+        recovery::on_ack(conn, core, header, len, now);
+        // RFC 9293 3.10.7.4: the window, unless the segment is older than the last update.
+        if conn.snd_wl1.before(header.seq)
+            || (conn.snd_wl1 == header.seq && conn.snd_wl2.at_or_before(header.ack))
+        {
+            (conn.snd_wl1, conn.snd_wl2) = (header.seq, header.ack);
+            set_window(conn, core, u32::from(header.window) << conn.snd_scale);
+        }
+    } else if conn.has(flag::SACK) {
+        recovery::on_sack_only(conn, core, header);
+    }
+    if conn.has(flag::FIN_SENT) && conn.snd_una == conn.snd_nxt {
+        on_fin_acknowledged(conn, core, now);
+        if matches!(conn.state, State::Closed | State::TimeWait) {
+            return;
+        }
+    }
+
+    // Sixth: URG. RFC 6093: urgent data is ordinary data.
+    // Seventh: the payload, cut to the window.
+    if !payload.is_empty() {
+        let receiving =
+            matches!(conn.state, State::Established | State::FinWait1 | State::FinWait2);
+        if !receiving {
+            payload = &[];
+            fin = false;
+        } else if conn.has(flag::ORPHAN) {
+            // RFC 9293 3.6.1: nobody will read it, and the peer shall know.
+            let beyond = (header.seq + payload.len() as u32).after(conn.rcv_nxt);
+            if beyond {
+                core.abort(conn);
+                return;
+            }
+        } else {
+            take_payload(conn, core, header.seq, payload, &mut fin);
+        }
+    }
+    // Eighth: FIN.
+    if fin {
+        let at = header.seq + payload.len() as u32;
+        if at == conn.rcv_nxt {
+            on_fin(conn, core, now);
+        } else if at.after(conn.rcv_nxt) && !conn.has(flag::PEER_FIN) {
+            conn.cold.get_or_insert_with(|| core.pool.take()).rcv.fin = Some(at);
+            core.ack_now(conn);
+        } else {
+            core.ack_now(conn);
+        }
+    } else if conn.cold.as_ref().is_some_and(|cold| cold.rcv.fin == Some(conn.rcv_nxt)) {
+        on_fin(conn, core, now);
+    }
+    core.put_away(conn);
+    core.want_transmit(conn);
+}
+
+/// Keeps the peer's timestamp for the echo (RFC 7323 4.3).
+fn take_timestamp(conn: &mut Conn, header: &Header, now: Instant) {
+    if let Some((value, _)) = header.options.timestamps
+        && conn.has(flag::TIMESTAMPS)
+        && header.seq.at_or_before(conn.last_ack)
+    {
+        conn.ts_recent = value;
+        conn.ts_hour = hour(now);
+    }
+}
+
+/// The peer's window has changed.
+fn set_window(conn: &mut Conn, core: &mut Core, window: u32) {
+    if window > conn.snd_wnd && (conn.unsent() > 0 || conn.has(flag::FIN_QUEUED)) {
+        core.want_transmit(conn);
+    }
+    conn.snd_wnd = window;
+    conn.max_wnd = conn.max_wnd.max(window);
+}
+
+/// Payload that begins at RCV.NXT, within window and budget, goes to the receive queue.
+fn deliver(conn: &mut Conn, core: &mut Core, payload: &[u8]) {
+    let cold = conn.cold.get_or_insert_with(|| core.pool.take());
+    let before = cold.rcv.ready.charge();
+    cold.rcv.ready.push(payload);
+    core.recv_used += u64::from(cold.rcv.ready.charge() - before);
+    core.counters.bytes_in += payload.len() as u64;
+    conn.rcv_nxt += payload.len() as u32;
+    conn.bytes_received += payload.len() as u64;
+}
+
+/// When to acknowledge payload in order: RFC 5681 4.2, every second full segment, else soon.
+fn schedule_ack(conn: &mut Conn, core: &mut Core, len: u32) {
+    let unacknowledged = conn.rcv_nxt - conn.last_ack;
+    conn.rcv_mss = conn.rcv_mss.max(len.min(u32::from(core.mss(&conn.tuple))) as u16);
+    let full = unacknowledged >= 2 * u32::from(conn.rcv_mss);
+    conn.set(if full { flag::ACK_NOW } else { flag::ACK_LATER });
+    core.want_transmit(conn);
+}
+
+/// Payload of a segment that overlaps the window, anywhere in it.
+fn take_payload(conn: &mut Conn, core: &mut Core, seq: SeqNum, payload: &[u8], fin: &mut bool) {
+    let mut seq = seq;
+    let mut data = payload;
+    if seq.before(conn.rcv_nxt) {
+        let known = (conn.rcv_nxt - seq).min(data.len() as u32);
+        core.counters.duplicate_bytes += u64::from(known);
+        data = &data[known as usize..];
+        seq += known;
+        // RFC 5681 4.2: what comes twice is acknowledged at once.
+        core.ack_now(conn);
+    }
+    let room = conn.rcv_adv.0.wrapping_sub(seq.0);
+    if data.len() as u32 > room {
+        // A peer that probes a closed window, or oversteps it.
+        data = &data[..room as usize];
+        *fin = false;
+        core.ack_now(conn);
+    }
+    if data.is_empty() {
+        return;
+    }
+    if core.recv_used + data.len() as u64 + u64::from(CHUNK_OVERHEAD) > core.config.recv_memory {
+        core.counters.recv_memory_dropped += 1;
+        *fin = false;
+        core.ack_now(conn);
+        return;
+    }
+    if seq != conn.rcv_nxt {
+        // RFC 5681 4.2: out of order is acknowledged at once, with SACK.
+        let max_ranges = core.config.max_ranges;
+        let cold = conn.cold.get_or_insert_with(|| core.pool.take());
+        let before = cold.rcv.charge();
+        let stored = cold.rcv.store(seq, data, max_ranges);
+        core.recv_used = core.recv_used + u64::from(cold.rcv.charge()) - u64::from(before);
+        core.counters.out_of_order += 1;
+        core.counters.duplicate_bytes += u64::from(stored.duplicate);
+        core.counters.ranges_dropped += u64::from(stored.dropped > 0);
+        core.ack_now(conn);
+        return;
+    }
+    deliver(conn, core, data);
+    let next = conn.rcv_nxt;
+    if let Some(cold) = &mut conn.cold
+        && cold.rcv.has_ranges()
+    {
+        // RFC 5681 4.2: filling a hole, all or part of it, is acknowledged at once.
+        let before = cold.rcv.charge();
+        let (next, duplicate) = cold.rcv.advance(next);
+        core.recv_used = core.recv_used + u64::from(cold.rcv.charge()) - u64::from(before);
+        core.counters.duplicate_bytes += u64::from(duplicate);
+        let moved = next - conn.rcv_nxt;
+        core.counters.bytes_in += u64::from(moved);
+        conn.bytes_received += u64::from(moved);
+        conn.rcv_nxt = next;
+        core.ack_now(conn);
+    }
+    schedule_ack(conn, core, data.len() as u32);
+    core.readable(conn);
+}
+
+/// The peer's FIN, in order (RFC 9293 3.10.7.4, eighth).
+fn on_fin(conn: &mut Conn, core: &mut Core, now: Instant) {
+    if conn.has(flag::PEER_FIN) {
+        return;
+    }
+    if let Some(cold) = &mut conn.cold {
+        let before = cold.rcv.charge();
+        let ready = std::mem::take(&mut cold.rcv.ready);
+        cold.rcv.clear();
+        cold.rcv.ready = ready;
+        core.recv_used = core.recv_used + u64::from(cold.rcv.charge()) - u64::from(before);
+    }
+    conn.rcv_nxt += 1;
+    if conn.rcv_adv.before(conn.rcv_nxt) {
+        conn.rcv_adv = conn.rcv_nxt;
+    }
+    conn.set(flag::PEER_FIN);
+    core.ack_now(conn);
+    core.readable(conn);
+    match conn.state {
+        State::Established => conn.state = State::CloseWait,
+        State::FinWait1 => conn.state = State::Closing,
+        State::FinWait2 => core.enter_time_wait(conn, now),
+        _ => {}
+    }
+}
+
+/// Our FIN is acknowledged.
+fn on_fin_acknowledged(conn: &mut Conn, core: &mut Core, now: Instant) {
+    match conn.state {
+        State::FinWait1 => {
+            conn.state = State::FinWait2;
+            if conn.has(flag::ORPHAN) {
+                let patience = super::rtt::millis(core.config.fin_wait_2);
+                conn.keep_at = Tick::after(now, patience);
+                core.arm(conn, now);
+            }
+        }
+        State::Closing => core.enter_time_wait(conn, now),
+        State::LastAck => core.end(conn, None),
+        _ => {}
+    }
+}

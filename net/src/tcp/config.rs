@@ -1,0 +1,116 @@
+//! What an engine is told once, at its start, and what a connection can be told later.
+
+use std::time::Duration;
+
+/// Settings of an [`Engine`](super::Engine): protocol constants and limits.
+///
+/// Every limit has a defined answer when it is reached; the field says which.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Largest segment announced and sent over IPv4, in bytes of payload and TCP options
+    /// (the path's MTU less 40). Default 1460.
+    pub mss_v4: u16,
+    /// The same over IPv6 (the MTU less 60). Default 1440.
+    pub mss_v6: u16,
+    /// Most bytes one connection may have queued for sending; `send` answers
+    /// [`SendError::WouldBlock`](super::SendError::WouldBlock) beyond it. Default 256 KiB.
+    pub send_buffer: u32,
+    /// Largest receive window of one connection, in bytes. Default 256 KiB.
+    pub recv_buffer: u32,
+    /// Most bytes (payload and bookkeeping) all send queues of the engine hold together;
+    /// beyond it `send` answers `WouldBlock`. Default 256 MiB.
+    pub send_memory: u64,
+    /// Most bytes all receive queues of the engine hold together. As it fills, smaller
+    /// windows are advertised; at the bound payload is dropped unacknowledged and counted.
+    /// Default 256 MiB.
+    pub recv_memory: u64,
+    /// Most out-of-order ranges held for one connection; a segment that would open another
+    /// is dropped and counted. Default 64.
+    pub max_ranges: usize,
+    /// Most connections; beyond it `connect` answers [`Error::ConnectionLimit`](super::Error)
+    /// and SYNs are dropped and counted. Default 1,048,576.
+    pub max_connections: usize,
+    /// Most half-open passive connections; beyond it SYNs are dropped and counted.
+    /// Default 65,536.
+    pub max_half_open: usize,
+    /// Most TIME_WAIT entries; beyond it the oldest is recycled. Default 262,144.
+    pub max_time_wait: usize,
+    /// Bounds of the retransmission timeout (RFC 6298 2.4, 2.5). The minimum is 200 ms as in
+    /// Linux, where the RFC has one second.
+    pub rto_min: Duration,
+    /// Upper bound of the retransmission timeout and of the probe interval. Default 120 s.
+    pub rto_max: Duration,
+    /// The timeout before there is a sample (RFC 6298 2.1). Default 1 s.
+    pub rto_initial: Duration,
+    /// How long an acknowledgement may wait for company (RFC 1122 4.2.3.2). Default 40 ms.
+    pub delayed_ack: Duration,
+    /// How long TIME_WAIT lasts (RFC 9293 3.4.2: two segment lifetimes). Default 60 s.
+    pub time_wait: Duration,
+    /// How long an orphan may wait in FIN-WAIT-2 for the peer's FIN. Default 60 s.
+    pub fin_wait_2: Duration,
+    /// SYNs sent again before an active open fails. Default 6.
+    pub syn_retries: u8,
+    /// SYN-ACKs sent again before a half-open connection is forgotten. Default 5.
+    pub syn_ack_retries: u8,
+    /// Retransmissions of the same data before the connection fails (RFC 1122 4.2.3.5).
+    /// Default 15.
+    pub data_retries: u8,
+    /// The same, and the number of unanswered window probes, once the application has
+    /// closed. Default 8.
+    pub orphan_retries: u8,
+    /// Initial congestion window, in segments (RFC 6928). Default 10.
+    pub initial_window: u16,
+    /// Whether connections start with Nagle's algorithm off. Default `false`.
+    pub nodelay: bool,
+    /// Resets sent per second to segments of no connection; more are dropped and counted.
+    /// Default 1,000.
+    pub resets_per_second: u32,
+    /// Smallest time between two challenge ACKs of one connection (RFC 5961 7, per
+    /// connection, so that no shared counter leaks). Default 500 ms.
+    pub challenge_interval: Duration,
+    /// Most segments one connection sends before the next one has its turn. Default 16.
+    pub burst: u16,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            mss_v4: 1460,
+            mss_v6: 1440,
+            send_buffer: 256 << 10,
+            recv_buffer: 256 << 10,
+            send_memory: 256 << 20,
+            recv_memory: 256 << 20,
+            max_ranges: 64,
+            max_connections: 1 << 20,
+            max_half_open: 1 << 16,
+            max_time_wait: 1 << 18,
+            rto_min: Duration::from_millis(200),
+            rto_max: Duration::from_secs(120),
+            rto_initial: Duration::from_secs(1),
+            delayed_ack: Duration::from_millis(40),
+            time_wait: Duration::from_secs(60),
+            fin_wait_2: Duration::from_secs(60),
+            syn_retries: 6,
+            syn_ack_retries: 5,
+            data_retries: 15,
+            orphan_retries: 8,
+            initial_window: 10,
+            nodelay: false,
+            resets_per_second: 1_000,
+            challenge_interval: Duration::from_millis(500),
+            burst: 16,
+        }
+    }
+}
+
+/// When to ask a silent peer whether it is still there (RFC 9293 3.8.4).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Keepalive {
+    /// Silence before the first probe. Resolution 1 ms, at most 24 days.
+    pub idle: Duration,
+    /// Time between probes. Resolution 1 ms, at most 24 days.
+    pub interval: Duration,
+    /// Unanswered probes before the connection fails with `TimedOut`.
+    pub count: u8,
+}

@@ -1,0 +1,342 @@
+//! What the connections of an engine share: settings, queues towards the stack, timers,
+//! budgets.
+
+use std::collections::VecDeque;
+
+use throng_runtime::Instant;
+
+use super::cold::Pool;
+use super::config::{Config, Keepalive};
+use super::counters::Counters;
+use super::demux::{Demux, Kind, Slot};
+use super::engine::{ConnId, Event};
+use super::error::Error;
+use super::isn::Secret;
+use super::rtt::{RtoLimits, millis};
+use super::segment::{Flags, FourTuple, Header, Options};
+use super::seq::SeqNum;
+use super::state::{Conn, State, flag};
+use super::time_wait::{TimeWait, WaitTable};
+use super::timer::Tick;
+use super::wheel::TimerWheel;
+
+/// Replies that wait for room on the way out; more are dropped and counted.
+const MAX_REPLIES: usize = 1024;
+
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) config: Config,
+    pub(super) rto: RtoLimits,
+    pub(super) delayed_ack_ms: u32,
+    pub(super) challenge_ms: i32,
+    /// Shift of the windows we advertise.
+    pub(super) rcv_scale: u8,
+    pub(super) secret: Secret,
+    pub(super) demux: Demux,
+    pub(super) waits: WaitTable,
+    pub(super) wheel: TimerWheel<Slot>,
+    pub(super) events: VecDeque<Event>,
+    pub(super) transmit: VecDeque<Slot>,
+    pub(super) replies: VecDeque<Header>,
+    pub(super) counters: Counters,
+    pub(super) pool: Pool,
+    pub(super) send_used: u64,
+    pub(super) recv_used: u64,
+    /// Connections refused for engine-wide send memory.
+    starved: VecDeque<ConnId>,
+    /// Distinct keepalive settings; a connection holds an index plus one.
+    keepalives: Vec<Keepalive>,
+    /// Resets left, in thousandths, and when that was so.
+    resets: u64,
+    resets_at: Instant,
+}
+
+impl Core {
+    pub(super) fn new(config: Config, secret: &[u8; 32], now: Instant) -> Core {
+        let secret = Secret::new(secret);
+        let min = millis(config.rto_min).max(1);
+        Core {
+            rto: RtoLimits {
+                min,
+                max: millis(config.rto_max).max(min),
+                initial: millis(config.rto_initial).max(min),
+            },
+            delayed_ack_ms: millis(config.delayed_ack),
+            challenge_ms: millis(config.challenge_interval) as i32,
+            rcv_scale: (0..14).find(|s| config.recv_buffer >> s <= 0xffff).unwrap_or(14),
+            demux: Demux::new(secret.demux),
+            secret,
+            waits: WaitTable::new(millis(config.time_wait), config.max_time_wait),
+            wheel: TimerWheel::new(now),
+            events: VecDeque::new(),
+            transmit: VecDeque::new(),
+            replies: VecDeque::new(),
+            counters: Counters::default(),
+            pool: Pool::default(),
+            send_used: 0,
+            recv_used: 0,
+            starved: VecDeque::new(),
+            keepalives: Vec::new(),
+            resets: u64::from(config.resets_per_second) * 1000,
+            resets_at: now,
+            config,
+        }
+    }
+
+    /// The largest segment for this tuple's address family, options included.
+    pub(super) fn mss(&self, tuple: &FourTuple) -> u16 {
+        if tuple.remote.is_ipv4() { self.config.mss_v4 } else { self.config.mss_v6 }
+    }
+
+    /// Puts a connection into the transmit queue, once.
+    pub(super) fn want_transmit(&mut self, conn: &mut Conn) {
+        if !conn.has(flag::QUEUED) {
+            conn.set(flag::QUEUED);
+            self.transmit.push_back(conn.slot());
+        }
+    }
+
+    /// An ACK has to go out at once.
+    pub(super) fn ack_now(&mut self, conn: &mut Conn) {
+        conn.set(flag::ACK_NOW);
+        self.want_transmit(conn);
+    }
+
+    /// Sends a challenge ACK unless this connection had one lately (RFC 5961 7, with a limit
+    /// per connection: a shared one tells strangers about each other, CVE-2016-5696).
+    pub(super) fn challenge(&mut self, conn: &mut Conn, now: Tick) {
+        if conn.challenge_at.is_some() && now.since(conn.challenge_at) < self.challenge_ms {
+            self.counters.challenge_limited += 1;
+            return;
+        }
+        conn.challenge_at = now;
+        self.counters.challenge_acks += 1;
+        self.ack_now(conn);
+    }
+
+    pub(super) fn readable(&mut self, conn: &mut Conn) {
+        if conn.flags & (flag::EVENT_READ | flag::ORPHAN | flag::UNACCEPTED) == 0 {
+            conn.set(flag::EVENT_READ);
+            self.events.push_back(Event::Readable(conn.id()));
+        }
+    }
+
+    pub(super) fn writable(&mut self, conn: &mut Conn) {
+        conn.unset(flag::WANT_WRITE);
+        if conn.flags & (flag::EVENT_WRITE | flag::ORPHAN | flag::UNACCEPTED) == 0 {
+            conn.set(flag::EVENT_WRITE);
+            self.events.push_back(Event::Writable(conn.id()));
+        }
+    }
+
+    /// Notes that `conn` waits for engine-wide send memory.
+    pub(super) fn starve(&mut self, conn: &mut Conn) {
+        if !conn.has(flag::STARVED) {
+            conn.set(flag::STARVED);
+            self.starved.push_back(conn.id());
+        }
+    }
+
+    /// Connections to wake now that send memory is there again.
+    pub(super) fn take_starved(&mut self) -> VecDeque<ConnId> {
+        if self.starved.is_empty() || self.send_used > self.config.send_memory / 8 * 7 {
+            return VecDeque::new();
+        }
+        std::mem::take(&mut self.starved)
+    }
+
+    /// Whether connections wait that [`Core::take_starved`] would give.
+    pub(super) fn has_starved(&self) -> bool {
+        !self.starved.is_empty() && self.send_used <= self.config.send_memory / 8 * 7
+    }
+
+    pub(super) fn intern_keepalive(&mut self, keepalive: Keepalive) -> u16 {
+        let at = self.keepalives.iter().position(|k| *k == keepalive).unwrap_or_else(|| {
+            // Settings are few in practice; past the table's end the last one is replaced.
+            if self.keepalives.len() == usize::from(u16::MAX) - 1 {
+                self.keepalives.pop();
+            }
+            self.keepalives.push(keepalive);
+            self.keepalives.len() - 1
+        });
+        at as u16 + 1
+    }
+
+    pub(super) fn keepalive(&self, index: u16) -> Option<Keepalive> {
+        self.keepalives.get(usize::from(index).checked_sub(1)?).copied()
+    }
+
+    /// Makes sure that the wheel calls at or before the earliest deadline of `conn`.
+    pub(super) fn arm(&mut self, conn: &mut Conn, now: Instant) {
+        let earliest = conn.rexmit_at.earliest(conn.ack_at).earliest(conn.keep_at);
+        if !earliest.is_some() {
+            return;
+        }
+        if let Some(node) = conn.node {
+            if earliest.since(conn.node_at) >= 0 {
+                return;
+            }
+            self.wheel.remove(node);
+        }
+        conn.node = Some(self.wheel.insert(earliest.instant(now), conn.slot()));
+        conn.node_at = earliest;
+    }
+
+    /// Queues a segment that belongs to no connection (any more).
+    pub(super) fn reply(&mut self, header: Header) {
+        if self.replies.len() < MAX_REPLIES {
+            self.replies.push_back(header);
+        } else {
+            self.counters.replies_dropped += 1;
+        }
+    }
+
+    /// The reset that answers `segment` (RFC 9293 3.10.7.1), within the rate limit.
+    pub(super) fn reset_for(&mut self, segment: &Header, len: u32, now: Instant) {
+        if segment.flags.contains(Flags::RST) {
+            return;
+        }
+        let rate = u64::from(self.config.resets_per_second);
+        let elapsed = now.saturating_since(self.resets_at).as_micros() as u64;
+        self.resets = (self.resets + elapsed.saturating_mul(rate) / 1000).min(rate * 1000);
+        self.resets_at = now;
+        if self.resets < 1000 {
+            self.counters.resets_limited += 1;
+            return;
+        }
+        self.resets -= 1000;
+        self.counters.resets_out += 1;
+        let (seq, ack, flags) = if segment.flags.contains(Flags::ACK) {
+            (segment.ack, SeqNum(0), Flags::RST)
+        } else {
+            (SeqNum(0), segment.seq + len, Flags::RST | Flags::ACK)
+        };
+        self.reply(plain(segment.tuple, seq, ack, flags, 0));
+    }
+
+    /// Takes a connection out of the demultiplexing table.
+    pub(super) fn unmap(&mut self, conn: &mut Conn) {
+        if conn.has(flag::MAPPED) {
+            conn.unset(flag::MAPPED);
+            let hash = self.demux.hash(&conn.tuple);
+            let removed = self.demux.remove(hash, conn.slot());
+            debug_assert!(removed, "a mapped connection is in the table");
+        }
+    }
+
+    /// Gives back what the queues of `conn` hold: all of it, or all but what the application
+    /// may still read.
+    pub(super) fn drop_queues(&mut self, conn: &mut Conn, keep_ready: bool) {
+        let Some(cold) = &mut conn.cold else { return };
+        self.send_used -= u64::from(cold.snd.clear());
+        cold.sacked.clear();
+        let before = cold.rcv.charge();
+        if keep_ready {
+            let ready = std::mem::take(&mut cold.rcv.ready);
+            cold.rcv.clear();
+            cold.rcv.ready = ready;
+        } else {
+            cold.rcv.clear();
+        }
+        self.recv_used -= u64::from(before - cold.rcv.charge());
+        self.put_away(conn);
+    }
+
+    /// Gives the cold box back if it is drained.
+    pub(super) fn put_away(&mut self, conn: &mut Conn) {
+        if conn.cold.as_ref().is_some_and(|cold| cold.is_empty())
+            && let Some(cold) = conn.cold.take()
+        {
+            self.pool.give(cold);
+        }
+    }
+
+    /// Ends a connection: no more segments, no timers; the application is told.
+    pub(super) fn end(&mut self, conn: &mut Conn, error: Option<Error>) {
+        conn.state = State::Closed;
+        conn.error = conn.error.or(error);
+        self.retire(conn);
+        self.unmap(conn);
+    }
+
+    /// Stops timers and queues of a connection that takes part no more.
+    fn retire(&mut self, conn: &mut Conn) {
+        (conn.rexmit_at, conn.ack_at, conn.keep_at) = (Tick::NONE, Tick::NONE, Tick::NONE);
+        conn.unset(
+            flag::ACK_NOW | flag::ACK_LATER | flag::SEND_SYN | flag::SEND_PROBE | flag::PERSIST,
+        );
+        let keep_ready = !conn.has(flag::ORPHAN);
+        self.drop_queues(conn, keep_ready);
+        self.readable(conn);
+        self.writable(conn);
+    }
+
+    /// Ends a connection for lack of an answer.
+    pub(super) fn time_out(&mut self, conn: &mut Conn) {
+        self.counters.timed_out += 1;
+        let error = conn.soft_error.unwrap_or(Error::TimedOut);
+        if conn.state == State::SynSent {
+            self.counters.connect_failures += 1;
+        }
+        self.end(conn, Some(error));
+    }
+
+    /// Ends a connection with a reset to the peer.
+    pub(super) fn abort(&mut self, conn: &mut Conn) {
+        let tell = !matches!(conn.state, State::Closed | State::SynSent | State::TimeWait);
+        self.end(conn, None);
+        if tell {
+            conn.set(flag::SEND_RST);
+            self.want_transmit(conn);
+        }
+    }
+
+    /// Moves a connection both of whose directions are closed to the TIME_WAIT table.
+    pub(super) fn enter_time_wait(&mut self, conn: &mut Conn, now: Instant) {
+        let entry = TimeWait::new(conn);
+        let ack = entry.ack(now);
+        let send_ack = conn.has(flag::ACK_NOW | flag::ACK_LATER);
+        let hash = self.demux.hash(&conn.tuple);
+        while self.waits.is_full() {
+            // The defined answer at the bound: the oldest entry makes room.
+            self.counters.time_wait_recycled += 1;
+            self.drop_oldest_wait();
+        }
+        if conn.has(flag::MAPPED) {
+            let index = self.waits.insert(entry, now);
+            self.demux.replace(hash, conn.slot(), Slot::new(Kind::Wait, index));
+            conn.unset(flag::MAPPED);
+        }
+        if send_ack {
+            self.reply(ack);
+        }
+        conn.state = State::TimeWait;
+        self.retire(conn);
+    }
+
+    /// Removes the TIME_WAIT entry that expires first.
+    pub(super) fn drop_oldest_wait(&mut self) {
+        if let Some((index, tuple)) = self.waits.oldest() {
+            self.drop_wait(index, &tuple);
+        }
+    }
+
+    /// Removes a TIME_WAIT entry.
+    pub(super) fn drop_wait(&mut self, index: u32, tuple: &FourTuple) {
+        let hash = self.demux.hash(tuple);
+        let removed = self.demux.remove(hash, Slot::new(Kind::Wait, index));
+        debug_assert!(removed, "a TIME_WAIT entry is in the table");
+        self.waits.remove(index);
+    }
+}
+
+/// A header without options.
+pub(super) fn plain(
+    tuple: FourTuple,
+    seq: SeqNum,
+    ack: SeqNum,
+    flags: Flags,
+    window: u16,
+) -> Header {
+    Header { tuple, seq, ack, flags, window, urgent: 0, ecn: 0, options: Options::default() }
+}

@@ -1,0 +1,327 @@
+//! From a 4-tuple to the slot that holds it: open addressing, eight bytes an entry.
+//!
+//! An entry is the low half of the tuple's keyed hash and a [`Slot`]; the tuple itself is
+//! compared where the slot points. The table lives in pieces of 64 KiB. It grows by a second
+//! table twice as large: every insertion moves a few entries over, and pieces are allocated
+//! when first written and freed when drained, so that no single operation does more than a
+//! bounded amount of work.
+
+use super::isn::words;
+use super::segment::FourTuple;
+
+/// Which table a slot is of, and its index there (under 2^30). Opaque outside the engine.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Slot(pub(super) u32);
+
+/// What a [`Slot`] points at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Kind {
+    /// A connection.
+    Conn = 1,
+    /// A half-open passive connection.
+    Half = 2,
+    /// A TIME_WAIT entry.
+    Wait = 3,
+}
+
+impl Slot {
+    pub(super) const INDEX_LIMIT: usize = 1 << 30;
+
+    pub(super) fn new(kind: Kind, index: u32) -> Slot {
+        debug_assert!((index as usize) < Slot::INDEX_LIMIT);
+        Slot((kind as u32) << 30 | index)
+    }
+
+    pub(super) fn kind(self) -> Kind {
+        match self.0 >> 30 {
+            1 => Kind::Conn,
+            2 => Kind::Half,
+            _ => Kind::Wait,
+        }
+    }
+
+    pub(super) fn index(self) -> u32 {
+        self.0 & (Slot::INDEX_LIMIT as u32 - 1)
+    }
+}
+
+/// A 128-bit product folded to 64 bits: the mixing step of wyhash and foldhash.
+fn fold(a: u64, b: u64) -> u64 {
+    let product = u128::from(a) * u128::from(b);
+    product as u64 ^ (product >> 64) as u64
+}
+
+const PIECE: usize = 8192;
+const GONE: u64 = 1;
+const STEP: usize = 16;
+
+/// One power-of-two table. An entry is `hash << 32 | slot`; 0 is empty, and [`GONE`] (no
+/// slot's kind is 0) a hole left by a removal while the table is being drained.
+#[derive(Debug)]
+struct Table {
+    pieces: Vec<Option<Box<[u64]>>>,
+    mask: usize,
+    used: usize,
+}
+
+impl Table {
+    fn new(capacity: usize) -> Table {
+        let pieces = capacity.div_ceil(PIECE);
+        Table { pieces: (0..pieces).map(|_| None).collect(), mask: capacity - 1, used: 0 }
+    }
+
+    fn get(&self, at: usize) -> u64 {
+        match &self.pieces[at / PIECE] {
+            Some(piece) => piece[at % PIECE],
+            None => 0,
+        }
+    }
+
+    fn set(&mut self, at: usize, entry: u64) {
+        let len = PIECE.min(self.mask + 1);
+        let piece = self.pieces[at / PIECE].get_or_insert_with(|| vec![0; len].into_boxed_slice());
+        piece[at % PIECE] = entry;
+    }
+
+    fn insert(&mut self, entry: u64) {
+        let mut at = (entry >> 32) as usize & self.mask;
+        while self.get(at) != 0 {
+            at = (at + 1) & self.mask;
+        }
+        self.set(at, entry);
+        self.used += 1;
+    }
+
+    /// Removes by shifting the rest of the cluster back, so that no hole stays.
+    fn remove_at(&mut self, mut hole: usize) {
+        let mut at = hole;
+        loop {
+            at = (at + 1) & self.mask;
+            let entry = self.get(at);
+            if entry == 0 {
+                break;
+            }
+            let home = (entry >> 32) as usize & self.mask;
+            // Movable when its home is not inside (hole, at], circularly.
+            if at.wrapping_sub(home) & self.mask >= at.wrapping_sub(hole) & self.mask {
+                self.set(hole, entry);
+                hole = at;
+            }
+        }
+        self.set(hole, 0);
+        self.used -= 1;
+    }
+}
+
+/// The demultiplexing table of an engine.
+#[derive(Debug)]
+pub(super) struct Demux {
+    keys: [u64; 6],
+    table: Table,
+    /// The table being drained into `table`, and how far that has come.
+    old: Option<(Table, usize)>,
+}
+
+impl Demux {
+    pub(super) fn new(keys: [u64; 6]) -> Demux {
+        Demux { keys, table: Table::new(1024), old: None }
+    }
+
+    /// The keyed hash of a tuple.
+    pub(super) fn hash(&self, tuple: &FourTuple) -> u32 {
+        let [a, b, c, d, e] = words(tuple);
+        let k = &self.keys;
+        let local = fold(a ^ k[0], b ^ k[1]);
+        let remote = fold(c ^ k[2], d ^ k[3]);
+        let all = fold(local ^ e ^ k[4], remote ^ k[5]);
+        (all ^ all >> 32) as u32
+    }
+
+    /// Asks the cache for the place where `hash` would be.
+    pub(super) fn prefetch(&self, hash: u32) {
+        let at = hash as usize & self.table.mask;
+        if let Some(piece) = &self.table.pieces[at / PIECE] {
+            super::wheel::prefetch_read(&piece[at % PIECE]);
+        }
+    }
+
+    /// The slot with this hash for which `is` holds.
+    pub(super) fn find(&self, hash: u32, mut is: impl FnMut(Slot) -> bool) -> Option<Slot> {
+        let mut at = hash as usize & self.table.mask;
+        loop {
+            let entry = self.table.get(at);
+            if entry == 0 {
+                break;
+            }
+            if (entry >> 32) as u32 == hash && is(Slot(entry as u32)) {
+                return Some(Slot(entry as u32));
+            }
+            at = (at + 1) & self.table.mask;
+        }
+        match &self.old {
+            None => None,
+            Some(_) => self.find_old(hash, is).map(|(_, slot)| slot),
+        }
+    }
+
+    /// The first slot with this hash, of which others may exist: a guess worth a prefetch.
+    pub(super) fn find_first(&self, hash: u32) -> Option<Slot> {
+        self.find(hash, |_| true)
+    }
+
+    fn find_old(&self, hash: u32, mut is: impl FnMut(Slot) -> bool) -> Option<(usize, Slot)> {
+        let (old, drained) = self.old.as_ref()?;
+        // What lay before `drained` has moved; its cluster may go on behind.
+        let mut at = (hash as usize & old.mask).max(*drained);
+        while at <= old.mask {
+            let entry = old.get(at);
+            if entry == 0 {
+                return None;
+            }
+            if entry != GONE && (entry >> 32) as u32 == hash && is(Slot(entry as u32)) {
+                return Some((at, Slot(entry as u32)));
+            }
+            at += 1;
+        }
+        // The cluster wraps round to the start, of which what lies before `drained` has moved.
+        at = *drained;
+        while at <= old.mask {
+            let entry = old.get(at);
+            if entry == 0 {
+                return None;
+            }
+            if entry != GONE && (entry >> 32) as u32 == hash && is(Slot(entry as u32)) {
+                return Some((at, Slot(entry as u32)));
+            }
+            at += 1;
+        }
+        None
+    }
+
+    /// Adds an entry; the tuple must not be in the table.
+    pub(super) fn insert(&mut self, hash: u32, slot: Slot) {
+        self.drain(STEP);
+        // Never more than 3/4 full.
+        if (self.table.used + 1) * 4 > (self.table.mask + 1) * 3 {
+            self.drain(usize::MAX);
+            let bigger = Table::new((self.table.mask + 1) * 2);
+            let old = std::mem::replace(&mut self.table, bigger);
+            self.old = Some((old, 0));
+            self.drain(STEP);
+        }
+        self.table.insert(u64::from(hash) << 32 | u64::from(slot.0));
+    }
+
+    /// Moves up to `steps` places of the old table over.
+    fn drain(&mut self, steps: usize) {
+        let Some((old, drained)) = &mut self.old else { return };
+        for _ in 0..steps {
+            if *drained > old.mask {
+                self.old = None;
+                return;
+            }
+            let entry = old.get(*drained);
+            if entry != 0 && entry != GONE {
+                self.table.insert(entry);
+                old.used -= 1;
+                old.set(*drained, GONE);
+            }
+            *drained += 1;
+            if *drained % PIECE == 0 {
+                old.pieces[*drained / PIECE - 1] = None;
+            }
+        }
+    }
+
+    /// Removes the entry of `slot`. Returns whether it was there.
+    pub(super) fn remove(&mut self, hash: u32, slot: Slot) -> bool {
+        if let Some(at) = self.position(hash, slot) {
+            self.table.remove_at(at);
+            return true;
+        }
+        let found = self.find_old(hash, |s| s == slot);
+        if let (Some((at, _)), Some((old, _))) = (found, &mut self.old) {
+            old.set(at, GONE);
+            old.used -= 1;
+            return true;
+        }
+        false
+    }
+
+    /// Points the entry of `from` to `to`.
+    pub(super) fn replace(&mut self, hash: u32, from: Slot, to: Slot) {
+        let entry = u64::from(hash) << 32 | u64::from(to.0);
+        if let Some(at) = self.position(hash, from) {
+            self.table.set(at, entry);
+            return;
+        }
+        let found = self.find_old(hash, |s| s == from);
+        if let (Some((at, _)), Some((old, _))) = (found, &mut self.old) {
+            old.set(at, entry);
+        } else {
+            debug_assert!(false, "no entry for {from:?}");
+        }
+    }
+
+    fn position(&self, hash: u32, slot: Slot) -> Option<usize> {
+        let wanted = u64::from(hash) << 32 | u64::from(slot.0);
+        let mut at = hash as usize & self.table.mask;
+        loop {
+            match self.table.get(at) {
+                0 => return None,
+                entry if entry == wanted => return Some(at),
+                _ => at = (at + 1) & self.table.mask,
+            }
+        }
+    }
+
+    /// Entries in the table.
+    pub(super) fn len(&self) -> usize {
+        self.table.used + self.old.as_ref().map_or(0, |(old, _)| old.used)
+    }
+
+    /// Bytes of memory held.
+    pub(super) fn memory(&self) -> usize {
+        let of = |t: &Table| t.pieces.iter().flatten().map(|p| p.len() * 8).sum::<usize>();
+        of(&self.table) + self.old.as_ref().map_or(0, |(old, _)| of(old))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    #[test]
+    fn behaves_like_a_map_through_growth() {
+        let mut demux = Demux::new([1, 2, 3, 4, 5, 6]);
+        let mut model: HashMap<u32, u32> = HashMap::new();
+        let mut state = 1u64;
+        let mut random = || {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 33) as u32
+        };
+        // A weak spread of hashes on purpose: clusters and wrap-around get exercised.
+        let hash_of = |index: u32| (index & !7).wrapping_mul(0x9e37_79b9) | 0x3ff;
+        for round in 0..200_000u32 {
+            let index = random() % 40_000;
+            let slot = Slot::new(Kind::Conn, index);
+            let hash = hash_of(index);
+            let present = model.contains_key(&index);
+            assert_eq!(demux.find(hash, |s| s == slot).is_some(), present, "round {round}");
+            if present && random() % 3 == 0 {
+                assert!(demux.remove(hash, slot));
+                model.remove(&index);
+            } else if !present {
+                demux.insert(hash, slot);
+                model.insert(index, hash);
+            }
+            assert_eq!(demux.len(), model.len());
+        }
+        for (&index, &hash) in &model {
+            let slot = Slot::new(Kind::Conn, index);
+            assert_eq!(demux.find(hash, |s| s == slot), Some(slot));
+        }
+    }
+}

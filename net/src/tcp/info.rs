@@ -1,0 +1,66 @@
+//! A snapshot of one connection, in the spirit of RFC 4898.
+
+use std::time::Duration;
+
+use super::error::Error;
+use super::segment::FourTuple;
+use super::state::State;
+
+/// Everything worth knowing about a connection at one moment. Sizes in bytes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Info {
+    /// Addresses and ports.
+    pub tuple: FourTuple,
+    /// The state (RFC 9293 3.3.2).
+    pub state: State,
+    /// The error that ended the connection, if one did.
+    pub error: Option<Error>,
+    /// Largest payload per segment sent.
+    pub mss: u16,
+    /// Smoothed round-trip time; zero before the first sample.
+    pub srtt: Duration,
+    /// Round-trip time variation.
+    pub rttvar: Duration,
+    /// Smallest round-trip time seen; zero before the first sample.
+    pub min_rtt: Duration,
+    /// Current retransmission timeout, backoff included.
+    pub rto: Duration,
+    /// Congestion window.
+    pub cwnd: u32,
+    /// Slow-start threshold.
+    pub ssthresh: u32,
+    /// The peer's window, scaled.
+    pub snd_wnd: u32,
+    /// The window last advertised, what is left of it.
+    pub rcv_wnd: u32,
+    /// Shift of the peer's window; `None` where scaling was not negotiated.
+    pub snd_scale: Option<u8>,
+    /// Shift of our window; `None` where scaling was not negotiated.
+    pub rcv_scale: Option<u8>,
+    /// Whether timestamps are in use (RFC 7323).
+    pub timestamps: bool,
+    /// Whether SACK is in use (RFC 2018).
+    pub sack: bool,
+    /// Whether loss recovery is under way, by fast retransmit or by timeout.
+    pub recovering: bool,
+    /// Sent and not acknowledged, in sequence space.
+    pub in_flight: u32,
+    /// Taken from the application and not acknowledged.
+    pub send_queue: usize,
+    /// Received in order and not read.
+    pub recv_queue: usize,
+    /// Held out of order.
+    pub out_of_order: usize,
+    /// Payload acknowledged by the peer since the start.
+    pub bytes_acked: u64,
+    /// Payload received in order since the start.
+    pub bytes_received: u64,
+    /// Segments retransmitted since the start.
+    pub retransmits: u32,
+    /// Consecutive timeouts or probes without an answer.
+    pub retries: u8,
+    /// Whether a timer is armed.
+    pub timer_armed: bool,
+    /// Whether the connection owns buffers at the moment.
+    pub owns_buffers: bool,
+}

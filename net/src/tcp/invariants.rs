@@ -1,0 +1,124 @@
+//! What holds between any two calls; checked by tests after every event.
+
+use super::demux::Kind;
+use super::engine::Engine;
+use super::state::{Conn, Phase, State, flag};
+
+/// How many of what an engine holds, and the memory of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Connections, ended ones the application has not closed included.
+    pub connections: usize,
+    /// Half-open passive connections.
+    pub half_open: usize,
+    /// TIME_WAIT entries.
+    pub time_wait: usize,
+    /// Nodes in the timing wheel.
+    pub timers: usize,
+    /// Connections that own buffers at the moment.
+    pub with_buffers: usize,
+    /// Bytes counted against [`Config::send_memory`](super::Config::send_memory).
+    pub send_memory: u64,
+    /// Bytes counted against [`Config::recv_memory`](super::Config::recv_memory).
+    pub recv_memory: u64,
+    /// Bytes of the tables: blocks, half-open and TIME_WAIT entries, demultiplexing.
+    pub tables: usize,
+}
+
+impl Engine {
+    /// What is held at the moment.
+    pub fn usage(&self) -> Usage {
+        Usage {
+            connections: self.conns.len(),
+            half_open: self.halves.len(),
+            time_wait: self.core.waits.len(),
+            timers: self.core.wheel.len(),
+            with_buffers: self.core.pool.taken,
+            send_memory: self.core.send_used,
+            recv_memory: self.core.recv_used,
+            tables: self.conns.memory()
+                + self.halves.memory()
+                + self.core.waits.memory()
+                + self.core.demux.memory(),
+        }
+    }
+
+    /// Checks everything that must hold between two calls; its time grows with the number
+    /// of connections. For tests.
+    ///
+    /// # Panics
+    /// When something does not hold.
+    pub fn check_invariants(&self) {
+        let (mut live, mut mapped, mut boxes) = (0, 0, 0);
+        let mut recv_used = 0;
+        for (index, conn) in self.conns.iter() {
+            if !conn.has(flag::LIVE) {
+                assert!(conn.cold.is_none() && conn.node.is_none(), "a free block owns nothing");
+                continue;
+            }
+            assert_eq!(conn.index, index);
+            live += 1;
+            mapped += usize::from(conn.has(flag::MAPPED));
+            boxes += usize::from(conn.cold.is_some());
+            recv_used += conn.cold.as_ref().map_or(0, |cold| u64::from(cold.rcv.charge()));
+            if conn.has(flag::MAPPED) {
+                let hash = self.core.demux.hash(&conn.tuple);
+                let found = self.core.demux.find(hash, |slot| slot == conn.slot());
+                assert!(found.is_some(), "a mapped connection is found");
+            }
+            check(conn);
+        }
+        assert_eq!(live, self.conns.len(), "connections in use");
+        assert_eq!(boxes, self.core.pool.taken, "boxes in use");
+        assert_eq!(recv_used, self.core.recv_used, "receive memory");
+        assert_eq!(
+            mapped + self.halves.len() + self.core.waits.len(),
+            self.core.demux.len(),
+            "entries of the demultiplexing table"
+        );
+        let half_open: usize = self.listeners.iter().map(|listener| listener.half_open).sum();
+        assert!(half_open <= self.halves.len());
+        for listener in self.listeners.iter() {
+            assert!(listener.ready.len() <= listener.backlog);
+        }
+        for slot in &self.core.transmit {
+            assert!(slot.kind() != Kind::Wait);
+        }
+    }
+}
+
+fn check(conn: &Conn) {
+    assert!(conn.flight() < 1 << 31, "una <= nxt");
+    assert!(conn.offered() < 1 << 31, "the right edge is not behind RCV.NXT");
+    if let Some(cold) = &conn.cold {
+        cold.snd.check();
+        cold.rcv.check(conn.rcv_nxt);
+        cold.sacked.check(conn.snd_una, conn.snd_nxt);
+    }
+    match conn.state {
+        State::Closed | State::TimeWait => {
+            assert!(!conn.has(flag::MAPPED));
+            assert_eq!(conn.queued(), 0, "nothing is queued that will never be sent");
+            return;
+        }
+        _ => assert!(conn.has(flag::MAPPED)),
+    }
+    let fin = u32::from(conn.has(flag::FIN_SENT));
+    let syn = u32::from(matches!(conn.state, State::SynSent | State::SynReceived));
+    if conn.snd_una != conn.snd_nxt {
+        assert!(conn.queued() + fin + syn >= conn.flight(), "what is in flight is queued");
+    }
+    assert!(conn.high_rxt.at_or_after(conn.snd_una) && conn.high_rxt.at_or_before(conn.snd_nxt));
+    // A deadline has a node in the wheel, or the transmit queue will see to it.
+    let deadline = conn.rexmit_at.earliest(conn.ack_at).earliest(conn.keep_at);
+    if deadline.is_some() && !conn.has(flag::QUEUED) {
+        assert!(conn.node.is_some(), "a deadline has a timer");
+        assert!(deadline.since(conn.node_at) >= 0, "the timer is not late");
+    }
+    if conn.flight() > 0 && !conn.has(flag::QUEUED) {
+        assert!(conn.rexmit_at.is_some(), "a timer is armed while data is out");
+    }
+    if conn.phase == Phase::Open && conn.has(flag::FIN_SENT) {
+        assert!(conn.has(flag::FIN_QUEUED));
+    }
+}

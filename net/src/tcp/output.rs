@@ -1,0 +1,362 @@
+//! What goes out: retransmissions, new data, FIN, probes, ACKs (RFC 9293 3.8, RFC 5681,
+//! RFC 6675 5).
+
+use throng_runtime::Instant;
+
+use super::core::{Core, plain};
+use super::egress::{Egress, Full};
+use super::handshake::syn_header;
+use super::options::sack_len;
+use super::recovery;
+use super::segment::{Flags, Header, SackBlock};
+use super::seq::SeqNum;
+use super::snd::Payload;
+use super::state::{Conn, Phase, State, flag};
+use super::timer::Tick;
+
+/// What became of a connection's turn.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Turn {
+    /// Nothing (more) to send now.
+    Done { sent: bool },
+    /// Its share is used up; it has more.
+    Again,
+}
+
+/// One connection's turn on the way out, shared by the steps below.
+struct Output<'a, E> {
+    conn: &'a mut Conn,
+    core: &'a mut Core,
+    egress: &'a mut E,
+    now: Instant,
+    sack: [Option<SackBlock>; 4],
+    /// Largest payload of a segment, SACK blocks taken off.
+    mss: u32,
+    /// Segments left of this turn's share.
+    share: u32,
+    sent: bool,
+}
+
+/// Sends what `conn` has to send, at most its share.
+pub(super) fn transmit(
+    conn: &mut Conn,
+    core: &mut Core,
+    egress: &mut impl Egress,
+    now: Instant,
+) -> Result<Turn, Full> {
+    let share = u32::from(core.config.burst.max(1));
+    let mut sack = [None; 4];
+    let mut mss = u32::from(conn.mss);
+    if conn.has(flag::SACK)
+        && let Some(cold) = &conn.cold
+        && cold.rcv.has_ranges()
+    {
+        let max = if conn.has(flag::TIMESTAMPS) { 3 } else { 4 };
+        sack = cold.rcv.sack_blocks(max);
+        let taken = sack_len(sack.iter().flatten().count());
+        mss = mss.saturating_sub(u32::from(taken)).max(1);
+    }
+    Output { conn, core, egress, now, sack, mss, share, sent: false }.run()
+}
+
+impl<E: Egress> Output<'_, E> {
+    fn run(mut self) -> Result<Turn, Full> {
+        if self.conn.has(flag::SEND_RST) {
+            return self.reset();
+        }
+        match self.conn.state {
+            State::Closed | State::TimeWait => return Ok(Turn::Done { sent: false }),
+            State::SynSent | State::SynReceived => return self.syn(),
+            _ => {}
+        }
+        let data = self.conn.flight() > 0 || self.conn.unsent() > 0;
+        if data || self.conn.has(flag::FIN_QUEUED) {
+            let mut pipe = recovery::pipe(self.conn);
+            if self.conn.phase != Phase::Open || self.conn.has(flag::FORCE_RETRANSMIT) {
+                self.retransmit(&mut pipe)?;
+            }
+            self.new_data(pipe)?;
+        }
+        if self.conn.has(flag::SEND_PROBE) {
+            self.probe()?;
+        }
+        if self.conn.has(flag::ACK_NOW) {
+            let seq = self.conn.snd_nxt;
+            self.emit(seq, 0, Flags::ACK, 0)?;
+        }
+        self.timers();
+        if self.share == 0 { Ok(Turn::Again) } else { Ok(Turn::Done { sent: self.sent }) }
+    }
+
+    /// Sets the timers that what happened in this turn calls for.
+    fn timers(&mut self) {
+        let conn = &mut *self.conn;
+        if conn.has(flag::ACK_LATER) && !conn.ack_at.is_some() {
+            conn.ack_at = Tick::after(self.now, self.core.delayed_ack_ms);
+        }
+        if conn.flight() > 0 {
+            if !conn.rexmit_at.is_some() {
+                recovery::start_timer(conn, self.core, self.now);
+            }
+        } else if conn.unsent() > 0 || conn.has(flag::FIN_QUEUED) && !conn.has(flag::FIN_SENT) {
+            // Nothing is out, so only the peer's window can be in the way: RFC 9293 3.8.6.1.
+            if !conn.rexmit_at.is_some() {
+                conn.set(flag::PERSIST);
+                conn.progress_at = Tick::at(self.now);
+                recovery::start_timer(conn, self.core, self.now);
+            }
+        }
+        self.core.arm(conn, self.now);
+    }
+
+    fn reset(self) -> Result<Turn, Full> {
+        let seq = self.conn.snd_nxt;
+        let mut header = plain(self.conn.tuple, seq, self.conn.rcv_nxt, Flags::RST | Flags::ACK, 0);
+        self.stamp(&mut header);
+        self.egress.send(&header, &Payload::EMPTY, 0, &mut self.conn.cookie)?;
+        self.core.counters.segments_out += 1;
+        self.core.counters.resets_out += 1;
+        self.conn.unset(flag::SEND_RST);
+        Ok(Turn::Done { sent: true })
+    }
+
+    fn syn(self) -> Result<Turn, Full> {
+        let Output { conn, core, egress, now, .. } = self;
+        if !conn.has(flag::SEND_SYN) {
+            return Ok(Turn::Done { sent: false });
+        }
+        let header = syn_header(conn, core, now);
+        egress.send(&header, &Payload::EMPTY, 0, &mut conn.cookie)?;
+        core.counters.segments_out += 1;
+        conn.unset(flag::SEND_SYN);
+        conn.rtt_at = now.as_micros() as u32;
+        conn.rexmit_at = Tick::NONE;
+        recovery::start_timer(conn, core, now);
+        core.arm(conn, now);
+        Ok(Turn::Done { sent: true })
+    }
+
+    fn stamp(&self, header: &mut Header) {
+        if self.conn.has(flag::TIMESTAMPS) {
+            let clock = Tick::at(self.now).0.wrapping_add(self.conn.ts_offset);
+            header.options.timestamps = Some((clock, self.conn.ts_recent));
+        }
+    }
+
+    /// Sends one segment, or with `gso` a run of them, of the queue's bytes from `seq` on.
+    fn emit(&mut self, seq: SeqNum, len: u32, flags: Flags, gso: u16) -> Result<(), Full> {
+        let window = self.window();
+        let mut header = plain(self.conn.tuple, seq, self.conn.rcv_nxt, flags | Flags::ACK, 0);
+        header.window = (window >> self.conn.rcv_scale).min(0xffff) as u16;
+        header.options.sack = self.sack;
+        self.stamp(&mut header);
+        let payload = match &mut self.conn.cold {
+            Some(cold) if len > 0 => cold.snd.gather(seq - self.conn.snd_una, len),
+            _ => Payload::EMPTY,
+        };
+        self.egress.send(&header, &payload, gso, &mut self.conn.cookie)?;
+        self.core.counters.segments_out += 1;
+        self.conn.rcv_adv = self.conn.rcv_nxt + window;
+        self.conn.last_ack = self.conn.rcv_nxt;
+        self.conn.unset(flag::ACK_NOW | flag::ACK_LATER);
+        self.conn.ack_at = Tick::NONE;
+        self.sent = true;
+        Ok(())
+    }
+
+    /// The window to advertise (RFC 9293 3.8.6.2.2): never less than what is offered
+    /// already, and more only when the step is worth it.
+    fn window(&self) -> u32 {
+        let conn = &*self.conn;
+        let offered = conn.offered();
+        let fresh = free_window(conn, self.core);
+        let scale = conn.rcv_scale;
+        let step = (self.core.config.recv_buffer / 2).min(u32::from(conn.rcv_mss).max(1));
+        let window = if fresh >= offered.saturating_add(step) { fresh } else { offered };
+        // Rounded up, so that scaling does not draw the right edge back.
+        let max = 0xffff_u32 << scale;
+        (window.div_ceil(1 << scale) << scale).min(max)
+    }
+
+    /// What is lost, as the congestion window allows (RFC 6675 5).
+    fn retransmit(&mut self, pipe: &mut u32) -> Result<(), Full> {
+        while self.share > 0 {
+            let idle = self.conn.unsent() == 0;
+            let Some((from, to)) = recovery::next_lost(self.conn, idle) else { break };
+            let force = self.conn.has(flag::FORCE_RETRANSMIT);
+            if !force && *pipe + self.mss > self.conn.congestion.cwnd {
+                break;
+            }
+            let fin_at = self.conn.has(flag::FIN_SENT).then(|| self.conn.snd_nxt - 1);
+            let data_end = fin_at.unwrap_or(self.conn.snd_nxt);
+            let end = if to.after(data_end) { data_end } else { to };
+            let len = if from.before(end) { (end - from).min(self.mss) } else { 0 };
+            let fin = fin_at.is_some_and(|at| at == from + len);
+            let mut flags = Flags::ACK;
+            if fin {
+                flags = flags | Flags::FIN;
+            }
+            if from + len == data_end && len > 0 {
+                flags = flags | Flags::PSH;
+            }
+            self.emit(from, len, flags, 0)?;
+            self.conn.unset(flag::FORCE_RETRANSMIT);
+            let end = from + len + u32::from(fin);
+            if end.after(self.conn.high_rxt) {
+                self.conn.high_rxt = end;
+            }
+            // Karn's rule.
+            self.conn.unset(flag::TIMING);
+            self.conn.retransmits = self.conn.retransmits.saturating_add(1);
+            self.core.counters.retransmits += 1;
+            self.conn.last_snd = Tick::at(self.now);
+            *pipe += end - from;
+            self.share -= 1;
+        }
+        Ok(())
+    }
+
+    /// New data and the FIN, as windows, Nagle and silly-window avoidance allow.
+    fn new_data(&mut self, mut pipe: u32) -> Result<(), Full> {
+        self.conn.unset(flag::CWND_LIMITED);
+        if !matches!(
+            self.conn.state,
+            State::Established
+                | State::CloseWait
+                | State::FinWait1
+                | State::Closing
+                | State::LastAck
+        ) {
+            return Ok(());
+        }
+        self.restart_after_idle();
+        let offload = self.egress.max_payload() as u32;
+        while self.share > 0 {
+            let conn = &mut *self.conn;
+            let unsent = conn.unsent();
+            let fin_due = conn.has(flag::FIN_QUEUED) && !conn.has(flag::FIN_SENT);
+            if unsent == 0 && !fin_due {
+                break;
+            }
+            let window = conn.snd_wnd.saturating_sub(conn.flight());
+            let congestion = conn.congestion.cwnd.saturating_sub(pipe);
+            if unsent > congestion && congestion < window {
+                conn.set(flag::CWND_LIMITED);
+            }
+            let mut len = unsent.min(window).min(congestion);
+            let most = offload.min(0xffff) / self.mss * self.mss;
+            if most > self.mss {
+                len = len.min(most.min(self.share * self.mss));
+            } else {
+                len = len.min(self.mss);
+            }
+            let whole = len / self.mss * self.mss;
+            if len < unsent || (len == unsent && self.holds_tail(len, fin_due)) {
+                // Whole segments only, unless waiting for more would wait for ever.
+                if whole == 0 && !(len > 0 && len < unsent && self.may_send_part(len, window)) {
+                    break;
+                }
+                len = if whole > 0 { whole } else { len };
+            }
+            if len == 0 && (!fin_due || unsent > 0 || window == 0) {
+                break;
+            }
+            pipe += self.send_new(len, unsent, fin_due && window > len)?;
+        }
+        Ok(())
+    }
+
+    /// Nagle's algorithm as amended by Minshall (and as in Linux): a short segment waits
+    /// while another short one is not acknowledged (RFC 9293 3.7.4).
+    fn holds_tail(&self, len: u32, fin_due: bool) -> bool {
+        !len.is_multiple_of(self.mss)
+            && !fin_due
+            && !self.conn.has(flag::NODELAY | flag::OVERRIDE)
+            && self.conn.flight() > 0
+            && self.conn.short_end.after(self.conn.snd_una)
+    }
+
+    /// Sender's silly-window avoidance (RFC 9293 3.8.6.2.1): part of a segment only if it is
+    /// half of the largest window there was, or the override timer has run out.
+    fn may_send_part(&self, len: u32, window: u32) -> bool {
+        let conn = &*self.conn;
+        len == window && (conn.has(flag::OVERRIDE) || len >= conn.max_wnd / 2 && len > 0)
+    }
+
+    fn send_new(&mut self, len: u32, unsent: u32, fin: bool) -> Result<u32, Full> {
+        let last = len == unsent;
+        let mut flags = Flags::ACK;
+        if last && len > 0 {
+            flags = flags | Flags::PSH;
+        }
+        let fin = fin && last;
+        if fin {
+            flags = flags | Flags::FIN;
+        }
+        let gso = if len > self.mss { self.mss as u16 } else { 0 };
+        let seq = self.conn.snd_nxt;
+        self.emit(seq, len, flags, gso)?;
+        let conn = &mut *self.conn;
+        let tick = Tick::at(self.now);
+        if conn.flight() == 0 {
+            conn.progress_at = tick;
+            // What ran so far was the probe timer.
+            conn.unset(flag::PERSIST);
+            conn.rexmit_at = Tick::NONE;
+            conn.retries = 0;
+        }
+        conn.snd_nxt += len + u32::from(fin);
+        if fin {
+            conn.set(flag::FIN_SENT);
+        }
+        if !len.is_multiple_of(self.mss) {
+            conn.short_end = conn.snd_nxt;
+        }
+        if !conn.has(flag::TIMING) && conn.phase == Phase::Open {
+            conn.set(flag::TIMING);
+            conn.rtt_seq = conn.snd_nxt;
+            conn.rtt_at = self.now.as_micros() as u32;
+        }
+        conn.unset(flag::OVERRIDE);
+        conn.last_snd = tick;
+        self.core.counters.bytes_out += u64::from(len);
+        self.share = self.share.saturating_sub(len.div_ceil(self.mss).max(1));
+        Ok(len)
+    }
+
+    /// RFC 5681 4.1: after a timeout's length of silence the window starts anew.
+    fn restart_after_idle(&mut self) {
+        let conn = &mut *self.conn;
+        if conn.flight() > 0 || !conn.last_snd.is_some() || conn.unsent() == 0 {
+            return;
+        }
+        let idle = Tick::at(self.now).since(conn.last_snd);
+        if idle > conn.rtt.rto_ms(&self.core.rto, 0) as i32 {
+            let initial = conn.initial_window(self.core);
+            conn.congestion.on_idle(idle as u32, initial);
+        }
+    }
+
+    /// A segment that no peer can leave without an answer: an old sequence number, no
+    /// payload. For closed windows RFC 9293 3.8.6.1 has one byte of new data instead; Linux
+    /// does it this way, and so nothing is sent that the window forbids.
+    fn probe(&mut self) -> Result<(), Full> {
+        let seq = self.conn.snd_una - 1;
+        self.emit(seq, 0, Flags::ACK, 0)?;
+        self.conn.unset(flag::SEND_PROBE);
+        self.core.counters.probes += 1;
+        Ok(())
+    }
+}
+
+/// The window that buffer and memory budget have room for.
+pub(super) fn free_window(conn: &Conn, core: &Core) -> u32 {
+    let unread = conn.cold.as_ref().map_or(0, |cold| cold.rcv.ready.len());
+    let mut free = core.config.recv_buffer.saturating_sub(unread);
+    let left = core.config.recv_memory.saturating_sub(core.recv_used);
+    if left < core.config.recv_memory / 4 {
+        // The last quarter is handed out in small parts.
+        free = free.min((left / 16).min(u64::from(u32::MAX)) as u32);
+    }
+    free
+}

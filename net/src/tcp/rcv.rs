@@ -1,0 +1,284 @@
+//! The receiving side's data: what is in order and unread, and what came too early.
+//!
+//! ```text
+//!      read by the     in order,      hole   out of   hole
+//!      application      unread                order
+//!   -----------------|------------|--------|########|------------|-------------
+//!                              RCV.NXT   range                RCV.ADV
+//!                    |<- ready -->|<-- offered window, RCV.WND -->|
+//!                    |<----------------- recv_buffer ------------>|
+//! ```
+//!
+//! RCV.ADV, the right edge last advertised, never retreats (RFC 9293 3.8.6.2.2). Payload is
+//! copied into memory of its own size; small pieces that the reader lets lie are gathered, so
+//! that what is held stays near what is counted.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use super::segment::SackBlock;
+use super::seq::SeqNum;
+use super::snd::CHUNK_OVERHEAD;
+
+/// Pieces shorter than this are gathered when others wait already.
+const SMALL: usize = 1024;
+/// Up to this size.
+const GATHERED: usize = 16 << 10;
+
+/// Bytes in a row, in pieces of their own memory.
+#[derive(Debug, Default)]
+pub(super) struct Rope {
+    /// Pieces and what each counts for.
+    chunks: VecDeque<(Bytes, u32)>,
+    /// The gathered piece at the end, still growing.
+    tail: Vec<u8>,
+    len: u32,
+    charge: u32,
+}
+
+impl Rope {
+    pub(super) fn len(&self) -> u32 {
+        self.len
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// What it counts for in the memory budget, in bytes.
+    pub(super) fn charge(&self) -> u32 {
+        self.charge
+    }
+
+    /// Appends a copy of `data`.
+    pub(super) fn push(&mut self, data: &[u8]) {
+        if data.is_empty() {
+            return;
+        }
+        if self.len == 0 || data.len() >= SMALL {
+            self.seal();
+            self.append(Bytes::copy_from_slice(data));
+        } else {
+            if self.tail.len() + data.len() > GATHERED {
+                self.seal();
+            }
+            let before = self.tail_charge();
+            self.tail.extend_from_slice(data);
+            self.charge += self.tail_charge() - before;
+        }
+        self.len += data.len() as u32;
+    }
+
+    fn append(&mut self, bytes: Bytes) {
+        let charge = bytes.len() as u32 + CHUNK_OVERHEAD;
+        self.charge += charge;
+        self.chunks.push_back((bytes, charge));
+    }
+
+    fn tail_charge(&self) -> u32 {
+        if self.tail.capacity() == 0 { 0 } else { self.tail.capacity() as u32 + CHUNK_OVERHEAD }
+    }
+
+    /// Makes the gathered piece an ordinary one.
+    fn seal(&mut self) {
+        if !self.tail.is_empty() {
+            self.charge -= self.tail_charge();
+            let mut tail = std::mem::take(&mut self.tail);
+            tail.shrink_to_fit();
+            self.append(Bytes::from(tail));
+        }
+    }
+
+    /// Takes at most `max` bytes (not 0) from the front: one piece or a part of it.
+    pub(super) fn pop(&mut self, max: usize) -> Bytes {
+        if self.chunks.is_empty() {
+            self.seal();
+        }
+        let Some((front, charge)) = self.chunks.front_mut() else { return Bytes::new() };
+        let bytes = if front.len() > max {
+            front.split_to(max)
+        } else {
+            let (charge, bytes) = (*charge, std::mem::take(front));
+            self.charge -= charge;
+            self.chunks.pop_front();
+            bytes
+        };
+        self.len -= bytes.len() as u32;
+        bytes
+    }
+
+    /// Drops the first `n` bytes.
+    fn trim(&mut self, mut n: u32) {
+        while n > 0 && !self.is_empty() {
+            n -= self.pop(n as usize).len() as u32;
+        }
+    }
+
+    /// Moves all of `other` to the end.
+    fn join(&mut self, mut other: Rope) {
+        self.seal();
+        other.seal();
+        self.chunks.append(&mut other.chunks);
+        self.len += other.len;
+        self.charge += other.charge;
+    }
+
+    fn shrink(&mut self) {
+        debug_assert!(self.is_empty());
+        if self.chunks.capacity() > 8 {
+            self.chunks = VecDeque::new();
+        }
+    }
+}
+
+/// A range that came too early.
+#[derive(Debug)]
+struct Range {
+    start: SeqNum,
+    data: Rope,
+    /// When it last grew, by a count of arrivals.
+    stamp: u32,
+}
+
+impl Range {
+    fn end(&self) -> SeqNum {
+        self.start + self.data.len()
+    }
+}
+
+/// What happened to a segment's payload.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Stored {
+    /// Bytes that were there already.
+    pub(super) duplicate: u32,
+    /// Bytes given up for the range limit.
+    pub(super) dropped: u32,
+}
+
+/// The receive queue and the ranges behind it.
+#[derive(Debug, Default)]
+pub(super) struct RecvQueue {
+    /// In order, unread.
+    pub(super) ready: Rope,
+    ranges: Vec<Range>,
+    arrivals: u32,
+    /// The sequence number of a FIN that came too early.
+    pub(super) fin: Option<SeqNum>,
+}
+
+impl RecvQueue {
+    /// Whether nothing is held.
+    pub(super) fn is_empty(&self) -> bool {
+        self.ready.is_empty() && self.ranges.is_empty() && self.fin.is_none()
+    }
+
+    /// Whether anything is held out of order.
+    pub(super) fn has_ranges(&self) -> bool {
+        !self.ranges.is_empty()
+    }
+
+    /// Bytes held out of order.
+    pub(super) fn out_of_order(&self) -> u32 {
+        self.ranges.iter().map(|r| r.data.len()).sum()
+    }
+
+    /// What all of it counts for in the memory budget.
+    pub(super) fn charge(&self) -> u32 {
+        self.ready.charge()
+            + self.ranges.iter().map(|r| r.data.charge() + CHUNK_OVERHEAD).sum::<u32>()
+    }
+
+    /// Keeps payload that begins behind a hole at `seq`. Existing bytes win over new ones.
+    pub(super) fn store(&mut self, mut seq: SeqNum, mut data: &[u8], max_ranges: usize) -> Stored {
+        let mut stored = Stored::default();
+        self.arrivals = self.arrivals.wrapping_add(1);
+        let i = self.ranges.partition_point(|r| r.end().before(seq));
+        while !data.is_empty() {
+            if self.ranges.get(i).is_some_and(|r| r.start.at_or_before(seq)) {
+                // The range covers the beginning, or ends right there.
+                let covered = (self.ranges[i].end() - seq).min(data.len() as u32);
+                stored.duplicate += covered;
+                seq += covered;
+                data = &data[covered as usize..];
+            } else {
+                if self.ranges.len() >= max_ranges {
+                    stored.dropped += data.len() as u32;
+                    break;
+                }
+                self.ranges.insert(i, Range { start: seq, data: Rope::default(), stamp: 0 });
+            }
+            let room = self.ranges.get(i + 1).map_or(u32::MAX, |next| next.start - seq);
+            let (fits, rest) = data.split_at(data.len().min(room as usize));
+            self.ranges[i].data.push(fits);
+            self.ranges[i].stamp = self.arrivals;
+            seq += fits.len() as u32;
+            data = rest;
+            if self.ranges.get(i + 1).is_some_and(|next| next.start == self.ranges[i].end()) {
+                let next = self.ranges.remove(i + 1);
+                self.ranges[i].data.join(next.data);
+            }
+        }
+        stored
+    }
+
+    /// After `ready` has grown up to `next`: moves on what follows without a hole. Returns
+    /// the new RCV.NXT and how many held bytes turned out to be duplicates.
+    pub(super) fn advance(&mut self, mut next: SeqNum) -> (SeqNum, u32) {
+        let mut duplicate = 0;
+        let reached = self.ranges.iter().take_while(|r| r.start.at_or_before(next)).count();
+        for mut range in self.ranges.drain(..reached) {
+            // An earlier one of these may have moved `next` (never: they are disjoint and
+            // not adjacent), so each overlaps only the new payload.
+            let overlap = (next - range.start).min(range.data.len());
+            range.data.trim(overlap);
+            duplicate += overlap;
+            next += range.data.len();
+            self.ready.join(range.data);
+        }
+        (next, duplicate)
+    }
+
+    /// The blocks to report, the latest first (RFC 2018 4), at most `max` (at most 4).
+    pub(super) fn sack_blocks(&self, max: usize) -> [Option<SackBlock>; 4] {
+        let mut blocks = [None; 4];
+        let mut below = None;
+        for block in blocks.iter_mut().take(max) {
+            let age = |r: &Range| self.arrivals.wrapping_sub(r.stamp);
+            let older = |r: &&Range| below.is_none_or(|b| (age(r), r.start.0) > b);
+            let Some(range) = self.ranges.iter().filter(older).min_by_key(|r| (age(r), r.start.0))
+            else {
+                break;
+            };
+            *block = Some(SackBlock { start: range.start, end: range.end() });
+            below = Some((age(range), range.start.0));
+        }
+        blocks
+    }
+
+    /// Drops everything.
+    pub(super) fn clear(&mut self) {
+        *self = RecvQueue::default();
+    }
+
+    /// Gives back memory that an empty queue holds for nothing.
+    pub(super) fn shrink(&mut self) {
+        self.ready.shrink();
+        if self.ranges.capacity() > 4 {
+            self.ranges = Vec::new();
+        }
+    }
+
+    pub(super) fn check(&self, next: SeqNum) {
+        let total: usize = self.ready.chunks.iter().map(|(b, _)| b.len()).sum();
+        assert_eq!(total + self.ready.tail.len(), self.ready.len as usize, "receive queue length");
+        let charge: u32 = self.ready.chunks.iter().map(|(_, c)| c).sum();
+        assert_eq!(charge + self.ready.tail_charge(), self.ready.charge, "receive queue charge");
+        let mut end = next;
+        for range in &self.ranges {
+            assert!(range.start.after(end), "ranges are apart and behind RCV.NXT");
+            assert!(range.data.len() > 0);
+            end = range.end();
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! Acknowledgements and loss: what is out of the network, what is lost, what goes again
+//! (RFC 5681, RFC 6675, RFC 6582, RFC 6298).
+
+use throng_runtime::Instant;
+
+use super::core::Core;
+use super::sack::DUP_THRESH;
+use super::segment::Header;
+use super::seq::SeqNum;
+use super::state::{Conn, Phase, flag};
+use super::timer::Tick;
+
+/// An acknowledgement in SND.UNA..=SND.NXT of a segment with `len` of its own.
+pub(super) fn on_ack(conn: &mut Conn, core: &mut Core, header: &Header, len: u32, now: Instant) {
+    let news = on_sack_only(conn, core, header);
+    let window = u32::from(header.window) << conn.snd_scale;
+    if header.ack != conn.snd_una {
+        acknowledge(conn, core, header, now);
+    } else if conn.flight() > 0 && len == 0 && (news || window == conn.snd_wnd) {
+        // RFC 5681 2, and RFC 6675 2 where SACK tells duplicates from window updates.
+        conn.dup_acks = conn.dup_acks.saturating_add(1);
+    }
+    if conn.has(flag::PERSIST) && window == 0 {
+        // RFC 9293 3.8.6.1: a peer that answers probes may keep its window closed for ever.
+        conn.progress_at = Tick::at(now);
+    }
+    if conn.phase == Phase::Open && conn.flight() > 0 && is_lost(conn) {
+        enter_recovery(conn, core);
+    }
+    if news || conn.dup_acks > 0 {
+        core.want_transmit(conn);
+    }
+}
+
+/// Takes in the SACK blocks of a segment. Returns whether they said anything new.
+pub(super) fn on_sack_only(conn: &mut Conn, core: &mut Core, header: &Header) -> bool {
+    if !conn.has(flag::SACK) || header.options.sack[0].is_none() || conn.flight() == 0 {
+        return false;
+    }
+    let (una, nxt) = (conn.snd_una, conn.snd_nxt);
+    let Some(cold) = &mut conn.cold else { return false };
+    let mut news = false;
+    for block in header.options.sack.iter().map_while(|b| *b) {
+        // Blocks may begin where this very segment's ACK ends; below it they are D-SACKs.
+        news |= cold.sacked.add(block, una, nxt);
+    }
+    if news {
+        core.want_transmit(conn);
+    }
+    news
+}
+
+/// SND.UNA moves to the segment's ACK, which is after it.
+pub(super) fn acknowledge(conn: &mut Conn, core: &mut Core, header: &Header, now: Instant) {
+    let tick = Tick::at(now);
+    let acked = header.ack - conn.snd_una;
+    let flight = conn.flight();
+    sample_rtt(conn, header, now);
+    // The FIN is the last of the sequence space and not in the queue.
+    let fin = conn.has(flag::FIN_SENT) && header.ack == conn.snd_nxt;
+    let payload = acked - u32::from(fin);
+    conn.snd_una = header.ack;
+    conn.bytes_acked += u64::from(payload);
+    if let Some(cold) = &mut conn.cold {
+        core.send_used -= u64::from(cold.snd.release(payload));
+        if !cold.sacked.is_empty() {
+            cold.sacked.acknowledge(header.ack);
+        }
+    }
+    if conn.high_rxt.before(conn.snd_una) {
+        conn.high_rxt = conn.snd_una;
+    }
+    let mss = u32::from(conn.mss);
+    match conn.phase {
+        Phase::Open => {
+            conn.dup_acks = 0;
+            // RFC 7661 in spirit: a window that is not used does not grow.
+            let limited = if conn.congestion.in_slow_start() {
+                flight.saturating_mul(2) > conn.congestion.cwnd
+            } else {
+                conn.has(flag::CWND_LIMITED)
+            };
+            if limited {
+                conn.congestion.on_ack(acked, mss, tick.0, conn.rtt.srtt());
+            }
+        }
+        Phase::Recovery if header.ack.at_or_after(conn.recover) => {
+            conn.phase = Phase::Open;
+            conn.dup_acks = 0;
+            // RFC 6582 3.2 (1): not a burst.
+            let out = conn.flight().max(mss) + mss;
+            conn.congestion.cwnd = conn.congestion.ssthresh.min(out.max(2 * mss));
+        }
+        Phase::Recovery => {
+            if !conn.has(flag::SACK) {
+                // RFC 6582 3.2 (2): a partial acknowledgement names the next loss.
+                let segments = acked.div_ceil(mss).min(255) as u8;
+                conn.dup_acks = conn.dup_acks.saturating_sub(segments);
+                conn.set(flag::FORCE_RETRANSMIT);
+            }
+            core.want_transmit(conn);
+        }
+        Phase::Loss => {
+            conn.dup_acks = 0;
+            if header.ack.at_or_after(conn.recover) {
+                conn.phase = Phase::Open;
+            }
+            conn.congestion.on_ack(acked, mss, tick.0, conn.rtt.srtt());
+            core.want_transmit(conn);
+        }
+    }
+    // RFC 6298 5.2, 5.3.
+    conn.retries = 0;
+    conn.progress_at = tick;
+    conn.unset(flag::PERSIST);
+    conn.rexmit_at = Tick::NONE;
+    if conn.flight() > 0 {
+        start_timer(conn, core, now);
+    }
+    if conn.has(flag::WANT_WRITE)
+        && !conn.has(flag::STARVED)
+        && conn.queued() <= core.config.send_buffer / 4 * 3
+    {
+        core.writable(conn);
+    }
+}
+
+/// Starts the retransmission timer from now, not beyond the user timeout.
+pub(super) fn start_timer(conn: &mut Conn, core: &Core, now: Instant) {
+    conn.rexmit_at = Tick::after(now, conn.rtt.rto_ms(&core.rto, conn.retries));
+    if conn.user_timeout > 0 {
+        let limit = Tick(conn.progress_at.0.wrapping_add(conn.user_timeout).max(1));
+        conn.rexmit_at = conn.rexmit_at.earliest(limit);
+    }
+}
+
+fn sample_rtt(conn: &mut Conn, header: &Header, now: Instant) {
+    if conn.has(flag::TIMING) {
+        if header.ack.at_or_after(conn.rtt_seq) {
+            conn.unset(flag::TIMING);
+            conn.rtt.sample((now.as_micros() as u32).wrapping_sub(conn.rtt_at));
+        }
+        return;
+    }
+    // RFC 7323 4.1: after retransmissions only the echoed timestamp is unambiguous.
+    if conn.has(flag::TIMESTAMPS)
+        && let Some((_, echo)) = header.options.timestamps
+        && echo != 0
+    {
+        let clock = Tick::at(now).0.wrapping_add(conn.ts_offset);
+        let ms = clock.wrapping_sub(echo);
+        if ms < 1 << 20 {
+            conn.rtt.sample(ms.max(1) * 1000);
+        }
+    }
+}
+
+/// Whether what lies at SND.UNA counts as lost (RFC 6675 5, RFC 5681 3.2).
+fn is_lost(conn: &Conn) -> bool {
+    if u32::from(conn.dup_acks) >= DUP_THRESH {
+        // RFC 6582 3.2 (1): not again for the flight that recovery has dealt with.
+        return conn.has(flag::SACK) || conn.snd_una.at_or_after(conn.recover);
+    }
+    let Some(cold) = &conn.cold else { return false };
+    cold.sacked.lost_below(u32::from(conn.mss)).is_some_and(|edge| edge.after(conn.snd_una))
+}
+
+fn enter_recovery(conn: &mut Conn, core: &mut Core) {
+    core.counters.recoveries += 1;
+    conn.phase = Phase::Recovery;
+    conn.recover = conn.snd_nxt;
+    conn.high_rxt = conn.snd_una;
+    conn.congestion.on_loss(conn.flight(), u32::from(conn.mss));
+    conn.set(flag::FORCE_RETRANSMIT);
+    core.want_transmit(conn);
+}
+
+/// The retransmission timeout (RFC 6298 5.4 to 5.7).
+pub(super) fn on_timeout(conn: &mut Conn, core: &mut Core, now: Instant) {
+    core.counters.timeouts += 1;
+    let first = conn.retries == 0;
+    conn.retries = conn.retries.saturating_add(1);
+    let flight = conn.flight();
+    conn.congestion.on_timeout(flight, u32::from(conn.mss), first && conn.phase != Phase::Loss);
+    conn.phase = Phase::Loss;
+    conn.recover = conn.snd_nxt;
+    conn.high_rxt = conn.snd_una;
+    conn.dup_acks = 0;
+    // Karn's rule: what is sent again is not timed.
+    conn.unset(flag::TIMING);
+    if let Some(cold) = &mut conn.cold
+        && (conn.retries > 1 || cold.sacked.first() == Some(conn.snd_una))
+    {
+        // RFC 2018 8: the peer may have dropped what it reported.
+        cold.sacked.clear();
+    }
+    conn.set(flag::FORCE_RETRANSMIT);
+    start_timer(conn, core, now);
+    core.want_transmit(conn);
+}
+
+/// Bytes that are believed to be in the network (RFC 6675 4, SetPipe).
+pub(super) fn pipe(conn: &Conn) -> u32 {
+    let (una, nxt) = (conn.snd_una, conn.snd_nxt);
+    let flight = conn.flight();
+    let mss = u32::from(conn.mss);
+    let board = conn.cold.as_ref().map(|cold| &cold.sacked).filter(|board| !board.is_empty());
+    match (conn.phase, board) {
+        (Phase::Open, None) => flight.saturating_sub(u32::from(conn.dup_acks) * mss),
+        (Phase::Open, Some(board)) => flight - board.bytes().min(flight),
+        (Phase::Recovery, None) => {
+            let lost = if conn.high_rxt == una { mss } else { 0 };
+            flight.saturating_sub(u32::from(conn.dup_acks) * mss + lost)
+        }
+        (Phase::Recovery, Some(board)) => {
+            let lost = board.lost_below(mss).filter(|edge| edge.after(una)).unwrap_or(una);
+            board.missing(lost, nxt) + board.missing(una, conn.high_rxt)
+        }
+        (Phase::Loss, board) => {
+            let missing = |from: SeqNum, to: SeqNum| match board {
+                Some(board) => board.missing(from, to),
+                None if from.before(to) => to - from,
+                None => 0,
+            };
+            missing(una, conn.high_rxt) + missing(conn.recover, nxt)
+        }
+    }
+}
+
+/// What goes again next, and up to where at most (RFC 6675 4, NextSeg, rules 1 and 3).
+/// `idle`: there is no new data to send instead.
+pub(super) fn next_lost(conn: &Conn, idle: bool) -> Option<(SeqNum, SeqNum)> {
+    let force = conn.has(flag::FORCE_RETRANSMIT);
+    let from = if force { conn.snd_una } else { conn.high_rxt };
+    let mss = u32::from(conn.mss);
+    let board = conn.cold.as_ref().map(|cold| &cold.sacked).filter(|board| !board.is_empty());
+    let (start, end) = match board {
+        Some(board) => board.gap(from),
+        None => (from, None),
+    };
+    let end = end.unwrap_or(conn.snd_nxt);
+    let limit = match (conn.phase, board) {
+        _ if force => conn.snd_nxt,
+        (Phase::Open, _) => return None,
+        (Phase::Loss, _) => conn.recover,
+        (Phase::Recovery, None) => return None,
+        (Phase::Recovery, Some(board)) if idle => board.highest()?,
+        (Phase::Recovery, Some(board)) => board.lost_below(mss)?,
+    };
+    (start.before(limit) && start.before(end)).then_some((start, end))
+}

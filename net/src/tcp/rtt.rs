@@ -1,0 +1,73 @@
+//! Round-trip time and the retransmission timeout (RFC 6298).
+
+use std::time::Duration;
+
+/// The estimator: smoothed time and variation, in microseconds. 0: no sample yet.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Rtt {
+    /// Eight times SRTT, so that the gain of 1/8 loses nothing.
+    srtt8: u32,
+    /// Four times RTTVAR.
+    rttvar4: u32,
+    min: u32,
+}
+
+impl Rtt {
+    /// Takes a sample in, in microseconds (RFC 6298 2.2, 2.3).
+    pub(super) fn sample(&mut self, micros: u32) {
+        let sample = micros.clamp(1, 1 << 28);
+        self.min = if self.min == 0 { sample } else { self.min.min(sample) };
+        if self.srtt8 == 0 {
+            self.srtt8 = sample * 8;
+            self.rttvar4 = sample * 2;
+            return;
+        }
+        let error = sample.abs_diff(self.srtt8 / 8);
+        self.rttvar4 = self.rttvar4 - self.rttvar4 / 4 + error;
+        self.srtt8 = self.srtt8 - self.srtt8 / 8 + sample;
+    }
+
+    /// SRTT in microseconds.
+    pub(super) fn srtt(&self) -> u32 {
+        self.srtt8 / 8
+    }
+
+    /// RTTVAR in microseconds.
+    pub(super) fn rttvar(&self) -> u32 {
+        self.rttvar4 / 4
+    }
+
+    /// The smallest sample, in microseconds.
+    pub(super) fn min(&self) -> u32 {
+        self.min
+    }
+
+    /// The timeout in milliseconds after `backoff` doublings.
+    pub(super) fn rto_ms(&self, limits: &RtoLimits, backoff: u8) -> u32 {
+        let base = if self.srtt8 == 0 {
+            limits.initial
+        } else {
+            // RFC 6298 2.3: SRTT + max(G, 4 * RTTVAR). As in Linux the minimum bounds the
+            // variation's share, so that a delayed ACK never meets the timeout.
+            (self.srtt() + self.rttvar4.max(limits.min * 1000)).div_ceil(1000)
+        };
+        let base = base.clamp(limits.min, limits.max);
+        base.checked_shl(u32::from(backoff.min(31)))
+            .filter(|&ms| ms >> backoff.min(31) == base)
+            .map_or(limits.max, |ms| ms.min(limits.max))
+    }
+}
+
+/// Bounds of the timeout, in milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RtoLimits {
+    pub(super) min: u32,
+    pub(super) max: u32,
+    pub(super) initial: u32,
+}
+
+/// A duration in whole milliseconds, rounded up, at most 24 days.
+pub(super) fn millis(duration: Duration) -> u32 {
+    let ms = duration.as_nanos().div_ceil(1_000_000);
+    ms.min(24 * 86_400_000) as u32
+}

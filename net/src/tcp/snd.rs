@@ -1,0 +1,214 @@
+//! The sending side's data: what the application gave and the peer has not acknowledged.
+//!
+//! ```text
+//!        acknowledged     sent, in flight        queued, not sent
+//!   ---------------------|--------------------|----------------------|
+//!                     SND.UNA              SND.NXT                  end
+//!                        |<-------------- the send queue ----------->|
+//!                        |<------ SND.WND (peer) ------>|
+//!                        |<------ cwnd, less what SACK says is out of the network
+//! ```
+//!
+//! SND.NXT never goes back: what is sent again is chosen by the scoreboard (`recovery`). SYN
+//! and FIN occupy sequence space but not the queue.
+
+use std::collections::VecDeque;
+use std::collections::vec_deque;
+
+use bytes::Bytes;
+
+/// Bytes of bookkeeping counted for each chunk in a queue beside its payload.
+pub(super) const CHUNK_OVERHEAD: u32 = 64;
+
+/// One `Bytes` in the send queue and what it was counted for in the memory budget.
+#[derive(Debug)]
+pub(super) struct Chunk {
+    bytes: Bytes,
+    charge: u32,
+}
+
+/// The bytes from SND.UNA on, in the pieces the application gave.
+#[derive(Debug, Default)]
+pub(super) struct SendQueue {
+    chunks: VecDeque<Chunk>,
+    /// Bytes of the first chunk that are acknowledged already.
+    skip: u32,
+    /// Bytes not acknowledged, over all chunks.
+    len: u32,
+    /// Where the last gather ended: (offset from SND.UNA, index of the chunk, offset in it).
+    cursor: (u32, u32, u32),
+}
+
+impl SendQueue {
+    /// Bytes not acknowledged.
+    pub(super) fn len(&self) -> u32 {
+        self.len
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Appends `bytes` (not empty); returns what it counts for in the memory budget. Bytes that are
+    /// shared (a broadcast) count for their bookkeeping only: the payload is not this
+    /// queue's to free.
+    pub(super) fn push(&mut self, bytes: Bytes) -> u32 {
+        let len = bytes.len() as u32;
+        let charge = CHUNK_OVERHEAD + if bytes.is_unique() { len } else { 0 };
+        self.len += len;
+        self.chunks.push_back(Chunk { bytes, charge });
+        charge
+    }
+
+    /// Forgets the first `n` bytes; returns what the budget gets back.
+    pub(super) fn release(&mut self, n: u32) -> u32 {
+        debug_assert!(n <= self.len);
+        self.len -= n;
+        let mut freed = 0;
+        let mut gone = 0;
+        let mut left = self.skip + n;
+        while let Some(first) = self.chunks.front() {
+            let len = first.bytes.len() as u32;
+            if left < len {
+                break;
+            }
+            left -= len;
+            freed += first.charge;
+            gone += 1;
+            self.chunks.pop_front();
+        }
+        self.skip = left;
+        let (at, chunk, offset) = self.cursor;
+        self.cursor =
+            if at > n && chunk >= gone { (at - n, chunk - gone, offset) } else { (0, 0, 0) };
+        freed
+    }
+
+    /// Drops everything; returns what the budget gets back.
+    pub(super) fn clear(&mut self) -> u32 {
+        let freed = self.chunks.iter().map(|c| c.charge).sum();
+        self.chunks.clear();
+        (self.skip, self.len, self.cursor) = (0, 0, (0, 0, 0));
+        freed
+    }
+
+    /// The `len` bytes that begin `offset` after SND.UNA. They must be in the queue.
+    pub(super) fn gather(&mut self, offset: u32, len: u32) -> Payload<'_> {
+        debug_assert!(offset + len <= self.len);
+        let (mut index, mut skip) = (0, self.skip + offset);
+        if offset != 0 && offset >= self.cursor.0 && self.cursor.0 != 0 {
+            index = self.cursor.1;
+            skip = self.cursor.2 + (offset - self.cursor.0);
+        }
+        while let Some(chunk) = self.chunks.get(index as usize) {
+            let chunk_len = chunk.bytes.len() as u32;
+            if skip < chunk_len {
+                break;
+            }
+            skip -= chunk_len;
+            index += 1;
+        }
+        // Most gathers go on where the last one ended; remember this one's start.
+        self.cursor = if offset == 0 { (0, 0, 0) } else { (offset, index, skip) };
+        Payload {
+            chunks: Some((&self.chunks, index as usize)),
+            skip: skip as usize,
+            len: len as usize,
+        }
+    }
+
+    /// Gives back memory that an empty queue holds for nothing.
+    pub(super) fn shrink(&mut self) {
+        debug_assert!(self.chunks.is_empty());
+        if self.chunks.capacity() > 8 {
+            self.chunks = VecDeque::new();
+        }
+    }
+
+    pub(super) fn check(&self) {
+        let total: u64 = self.chunks.iter().map(|c| c.bytes.len() as u64).sum();
+        assert_eq!(total, u64::from(self.len) + u64::from(self.skip), "send queue length");
+        assert!(self.chunks.front().is_none_or(|c| (self.skip as usize) < c.bytes.len()));
+    }
+}
+
+/// The payload of a segment about to be sent: slices of the send queue, not copied.
+#[derive(Clone, Copy, Debug)]
+pub struct Payload<'a> {
+    chunks: Option<(&'a VecDeque<Chunk>, usize)>,
+    skip: usize,
+    len: usize,
+}
+
+impl<'a> Payload<'a> {
+    /// No payload.
+    pub const EMPTY: Payload<'static> = Payload { chunks: None, skip: 0, len: 0 };
+
+    /// Length in bytes, over all slices.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The slices in order, none of them empty.
+    pub fn iter(&self) -> Slices<'a> {
+        let chunks =
+            self.chunks.filter(|_| self.len > 0).map(|(chunks, from)| chunks.range(from..));
+        Slices { chunks, skip: self.skip, left: self.len }
+    }
+
+    /// Copies all of it to the start of `to`.
+    ///
+    /// # Panics
+    /// When `to` is shorter than [`Payload::len`].
+    pub fn copy_to(&self, to: &mut [u8]) {
+        let mut at = 0;
+        for slice in self {
+            to[at..at + slice.len()].copy_from_slice(slice);
+            at += slice.len();
+        }
+    }
+
+    /// A copy in one piece.
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut all = Vec::with_capacity(self.len);
+        self.iter().for_each(|slice| all.extend_from_slice(slice));
+        all
+    }
+}
+
+impl<'a> IntoIterator for &Payload<'a> {
+    type Item = &'a [u8];
+    type IntoIter = Slices<'a>;
+    fn into_iter(self) -> Slices<'a> {
+        self.iter()
+    }
+}
+
+/// The slices of a [`Payload`].
+#[derive(Clone, Debug)]
+pub struct Slices<'a> {
+    chunks: Option<vec_deque::Iter<'a, Chunk>>,
+    skip: usize,
+    left: usize,
+}
+
+impl<'a> Iterator for Slices<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        if self.left == 0 {
+            return None;
+        }
+        let chunk = self.chunks.as_mut()?.next()?;
+        let bytes = &chunk.bytes[self.skip..];
+        let bytes = &bytes[..bytes.len().min(self.left)];
+        self.skip = 0;
+        self.left -= bytes.len();
+        Some(bytes)
+    }
+}

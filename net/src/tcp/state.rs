@@ -1,0 +1,250 @@
+//! The hot block: what every connection owns all the time, and nothing else.
+
+use super::cold::Cold;
+use super::congestion::Congestion;
+use super::demux::{Kind, Slot};
+use super::error::Error;
+use super::rtt::Rtt;
+use super::segment::FourTuple;
+use super::seq::SeqNum;
+use super::slab::Entry;
+use super::timer::Tick;
+use super::wheel::TimerKey;
+
+/// The states of RFC 9293 3.3.2 a [`ConnId`](super::ConnId) can show. LISTEN belongs to
+/// listeners; a passive open shows up when it is established.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum State {
+    /// Over; what was received may still be read.
+    Closed,
+    /// Our SYN is out.
+    SynSent,
+    /// Both SYNs crossed; ours is not acknowledged.
+    SynReceived,
+    /// Data flows both ways.
+    Established,
+    /// Our FIN is out (or waits behind data).
+    FinWait1,
+    /// Our FIN is acknowledged.
+    FinWait2,
+    /// The peer's FIN has come.
+    CloseWait,
+    /// Both FINs are out, ours is not acknowledged.
+    Closing,
+    /// The peer's FIN came first, ours is out.
+    LastAck,
+    /// Both directions are closed; old segments may be about.
+    TimeWait,
+}
+
+/// What the sender is busy with (RFC 5681, RFC 6675).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(super) enum Phase {
+    /// Nothing is known to be lost.
+    Open,
+    /// Fast recovery, until `recover` is acknowledged.
+    Recovery,
+    /// After a timeout, until `recover` is acknowledged.
+    Loss,
+}
+
+/// Bits of [`Conn::flags`].
+pub(super) mod flag {
+    /// Nagle's algorithm is off.
+    pub(crate) const NODELAY: u32 = 1 << 0;
+    /// An ACK has to go out at once.
+    pub(crate) const ACK_NOW: u32 = 1 << 1;
+    /// An ACK has to go out by `ack_at`.
+    pub(crate) const ACK_LATER: u32 = 1 << 2;
+    /// The application has shut down writing.
+    pub(crate) const FIN_QUEUED: u32 = 1 << 3;
+    /// SND.NXT counts the FIN.
+    pub(crate) const FIN_SENT: u32 = 1 << 4;
+    /// In the transmit queue.
+    pub(crate) const QUEUED: u32 = 1 << 5;
+    /// A `Readable` event waits to be popped.
+    pub(crate) const EVENT_READ: u32 = 1 << 6;
+    /// A `Writable` event waits to be popped.
+    pub(crate) const EVENT_WRITE: u32 = 1 << 7;
+    /// `send` was refused: say so when there is room.
+    pub(crate) const WANT_WRITE: u32 = 1 << 8;
+    /// The application has closed its handle.
+    pub(crate) const ORPHAN: u32 = 1 << 9;
+    /// SACK was negotiated.
+    pub(crate) const SACK: u32 = 1 << 10;
+    /// Timestamps were negotiated.
+    pub(crate) const TIMESTAMPS: u32 = 1 << 11;
+    /// Window scaling was negotiated.
+    pub(crate) const SCALE: u32 = 1 << 12;
+    /// The SYN (or SYN-ACK, by state) has to go out.
+    pub(crate) const SEND_SYN: u32 = 1 << 13;
+    /// A reset has to go out, then the block is free.
+    pub(crate) const SEND_RST: u32 = 1 << 14;
+    /// A probe (of the window, or of the peer's being there) has to go out.
+    pub(crate) const SEND_PROBE: u32 = 1 << 15;
+    /// The peer's FIN was received in order.
+    pub(crate) const PEER_FIN: u32 = 1 << 16;
+    /// The window, not the application, limited what was sent last.
+    pub(crate) const CWND_LIMITED: u32 = 1 << 17;
+    /// `rtt_seq` and `rtt_at` hold a segment being timed.
+    pub(crate) const TIMING: u32 = 1 << 18;
+    /// Retransmit one segment whatever the window says.
+    pub(crate) const FORCE_RETRANSMIT: u32 = 1 << 19;
+    /// In an accept queue.
+    pub(crate) const UNACCEPTED: u32 = 1 << 20;
+    /// In the demultiplexing table.
+    pub(crate) const MAPPED: u32 = 1 << 21;
+    /// Whatever is queued may go although it is less than a segment (persist timer).
+    pub(crate) const OVERRIDE: u32 = 1 << 22;
+    /// Waits for engine-wide send memory.
+    pub(crate) const STARVED: u32 = 1 << 23;
+    /// The block is in use.
+    pub(crate) const LIVE: u32 = 1 << 24;
+    /// Closed with a linger time: a reset ends it.
+    pub(crate) const LINGERING: u32 = 1 << 25;
+    /// This retransmission timer waits for a window to open.
+    pub(crate) const PERSIST: u32 = 1 << 26;
+}
+
+/// A connection's hot block. The first 128 bytes are what a predicted segment touches.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub(super) struct Conn {
+    pub(super) tuple: FourTuple,
+    pub(super) state: State,
+    pub(super) phase: Phase,
+    pub(super) snd_scale: u8,
+    pub(super) rcv_scale: u8,
+    pub(super) rcv_nxt: SeqNum,
+    pub(super) snd_una: SeqNum,
+    pub(super) snd_nxt: SeqNum,
+    pub(super) ts_recent: u32,
+    pub(super) flags: u32,
+    /// The peer's window, scaled.
+    pub(super) snd_wnd: u32,
+
+    pub(super) cold: Option<Box<Cold>>,
+    /// The right edge last advertised.
+    pub(super) rcv_adv: SeqNum,
+    /// RCV.NXT as last acknowledged (Last.ACK.sent of RFC 7323 4.3).
+    pub(super) last_ack: SeqNum,
+    pub(super) snd_wl1: SeqNum,
+    pub(super) snd_wl2: SeqNum,
+    /// Retransmission timeout, or window probe.
+    pub(super) rexmit_at: Tick,
+    /// Delayed ACK.
+    pub(super) ack_at: Tick,
+    /// Largest payload we send; options are taken off already.
+    pub(super) mss: u16,
+    /// Largest payload the peer sends, an estimate.
+    pub(super) rcv_mss: u16,
+    pub(super) ts_offset: u32,
+    pub(super) index: u32,
+    pub(super) generation: u32,
+    pub(super) cookie: u32,
+    pub(super) bytes_received: u64,
+
+    pub(super) bytes_acked: u64,
+    pub(super) congestion: Congestion,
+    pub(super) rtt: Rtt,
+    /// Where recovery ends.
+    pub(super) recover: SeqNum,
+    /// Up to where this recovery has retransmitted (HighRxt of RFC 6675).
+    pub(super) high_rxt: SeqNum,
+    /// The end of the last short segment sent (Minshall's variant of Nagle's algorithm).
+    pub(super) short_end: SeqNum,
+    pub(super) rtt_seq: SeqNum,
+    /// When `rtt_seq` was sent, in microseconds modulo 2^32.
+    pub(super) rtt_at: u32,
+    /// Largest window the peer has offered.
+    pub(super) max_wnd: u32,
+    /// The node in the wheel and where it is, if there is one.
+    pub(super) node: Option<TimerKey>,
+    pub(super) node_at: Tick,
+    /// Keepalive; for an orphan the end of its patience.
+    pub(super) keep_at: Tick,
+    /// When the peer last acknowledged something new (or the oldest byte was sent).
+    pub(super) progress_at: Tick,
+    pub(super) last_rcv: Tick,
+    pub(super) last_snd: Tick,
+    pub(super) challenge_at: Tick,
+    pub(super) retransmits: u32,
+    /// User timeout in milliseconds; 0: none.
+    pub(super) user_timeout: u32,
+    /// Keepalive setting, an index of the engine's table; 0: none.
+    pub(super) keepalive: u16,
+    /// Linger time in seconds plus one; 0: not set.
+    pub(super) linger: u16,
+    /// When `ts_recent` was taken, in hours modulo 2^16.
+    pub(super) ts_hour: u16,
+    pub(super) dup_acks: u8,
+    /// Timeouts or probes in a row without an answer.
+    pub(super) retries: u8,
+    pub(super) keep_probes: u8,
+    pub(super) error: Option<Error>,
+    /// What ICMP said last, told if the connection times out.
+    pub(super) soft_error: Option<Error>,
+}
+
+const _: () = assert!(size_of::<Conn>() <= 256, "the hot block is at most 256 bytes");
+
+impl Conn {
+    pub(super) fn has(&self, flags: u32) -> bool {
+        self.flags & flags != 0
+    }
+
+    pub(super) fn set(&mut self, flags: u32) {
+        self.flags |= flags;
+    }
+
+    pub(super) fn unset(&mut self, flags: u32) {
+        self.flags &= !flags;
+    }
+
+    pub(super) fn slot(&self) -> Slot {
+        Slot::new(Kind::Conn, self.index)
+    }
+
+    /// Sequence space out and not acknowledged.
+    pub(super) fn flight(&self) -> u32 {
+        self.snd_nxt - self.snd_una
+    }
+
+    /// Payload queued, sent or not.
+    pub(super) fn queued(&self) -> u32 {
+        self.cold.as_ref().map_or(0, |cold| cold.snd.len())
+    }
+
+    /// The sequence number after the last queued byte: where the FIN goes.
+    pub(super) fn queue_end(&self) -> SeqNum {
+        let syn = u32::from(matches!(self.state, State::SynSent | State::SynReceived));
+        self.snd_una + syn + self.queued()
+    }
+
+    /// Payload queued beyond SND.NXT.
+    pub(super) fn unsent(&self) -> u32 {
+        if self.has(flag::FIN_SENT) { 0 } else { self.queue_end() - self.snd_nxt }
+    }
+
+    /// What is left of the window last advertised.
+    pub(super) fn offered(&self) -> u32 {
+        self.rcv_adv - self.rcv_nxt
+    }
+
+    /// Whether the application may still be told about it.
+    pub(super) fn is_owned(&self) -> bool {
+        self.has(flag::LIVE) && !self.has(flag::ORPHAN)
+    }
+}
+
+impl Entry for Conn {
+    fn link(&mut self) -> &mut u32 {
+        &mut self.cookie
+    }
+
+    fn succeed(&mut self, old: &Conn) {
+        self.generation = old.generation;
+    }
+}

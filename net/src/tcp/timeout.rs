@@ -1,0 +1,158 @@
+//! Timers that have run out, and the invariants that hold between any two calls.
+
+use throng_runtime::Instant;
+
+use super::core::Core;
+use super::demux::Kind;
+use super::engine::Engine;
+use super::recovery;
+use super::rtt::millis;
+use super::state::{Conn, State, flag};
+use super::timer::Tick;
+
+/// Timers run by one `on_timeout`.
+const BUDGET: usize = 4096;
+
+impl Engine {
+    /// Runs timers that are due, a bounded number. Returns whether any was.
+    pub fn on_timeout(&mut self, now: Instant) -> bool {
+        self.now = now;
+        let mut due = Vec::new();
+        self.core.wheel.advance(now, BUDGET, &mut |slot| due.push(slot));
+        let mut any = !due.is_empty();
+        for slot in due {
+            match slot.kind() {
+                Kind::Half => self.on_timer_half(slot.index()),
+                _ => {
+                    let conn = self.conns.get_mut(slot.index());
+                    conn.node = None;
+                    on_timer(conn, &mut self.core, now);
+                    self.settle(slot.index());
+                }
+            }
+        }
+        for _ in 0..BUDGET {
+            if !self.core.waits.is_due(now) {
+                break;
+            }
+            self.core.drop_oldest_wait();
+            any = true;
+        }
+        any
+    }
+
+    /// When `on_timeout` has work next, if ever. It may turn out to be nothing: timers that
+    /// were pushed out are found to be so when they come up.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let wheel = self.core.wheel.next_deadline();
+        let wait = self.core.waits.deadline(self.now);
+        match (wheel, wait) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+}
+
+/// A connection's wheel node has come up.
+fn on_timer(conn: &mut Conn, core: &mut Core, now: Instant) {
+    let tick = Tick::at(now);
+    if conn.ack_at.is_due(tick) {
+        conn.ack_at = Tick::NONE;
+        core.ack_now(conn);
+    }
+    if conn.rexmit_at.is_due(tick) {
+        on_rexmit(conn, core, now);
+    }
+    if conn.keep_at.is_due(tick) {
+        if conn.has(flag::ORPHAN) {
+            on_impatience(conn, core);
+        } else {
+            on_keepalive(conn, core, now);
+        }
+    }
+    core.arm(conn, now);
+}
+
+fn on_rexmit(conn: &mut Conn, core: &mut Core, now: Instant) {
+    conn.rexmit_at = Tick::NONE;
+    let orphan = conn.has(flag::ORPHAN);
+    let waited = Tick::at(now).since(conn.progress_at);
+    if conn.user_timeout > 0 && waited >= conn.user_timeout as i32 {
+        // RFC 9293 3.10.8, user timeout.
+        core.time_out(conn);
+        return;
+    }
+    match conn.state {
+        State::SynSent | State::SynReceived => {
+            if conn.retries >= core.config.syn_retries {
+                core.time_out(conn);
+                return;
+            }
+            conn.retries += 1;
+            core.counters.timeouts += 1;
+            conn.set(flag::SEND_SYN);
+            core.want_transmit(conn);
+        }
+        _ if conn.flight() > 0 => {
+            let limit = if orphan { core.config.orphan_retries } else { core.config.data_retries };
+            if conn.retries >= limit {
+                core.time_out(conn);
+                return;
+            }
+            recovery::on_timeout(conn, core, now);
+        }
+        _ if conn.has(flag::PERSIST) => {
+            let limit = if orphan { core.config.orphan_retries } else { core.config.data_retries };
+            if conn.keep_probes >= limit || orphan && conn.retries >= limit {
+                if orphan {
+                    core.abort(conn);
+                } else {
+                    core.time_out(conn);
+                }
+                return;
+            }
+            conn.retries = conn.retries.saturating_add(1);
+            if conn.snd_wnd > 0 {
+                // RFC 9293 3.8.6.2.1: the override timeout of silly-window avoidance.
+                conn.set(flag::OVERRIDE);
+            } else {
+                conn.keep_probes += 1;
+                conn.set(flag::SEND_PROBE);
+            }
+            recovery::start_timer(conn, core, now);
+            core.want_transmit(conn);
+        }
+        _ => {}
+    }
+}
+
+/// An orphan has waited long enough: for the peer's FIN, or for its linger time.
+fn on_impatience(conn: &mut Conn, core: &mut Core) {
+    conn.keep_at = Tick::NONE;
+    if conn.has(flag::LINGERING) && conn.state != State::FinWait2 {
+        core.abort(conn);
+    } else if conn.state == State::FinWait2 {
+        core.end(conn, None);
+    }
+}
+
+/// RFC 9293 3.8.4.
+fn on_keepalive(conn: &mut Conn, core: &mut Core, now: Instant) {
+    conn.keep_at = Tick::NONE;
+    let Some(keepalive) = core.keepalive(conn.keepalive) else { return };
+    let idle = millis(keepalive.idle).max(1);
+    let silent = Tick::at(now).since(conn.last_rcv);
+    if conn.flight() > 0 || conn.has(flag::PERSIST) {
+        // Retransmissions or window probes ask already.
+        conn.keep_at = Tick::after(now, idle);
+    } else if silent < idle as i32 {
+        conn.keep_at = Tick::after(now, idle - silent.max(0) as u32);
+    } else if conn.keep_probes >= keepalive.count {
+        core.time_out(conn);
+    } else {
+        conn.keep_probes += 1;
+        conn.set(flag::SEND_PROBE);
+        core.want_transmit(conn);
+        conn.keep_at = Tick::after(now, millis(keepalive.interval).max(1));
+    }
+}

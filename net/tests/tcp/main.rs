@@ -1,0 +1,7 @@
+//! Tests of the TCP engine: two engines against each other, and segments by hand.
+
+#![allow(unreachable_pub)]
+
+mod basic;
+mod transfer;
+mod world;
