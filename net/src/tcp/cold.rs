@@ -22,6 +22,8 @@ impl Cold {
 /// Boxes ready for the next connection that needs one.
 #[derive(Debug, Default)]
 pub(super) struct Pool {
+    // Boxes, because they move between here and the connections all the time.
+    #[expect(clippy::vec_box)]
     free: Vec<Box<Cold>>,
     /// Boxes in use.
     pub(super) taken: usize,

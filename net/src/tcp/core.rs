@@ -18,12 +18,11 @@ use super::seq::SeqNum;
 use super::state::{Conn, State, flag};
 use super::time_wait::{TimeWait, WaitTable};
 use super::timer::Tick;
-use super::wheel::TimerWheel;
+use throng_runtime::wheel::TimerWheel;
 
 /// Replies that wait for room on the way out; more are dropped and counted.
 const MAX_REPLIES: usize = 1024;
 
-#[derive(Debug)]
 pub(super) struct Core {
     pub(super) config: Config,
     pub(super) rto: RtoLimits,
@@ -67,7 +66,7 @@ impl Core {
             demux: Demux::new(secret.demux),
             secret,
             waits: WaitTable::new(millis(config.time_wait), config.max_time_wait),
-            wheel: TimerWheel::new(now),
+            wheel: TimerWheel::new(),
             events: VecDeque::new(),
             transmit: VecDeque::new(),
             replies: VecDeque::new(),

@@ -141,7 +141,7 @@ impl Demux {
     pub(super) fn prefetch(&self, hash: u32) {
         let at = hash as usize & self.table.mask;
         if let Some(piece) = &self.table.pieces[at / PIECE] {
-            super::wheel::prefetch_read(&piece[at % PIECE]);
+            throng_runtime::prefetch_read(&piece[at % PIECE]);
         }
     }
 

@@ -85,7 +85,6 @@ pub enum Event {
 /// (`recv`, `send`, `accept`, ...); [`poll_transmit`](Engine::poll_transmit). Everything the
 /// engine wants to send, ACKs included, waits for `poll_transmit`, so an answer the
 /// application gives in the same turn carries the ACK. `now` never goes back.
-#[derive(Debug)]
 pub struct Engine {
     pub(super) conns: Slab<Conn>,
     pub(super) halves: Slab<Half>,
@@ -432,7 +431,7 @@ impl Engine {
     pub fn find(&self, tuple: &FourTuple) -> Option<Slot> {
         let slot = self.core.demux.find_first(self.core.demux.hash(tuple))?;
         if slot.kind() == Kind::Conn {
-            super::wheel::prefetch_read(self.conns.get(slot.index()));
+            throng_runtime::prefetch_read(self.conns.get(slot.index()));
         }
         Some(slot)
     }
@@ -676,6 +675,12 @@ impl Engine {
 
     fn owned(&mut self, id: ConnId) -> Option<&mut Conn> {
         get_owned(&mut self.conns, id)
+    }
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("usage", &self.usage()).finish_non_exhaustive()
     }
 }
 

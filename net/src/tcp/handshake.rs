@@ -15,7 +15,7 @@ use super::slab::Entry;
 use super::snd::Payload;
 use super::state::{Conn, State, flag};
 use super::timer::Tick;
-use super::wheel::TimerKey;
+use throng_runtime::wheel::TimerKey;
 
 /// A half-open passive connection: a SYN came, our SYN-ACK is out.
 #[derive(Debug)]
@@ -345,12 +345,12 @@ impl Engine {
             return;
         }
         match header.options.timestamps {
-            Some((value, _)) if half.timestamps => {
-                if (value.wrapping_sub(half.ts_recent) as i32) < 0 {
-                    core.counters.paws_dropped += 1;
-                    challenge(half, core, now);
-                    return;
-                }
+            Some((value, _))
+                if half.timestamps && (value.wrapping_sub(half.ts_recent) as i32) < 0 =>
+            {
+                core.counters.paws_dropped += 1;
+                challenge(half, core, now);
+                return;
             }
             None if half.timestamps => {
                 core.counters.timestamp_missing += 1;

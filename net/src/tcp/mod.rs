@@ -36,7 +36,6 @@ mod state;
 mod time_wait;
 mod timeout;
 mod timer;
-mod wheel;
 
 pub use config::{Config, Keepalive};
 pub use counters::Counters;

@@ -277,7 +277,7 @@ impl RecvQueue {
         let mut end = next;
         for range in &self.ranges {
             assert!(range.start.after(end), "ranges are apart and behind RCV.NXT");
-            assert!(range.data.len() > 0);
+            assert!(!range.data.is_empty());
             end = range.end();
         }
     }

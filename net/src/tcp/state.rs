@@ -9,7 +9,7 @@ use super::segment::FourTuple;
 use super::seq::SeqNum;
 use super::slab::Entry;
 use super::timer::Tick;
-use super::wheel::TimerKey;
+use throng_runtime::wheel::TimerKey;
 
 /// The states of RFC 9293 3.3.2 a [`ConnId`](super::ConnId) can show. LISTEN belongs to
 /// listeners; a passive open shows up when it is established.

@@ -1,6 +1,6 @@
 //! Tests of the TCP engine: two engines against each other, and segments by hand.
 
-#![allow(unreachable_pub)]
+#![allow(unreachable_pub, dead_code)]
 
 mod basic;
 mod transfer;
