@@ -127,6 +127,9 @@ impl Default for Link {
     }
 }
 
+/// Called with the sender and a segment; `false` loses it.
+pub type Filter = Box<dyn FnMut(usize, &Segment) -> bool>;
+
 type Arrival = (Instant, u64, usize);
 
 /// Two engines, 0 and 1, joined by a link.
@@ -140,7 +143,7 @@ pub struct World {
     pub record: bool,
     pub sent: Vec<(Instant, usize, Segment)>,
     /// Called with sender, segment and its number; `false` loses it.
-    pub filter: Option<Box<dyn FnMut(usize, &Segment) -> bool>>,
+    pub filter: Option<Filter>,
     pub events: [Vec<Event>; 2],
     heap: BinaryHeap<Reverse<Arrival>>,
     flying: BTreeMap<u64, Segment>,
