@@ -29,7 +29,9 @@ impl Gate {
 
     /// Sleeper, step one: after this, look at every input once more.
     pub(crate) fn announce(&self) {
-        self.state.store(DROWSY, Ordering::Relaxed);
+        // A swap and not a store, here and in `awake`: so the order of all changes of the
+        // state is one of synchronisation too, also where a late waker's swap comes between.
+        self.state.swap(DROWSY, Ordering::AcqRel);
         fence(Ordering::SeqCst);
     }
 
@@ -40,7 +42,7 @@ impl Gate {
 
     /// Sleeper: awake again, or the last look found something.
     pub(crate) fn awake(&self) {
-        self.state.store(AWAKE, Ordering::Relaxed);
+        self.state.swap(AWAKE, Ordering::AcqRel);
     }
 
     /// Waker: call after publishing work. Runs `ring` when the shard sleeps.

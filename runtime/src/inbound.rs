@@ -91,7 +91,7 @@ impl Chain {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::{Link, WakeList};
 

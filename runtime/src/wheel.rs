@@ -147,7 +147,8 @@ impl<T> TimerWheel<T> {
 
     /// Moves to `now` and hands the values of all due timers to `fire`, after which their
     /// keys are dead. Touches at most `budget` timers, those included that only change
-    /// their level; returns whether it had to stop for that, with more to do.
+    /// their level; returns whether it had to stop for that, with more to do. A `now` before
+    /// that of an earlier call does nothing.
     pub fn advance(&mut self, now: Instant, budget: usize, fire: &mut impl FnMut(T)) -> bool {
         let mut budget = budget;
         let target = now.as_nanos() >> TICK_SHIFT;
