@@ -49,7 +49,7 @@ pub(crate) fn spawn_in<F: Future + 'static>(
             cancel: false,
             output: PhantomData,
         }),
-        Err(error) => Err((shard.clone(), error)),
+        Err((error, _)) => Err((shard.clone(), error)),
     }
 }
 

@@ -8,7 +8,6 @@ use std::task::{Context, Poll, Waker};
 
 use crate::config::ShardId;
 use crate::error::{JoinError, SpawnError};
-use crate::join::try_spawn_local;
 use crate::shard;
 
 /// Has shard `shard` (this one included) make a future by `f` and run it as a task.
@@ -51,14 +50,18 @@ where
     Fut: Future + 'static,
     Fut::Output: Send + 'static,
 {
+    let future = match catch_unwind(AssertUnwindSafe(f)) {
+        Ok(future) => future,
+        Err(payload) => return completion.set(Err(JoinError::panicked(payload))),
+    };
+    // On a refusal the future is dropped, and its completion would say "cancelled".
     let shared = completion.0.clone();
-    let started = catch_unwind(AssertUnwindSafe(|| {
-        try_spawn_local(RemoteTask { future: f(), completion }).map(drop)
-    }));
-    match started {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => shared.complete(Err(JoinError::refused(error))),
-        Err(payload) => shared.complete(Err(JoinError::panicked(payload))),
+    match shard::with(|shard| shard.spawn(RemoteTask { future, completion })) {
+        Ok(id) => shard::with(|shard| shard.detach(id)),
+        Err((error, task)) => {
+            shared.complete(Err(JoinError::refused(error)));
+            drop(task);
+        }
     }
 }
 

@@ -154,9 +154,12 @@ impl Shard {
         Entered { previous: CURRENT.replace(Rc::as_ptr(self)), _shard: self }
     }
 
-    /// Starts a task, with a join handle to be made by the caller.
-    pub(crate) fn spawn<F: Future + 'static>(&self, future: F) -> Result<TaskId, SpawnError> {
-        let index = self.reserve()?;
+    /// Starts a task, with a join handle to be made by the caller; or gives the future back.
+    pub(crate) fn spawn<F: Future + 'static>(&self, future: F) -> Result<TaskId, (SpawnError, F)> {
+        let index = match self.reserve() {
+            Ok(index) => index,
+            Err(error) => return Err((error, future)),
+        };
         let arena = self.arena();
         arena.set_task(index, task::allocate(future));
         let slot = arena.slot(index);
