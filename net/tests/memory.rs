@@ -137,7 +137,7 @@ fn specs_say_what_is_wrong() {
         assert!(text.contains(word), "{text}");
     }
     let text = "memory:x;speed=1".parse::<DeviceSpec>().unwrap_err().to_string();
-    assert!(text.contains("speed") && text.contains("latency_us"), "{text}");
+    assert!(text.contains("speed") && text.contains("delay_us"), "{text}");
     let text = "eth0".parse::<DeviceSpec>().unwrap_err().to_string();
     assert!(text.contains("eth0") && text.contains("memory:"), "{text}");
     assert!("memory:".parse::<DeviceSpec>().is_err());

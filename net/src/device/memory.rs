@@ -38,8 +38,8 @@ pub enum Checksum {
     None,
     /// Frames sent get their checksums filled in.
     Fill,
-    /// Frames sent with a checksum left to the device keep it unfinished, and arrive with
-    /// the verdict `Good`, since they never leave this machine.
+    /// Frames sent with a TCP or UDP checksum left to the device keep it unfinished, and
+    /// arrive with the verdict `Good`, since they never leave this machine.
     Trust,
 }
 
@@ -379,7 +379,13 @@ impl MemoryQueue {
             return Some(packet);
         }
         if self.checksum == Checksum::Trust {
-            let ready = tx.tso_segment == 0 || offload::prepare_superframe(packet.data_mut(), &tx);
+            let ready = if tx.tso_segment > 0 {
+                offload::prepare_superframe(packet.data_mut(), &tx)
+            } else {
+                // The IP header's checksum is no work, and then it is right everywhere.
+                let ip_only = TxMeta { tcp_checksum: false, udp_checksum: false, ..tx };
+                offload::fill_checksums(packet.data_mut(), &ip_only)
+            };
             return ready.then_some(packet);
         }
         let ready = if tx.tso_segment > 0 {

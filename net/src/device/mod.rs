@@ -23,8 +23,10 @@ use crate::packet::Packet;
 mod bell;
 #[cfg(feature = "dpdk")]
 pub mod dpdk;
+pub mod faults;
 pub mod memory;
 pub(crate) mod offload;
+pub mod pcap;
 pub(crate) mod pool;
 pub mod spec;
 pub mod tap;

@@ -7,19 +7,30 @@
 //! tap:throng0                                    a Linux TAP
 //! dpdk:0000:03:00.0                              a PCI device
 //! dpdk:net_af_xdp0,iface=v0,start_queue=0+net_af_xdp1,iface=v0,start_queue=1
-//! memory:web;rss=toeplitz;latency_us=50
+//! memory:web;loss=0.01;delay_us=500;seed=7;pcap=/tmp/web.pcapng
 //! ```
+//!
+//! | keys | of | meaning |
+//! |---|---|---|
+//! | `checksum=none\|fill\|trust`, `tso=none\|cut\|whole`, `rss=none\|toeplitz\|false` | `memory:` | what the link claims ([`memory::Options`]) |
+//! | `offload=on\|off` | `tap:` | checksums and segmentation left to the kernel |
+//! | `loss`, `burst`, `duplicate`, `reorder`, `corrupt` | any | probabilities, 0 to 1 ([`Impairments`]) |
+//! | `burst_length`, `reorder_us`, `delay_us`, `jitter_us`, `rate_mbit`, `queue` | any | the shape of these faults |
+//! | `faults=both\|send\|receive`, `seed` | any | the direction they hit, and what decides them |
+//! | `pcap`, `pcap_limit_mib` | any | file to write all frames to, outside the faults, and its size limit |
 
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use smoltcp::wire::EthernetAddress;
 
 use super::Device;
+use super::faults::{self, Faults, Impairments};
 use super::memory::{self, Checksum, Segmentation, Spread};
-use super::tap;
+use super::{pcap, tap};
 use crate::rss::SYMMETRIC_KEY;
 
 /// What a spec opens. [`FromStr`] reads it from text, [`Display`](fmt::Display) writes it.
@@ -27,6 +38,12 @@ use crate::rss::SYMMETRIC_KEY;
 pub struct DeviceSpec {
     /// The device itself.
     pub backend: Backend,
+    /// What goes wrong on it; `None`: nothing is added.
+    pub faults: Option<Faults>,
+    /// Where its frames are written down.
+    pub pcap: Option<PathBuf>,
+    /// Limit of that file in bytes.
+    pub pcap_limit: u64,
     /// The text it was read from.
     text: String,
 }
@@ -66,10 +83,6 @@ pub struct MemoryOptions {
     pub segmentation: Segmentation,
     /// `rss=none|toeplitz|false`.
     pub spread: Spread,
-    /// `latency_us=<microseconds>`.
-    pub latency: Duration,
-    /// `rate_mbit=<megabits per second>`.
-    pub rate: Option<u64>,
 }
 
 /// How to open a device, beside what its spec says.
@@ -109,8 +122,23 @@ pub fn open(
     shards: usize,
     options: &OpenOptions,
 ) -> io::Result<Vec<Box<dyn Device>>> {
-    let shards = shards.max(1);
-    match &spec.backend {
+    let mut queues = open_backend(&spec.backend, shards.max(1), options)?;
+    if let Some(faults) = &spec.faults {
+        queues = faults::wrap(queues, faults);
+    }
+    if let Some(path) = &spec.pcap {
+        let options = pcap::Options { limit: spec.pcap_limit, ..pcap::Options::default() };
+        queues = pcap::Capture::create(path, options)?.wrap(queues);
+    }
+    Ok(queues)
+}
+
+fn open_backend(
+    backend: &Backend,
+    shards: usize,
+    options: &OpenOptions,
+) -> io::Result<Vec<Box<dyn Device>>> {
+    match backend {
         Backend::Memory { link, link_options } => {
             let options = memory::Options {
                 mtu: options.mtu,
@@ -121,9 +149,8 @@ pub fn open(
                 spread: link_options.spread,
                 key: options.rss_key.clone(),
                 report_hash: true,
-                latency: link_options.latency,
-                rate: link_options.rate,
                 mac: options.mac,
+                ..memory::Options::default()
             };
             let queues = memory::open(link, shards, options)?;
             Ok(boxed(queues))
@@ -225,7 +252,7 @@ impl fmt::Display for DeviceSpec {
     }
 }
 
-const MEMORY_KEYS: &[&str] = &["checksum", "tso", "rss", "latency_us", "rate_mbit"];
+const MEMORY_KEYS: &[&str] = &["checksum", "tso", "rss"];
 
 impl FromStr for DeviceSpec {
     type Err = SpecError;
@@ -255,25 +282,24 @@ impl FromStr for DeviceSpec {
             }
             _ => return Err(SpecError::Backend { spec: spec(), backend: name.to_owned() }),
         };
+        let mut wrappers = Wrappers::default();
         for part in parts.filter(|part| !part.is_empty()) {
             let (key, value) = part.split_once('=').unwrap_or((part, ""));
-            let known = match &mut backend {
-                Backend::Memory { link_options, .. } => memory_key(link_options, key, value),
-                Backend::Tap { offload, .. } if key == "offload" => on_or_off(value).map(|on| {
-                    *offload = on;
-                    true
-                }),
-                _ => Ok(false),
+            let (own_keys, known) = match &mut backend {
+                Backend::Memory { link_options, .. } => {
+                    (MEMORY_KEYS, memory_key(link_options, key, value))
+                }
+                Backend::Tap { offload, .. } => (TAP_KEYS, tap_key(offload, key, value)),
+                Backend::Dpdk { .. } => (&[][..], Ok(false)),
+            };
+            let known = match known {
+                Ok(false) => wrappers.key(key, value),
+                other => other,
             };
             match known {
                 Ok(true) => {}
                 Ok(false) => {
-                    let own = match &backend {
-                        Backend::Memory { .. } => MEMORY_KEYS,
-                        Backend::Tap { .. } => &["offload"],
-                        _ => &[],
-                    };
-                    let accepted = own.join(", ");
+                    let accepted = [own_keys, WRAPPER_KEYS].concat().join(", ");
                     return Err(SpecError::Key { spec: spec(), key: key.into(), accepted });
                 }
                 Err(accepted) => {
@@ -282,8 +308,107 @@ impl FromStr for DeviceSpec {
                 }
             }
         }
-        Ok(DeviceSpec { backend, text: spec() })
+        let faults = wrappers.faults();
+        let Wrappers { pcap, pcap_limit, .. } = wrappers;
+        Ok(DeviceSpec { backend, faults, pcap, pcap_limit, text: spec() })
     }
+}
+
+const WRAPPER_KEYS: &[&str] = &[
+    "loss",
+    "burst",
+    "burst_length",
+    "duplicate",
+    "reorder",
+    "reorder_us",
+    "corrupt",
+    "delay_us",
+    "jitter_us",
+    "rate_mbit",
+    "queue",
+    "faults",
+    "seed",
+    "pcap",
+    "pcap_limit_mib",
+];
+
+/// The keys that any device takes.
+struct Wrappers {
+    impairments: Impairments,
+    send: bool,
+    receive: bool,
+    seed: u64,
+    pcap: Option<PathBuf>,
+    pcap_limit: u64,
+}
+
+impl Default for Wrappers {
+    fn default() -> Wrappers {
+        Wrappers {
+            impairments: Impairments::default(),
+            send: true,
+            receive: true,
+            seed: 0,
+            pcap: None,
+            pcap_limit: pcap::Options::default().limit,
+        }
+    }
+}
+
+impl Wrappers {
+    fn key(&mut self, key: &str, value: &str) -> Result<bool, &'static str> {
+        let shape = &mut self.impairments;
+        match key {
+            "loss" => shape.loss = probability(value)?,
+            "burst" => shape.burst = probability(value)?,
+            "burst_length" => {
+                let frames = value.parse::<f64>().ok().filter(|x| *x >= 1.0 && x.is_finite());
+                shape.burst_length = frames.ok_or("a number of frames from 1")?;
+            }
+            "duplicate" => shape.duplicate = probability(value)?,
+            "reorder" => shape.reorder = probability(value)?,
+            "reorder_us" => shape.reorder_by = Duration::from_micros(number(value)?),
+            "corrupt" => shape.corrupt = probability(value)?,
+            "delay_us" => shape.delay = Duration::from_micros(number(value)?),
+            "jitter_us" => shape.jitter = Duration::from_micros(number(value)?),
+            "rate_mbit" => shape.rate = Some(positive(value)?.saturating_mul(1_000_000)),
+            "queue" => shape.queue = usize::try_from(positive(value)?).unwrap_or(usize::MAX),
+            "faults" => {
+                (self.send, self.receive) = match value {
+                    "both" => (true, true),
+                    "send" => (true, false),
+                    "receive" => (false, true),
+                    _ => return Err("both, send, receive"),
+                }
+            }
+            "seed" => self.seed = number(value)?,
+            "pcap" if value.is_empty() => return Err("the path of a file"),
+            "pcap" => self.pcap = Some(PathBuf::from(value)),
+            "pcap_limit_mib" => self.pcap_limit = positive(value)?.saturating_mul(1 << 20),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn faults(&self) -> Option<Faults> {
+        let side = |hit: bool| if hit { self.impairments.clone() } else { Impairments::default() };
+        let faults = Faults { seed: self.seed, send: side(self.send), receive: side(self.receive) };
+        (faults.send.any() || faults.receive.any()).then_some(faults)
+    }
+}
+
+const TAP_KEYS: &[&str] = &["offload"];
+
+fn tap_key(offload: &mut bool, key: &str, value: &str) -> Result<bool, &'static str> {
+    if key != "offload" {
+        return Ok(false);
+    }
+    *offload = match value {
+        "on" => true,
+        "off" => false,
+        _ => return Err("on, off"),
+    };
+    Ok(true)
 }
 
 /// Sets a key of `memory:`. `Ok(false)`: it has no such key; `Err`: what the key takes.
@@ -313,27 +438,20 @@ fn memory_key(options: &mut MemoryOptions, key: &str, value: &str) -> Result<boo
                 _ => return Err("none, toeplitz, false"),
             }
         }
-        "latency_us" => options.latency = Duration::from_micros(number(value)?),
-        "rate_mbit" => {
-            let megabits = number(value)?;
-            if megabits == 0 {
-                return Err("a whole number from 1");
-            }
-            options.rate = Some(megabits.saturating_mul(1_000_000));
-        }
         _ => return Ok(false),
     }
     Ok(true)
 }
 
-fn on_or_off(value: &str) -> Result<bool, &'static str> {
-    match value {
-        "on" => Ok(true),
-        "off" => Ok(false),
-        _ => Err("on, off"),
-    }
-}
-
 fn number(value: &str) -> Result<u64, &'static str> {
     value.parse().map_err(|_| "a whole number from 0")
+}
+
+fn positive(value: &str) -> Result<u64, &'static str> {
+    number(value).ok().filter(|&n| n > 0).ok_or("a whole number from 1")
+}
+
+fn probability(value: &str) -> Result<f64, &'static str> {
+    let number = value.parse::<f64>().ok().filter(|p| (0.0..=1.0).contains(p));
+    number.ok_or("a probability from 0 to 1")
 }

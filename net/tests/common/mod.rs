@@ -15,10 +15,13 @@ pub(crate) fn own_network() -> bool {
 
 /// Runs `ip` with these arguments in the calling thread's namespace.
 pub(crate) fn ip(arguments: &str) {
-    let output = std::process::Command::new("ip")
-        .args(arguments.split_whitespace())
-        .output()
-        .unwrap_or_else(|error| panic!("ip {arguments}: {error}"));
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "ip {arguments}: {said}");
+    try_ip(arguments).unwrap_or_else(|said| panic!("ip {arguments}: {said}"));
+}
+
+/// The same, and what it said when it failed.
+pub(crate) fn try_ip(arguments: &str) -> Result<(), String> {
+    let output = std::process::Command::new("ip").args(arguments.split_whitespace()).output();
+    let output = output.map_err(|error| error.to_string())?;
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    if output.status.success() { Ok(()) } else { Err(said) }
 }
