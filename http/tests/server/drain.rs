@@ -1,0 +1,80 @@
+//! The graceful end.
+
+use std::time::Duration;
+
+use futures::future::join;
+use throng_http::Server;
+
+use crate::site::{get, listen, read_reply, send, serve_site, site};
+use crate::support::{assert_passed, run};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn requests_in_flight_finish_and_the_rest_ends() {
+    run(async {
+        let (dialer, server) = serve_site(Server::new());
+        let mut busy = dialer.connect();
+        let mut parked = dialer.connect();
+        let mut silent = dialer.connect();
+        assert_eq!(get(&mut parked, "/hello").await.unwrap().status, 200);
+        // After a body the connection does not park: idle inside hyper.
+        let mut idle = dialer.connect();
+        send(&mut idle, "POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\na").await;
+        assert_eq!(read_reply(&mut idle).await.unwrap().status, 200);
+        send(&mut busy, "GET /slow HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        throng_runtime::sleep(SECOND).await;
+        assert_eq!(server.connections(), 4);
+
+        let begin = throng_runtime::now();
+        let (drained, reply) = join(server.drain(30 * SECOND), read_reply(&mut busy)).await;
+        let reply = reply.unwrap();
+        assert_eq!(reply.text(), "slow");
+        assert!(reply.head.contains("connection: close"), "{}", reply.head);
+        assert_passed(begin, 4 * SECOND);
+        assert_eq!((drained.finished, drained.cut), (4, 0));
+        for end in [&mut busy, &mut parked, &mut silent, &mut idle] {
+            assert_eq!(read_reply(end).await, None);
+        }
+        // The listener has gone: new connections are refused.
+        let mut late = dialer.connect();
+        assert_eq!(read_reply(&mut late).await, None);
+        assert_eq!(server.counters().accepted, 4);
+    });
+}
+
+#[test]
+fn the_deadline_cuts_what_is_left() {
+    run(async {
+        let (dialer, server) = serve_site(Server::new());
+        let mut busy = dialer.connect();
+        let mut quick = dialer.connect();
+        send(&mut busy, "GET /slow HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        send(&mut quick, "GET /hello HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        throng_runtime::sleep(SECOND).await;
+        let begin = throng_runtime::now();
+        let drained = server.drain(2 * SECOND).await;
+        assert_passed(begin, 2 * SECOND);
+        assert_eq!((drained.finished, drained.cut), (1, 1));
+        assert_eq!(read_reply(&mut quick).await.unwrap().text(), "hello");
+        assert_eq!(read_reply(&mut busy).await, None);
+    });
+}
+
+#[test]
+fn serve_returns_when_drained_even_if_nobody_waits_for_the_drain() {
+    run(async {
+        let (dialer, listener) = listen();
+        let server = Server::new().start();
+        let mut busy = dialer.connect();
+        send(&mut busy, "GET /slow HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        let stopper = async {
+            throng_runtime::sleep(SECOND).await;
+            drop(server.drain(2 * SECOND));
+        };
+        let (drained, ()) =
+            join(server.serve(listener, throng_http::service_fn(site)), stopper).await;
+        assert_eq!((drained.finished, drained.cut), (0, 1));
+        assert_passed(throng_runtime::Instant::ZERO, 3 * SECOND);
+    });
+}

@@ -1,0 +1,179 @@
+//! A listener made of pipes, a service to ask, a client that writes HTTP/1 by hand.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::SocketAddr;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::channel::mpsc;
+use futures::{AsyncReadExt, AsyncWriteExt, StreamExt};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::{Request, Response, StatusCode};
+use throng_http::{Accept, BoxError, Running, Server};
+
+use crate::support::{End, Pace, duplex, spawn};
+
+pub(crate) type Body = UnsyncBoxBody<Bytes, BoxError>;
+
+/// What [`serve_site`] listens on.
+pub(crate) struct Listener(RefCell<mpsc::UnboundedReceiver<io::Result<End>>>);
+
+impl Accept for Listener {
+    type Io = End;
+
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(End, SocketAddr)>> {
+        let next = ready!(self.0.borrow_mut().poll_next_unpin(cx));
+        let Some(accepted) = next else { return Poll::Pending };
+        Poll::Ready(accepted.map(|end| (end, SocketAddr::from(([192, 0, 2, 1], 4711)))))
+    }
+}
+
+/// The other side of a [`Listener`].
+#[derive(Clone)]
+pub(crate) struct Dialer(mpsc::UnboundedSender<io::Result<End>>);
+
+impl Dialer {
+    pub(crate) fn connect(&self) -> End {
+        self.connect_at(1 << 16, Pace::FAST)
+    }
+
+    pub(crate) fn connect_at(&self, capacity: usize, pace: Pace) -> End {
+        let (client, server) = duplex(capacity, pace);
+        // A listener that has gone drops the server's end, as a RST would.
+        let _ = self.0.unbounded_send(Ok(server));
+        client
+    }
+
+    pub(crate) fn fail(&self, kind: io::ErrorKind) {
+        self.0.unbounded_send(Err(kind.into())).unwrap();
+    }
+}
+
+pub(crate) fn listen() -> (Dialer, Listener) {
+    let (tx, rx) = mpsc::unbounded();
+    (Dialer(tx), Listener(RefCell::new(rx)))
+}
+
+/// Starts a server of [`site`].
+pub(crate) fn serve_site(settings: Server) -> (Dialer, Running) {
+    let (dialer, listener) = listen();
+    let server = settings.start();
+    let running = server.clone();
+    spawn(async move {
+        running.serve(listener, throng_http::service_fn(site)).await;
+    });
+    (dialer, server)
+}
+
+pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// The bytes every large body consists of, from `offset` on.
+pub(crate) fn pattern(offset: usize, len: usize) -> Bytes {
+    (offset..offset + len).map(|i| (i % 251) as u8).collect::<Vec<_>>().into()
+}
+
+pub(crate) async fn site(request: Request<Incoming>) -> Result<Response<Body>, BoxError> {
+    let (parts, body) = request.into_parts();
+    let body = match parts.uri.path() {
+        "/hello" => full("hello"),
+        "/slow" => {
+            throng_runtime::sleep(Duration::from_secs(5)).await;
+            full("slow")
+        }
+        "/echo" => body.map_err(BoxError::from).boxed_unsync(),
+        "/count" => {
+            let bytes = body.collect().await?.to_bytes();
+            assert_eq!(bytes, pattern(0, bytes.len()));
+            full(bytes.len().to_string())
+        }
+        "/early" => full("did not read the body"),
+        "/large" => {
+            let size = parts.uri.query().and_then(|size| size.parse().ok()).unwrap_or(0);
+            let chunks = futures::stream::iter((0..size).step_by(10_000))
+                .map(move |offset| Ok(Frame::data(pattern(offset, (size - offset).min(10_000)))));
+            StreamBody::new(chunks).boxed_unsync()
+        }
+        "/panic" => panic!("asked to panic"),
+        "/error" => return Err("asked to fail".into()),
+        _ => {
+            let mut response = Response::new(full("nothing here"));
+            *response.status_mut() = StatusCode::NOT_FOUND;
+            return Ok(response);
+        }
+    };
+    Ok(Response::new(body))
+}
+
+pub(crate) async fn send(end: &mut End, text: &str) {
+    end.write_all(text.as_bytes()).await.unwrap();
+}
+
+/// A response read by hand.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Reply {
+    pub(crate) fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).unwrap()
+    }
+}
+
+async fn line(end: &mut End) -> Option<String> {
+    let mut line = Vec::new();
+    while !line.ends_with(b"\r\n") {
+        let mut byte = [0];
+        if end.read(&mut byte).await.ok()? == 0 {
+            assert!(line.is_empty(), "cut in the middle of a line");
+            return None;
+        }
+        line.push(byte[0]);
+    }
+    Some(String::from_utf8(line).unwrap())
+}
+
+/// Reads one response; `None` when the connection ends instead.
+pub(crate) async fn read_reply(end: &mut End) -> Option<Reply> {
+    let mut head = line(end).await?;
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    loop {
+        let field = line(end).await.unwrap();
+        if field == "\r\n" {
+            break;
+        }
+        head += &field.to_lowercase();
+    }
+    let mut body = Vec::new();
+    if let Some(length) = head.lines().find_map(|line| line.strip_prefix("content-length: ")) {
+        body.resize(length.parse().unwrap(), 0);
+        end.read_exact(&mut body).await.unwrap();
+    } else if head.contains("transfer-encoding: chunked") {
+        loop {
+            let size = line(end).await.unwrap();
+            let size = usize::from_str_radix(size.trim_end(), 16).unwrap();
+            let start = body.len();
+            body.resize(start + size, 0);
+            end.read_exact(&mut body[start..]).await.unwrap();
+            assert_eq!(line(end).await.unwrap(), "\r\n");
+            if size == 0 {
+                break;
+            }
+        }
+    }
+    Some(Reply { status, head, body })
+}
+
+/// One request without a body, on a connection that stays open.
+pub(crate) async fn get(end: &mut End, path: &str) -> Option<Reply> {
+    send(end, &format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n")).await;
+    read_reply(end).await
+}
