@@ -5,7 +5,8 @@ use std::time::Duration;
 use futures::future::join;
 use throng_http::Server;
 
-use crate::site::{get, listen, read_reply, send, serve_site, site};
+use crate::site::{get, read_reply, send, serve_site, site};
+use crate::support::listener::listen;
 use crate::support::{assert_passed, run};
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -1,62 +1,19 @@
-//! A listener made of pipes, a service to ask, a client that writes HTTP/1 by hand.
+//! A service to ask, a client that writes HTTP/1 by hand.
 
-use std::cell::RefCell;
-use std::io;
-use std::net::SocketAddr;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::channel::mpsc;
 use futures::{AsyncReadExt, AsyncWriteExt, StreamExt};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::{Request, Response, StatusCode};
-use throng_http::{Accept, BoxError, Running, Server};
+use throng_http::{BoxError, Running, Server};
 
-use crate::support::{End, Pace, duplex, spawn};
+use crate::support::listener::{Dialer, listen};
+use crate::support::{End, spawn};
 
 pub(crate) type Body = UnsyncBoxBody<Bytes, BoxError>;
-
-/// What [`serve_site`] listens on.
-pub(crate) struct Listener(RefCell<mpsc::UnboundedReceiver<io::Result<End>>>);
-
-impl Accept for Listener {
-    type Io = End;
-
-    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(End, SocketAddr)>> {
-        let next = ready!(self.0.borrow_mut().poll_next_unpin(cx));
-        let Some(accepted) = next else { return Poll::Pending };
-        Poll::Ready(accepted.map(|end| (end, SocketAddr::from(([192, 0, 2, 1], 4711)))))
-    }
-}
-
-/// The other side of a [`Listener`].
-#[derive(Clone)]
-pub(crate) struct Dialer(mpsc::UnboundedSender<io::Result<End>>);
-
-impl Dialer {
-    pub(crate) fn connect(&self) -> End {
-        self.connect_at(1 << 16, Pace::FAST)
-    }
-
-    pub(crate) fn connect_at(&self, capacity: usize, pace: Pace) -> End {
-        let (client, server) = duplex(capacity, pace);
-        // A listener that has gone drops the server's end, as a RST would.
-        let _ = self.0.unbounded_send(Ok(server));
-        client
-    }
-
-    pub(crate) fn fail(&self, kind: io::ErrorKind) {
-        self.0.unbounded_send(Err(kind.into())).unwrap();
-    }
-}
-
-pub(crate) fn listen() -> (Dialer, Listener) {
-    let (tx, rx) = mpsc::unbounded();
-    (Dialer(tx), Listener(RefCell::new(rx)))
-}
 
 /// Starts a server of [`site`].
 pub(crate) fn serve_site(settings: Server) -> (Dialer, Running) {

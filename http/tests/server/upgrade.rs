@@ -11,7 +11,8 @@ use hyper::upgrade::Upgraded;
 use hyper::{Request, Response, StatusCode, header};
 use throng_http::{BoxError, Server, ServerIo};
 
-use crate::site::{get, listen, read_reply, send};
+use crate::site::{get, read_reply, send};
+use crate::support::listener::listen;
 use crate::support::{End, run, spawn};
 
 /// Echoes what comes over an upgraded connection.

@@ -1,10 +1,11 @@
 //! Test support: a byte pipe in memory with faults, and a world that runs one future on it.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
+pub mod listener;
+
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::BorrowedFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -12,13 +13,14 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures::io::{AsyncRead, AsyncWrite};
+use throng_runtime::driver::NoDriver;
 use throng_runtime::sim::World;
-use throng_runtime::{Driver, Instant, ShardId};
+use throng_runtime::{Instant, ShardId};
 
 /// Runs `main` on a shard of its own under virtual time, for at most an hour of it.
 pub fn run<T: 'static>(main: impl Future<Output = T> + 'static) -> T {
     let mut world = World::new();
-    let host = world.add_host(vec![Box::new(NoNetwork)]);
+    let host = world.add_host(vec![Box::new(NoDriver)]);
     let output = Rc::new(RefCell::new(None));
     let slot = output.clone();
     let task = world.spawn(host, ShardId(0), async move {
@@ -42,25 +44,6 @@ pub fn spawn(task: impl Future<Output = ()> + 'static) {
 pub fn assert_passed(begin: Instant, expected: Duration) {
     let passed = throng_runtime::now() - begin;
     assert!(passed.abs_diff(expected) < Duration::from_millis(20), "{passed:?}");
-}
-
-/// A shard without a network.
-struct NoNetwork;
-
-impl Driver for NoNetwork {
-    fn receive(&mut self, _: Instant) -> bool {
-        false
-    }
-    fn advance(&mut self, _: Instant) -> bool {
-        false
-    }
-    fn transmit(&mut self, _: Instant) -> bool {
-        false
-    }
-    fn next_deadline(&self) -> Option<Instant> {
-        None
-    }
-    fn park(&mut self, _: BorrowedFd<'_>, _: Option<Duration>) {}
 }
 
 /// How an end behaves towards its user.

@@ -9,3 +9,4 @@ mod messages;
 mod raw;
 mod split;
 mod timers;
+mod upgrade;
