@@ -1,6 +1,12 @@
-//! A thread-per-core async runtime with its own TCP stack on DPDK queues.
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
 
 pub use throng_http as http;
 pub use throng_net as net;
+pub use throng_net::{
+    Builder, ConfigError, IdlePolicy, Limits, SendStream, ShardId, TcpListener, TcpSocket,
+    TcpStream, UdpSocket,
+};
 pub use throng_runtime as runtime;
+pub use throng_runtime::{sleep, spawn_blocking, spawn_local, spawn_on, timeout};
 pub use throng_ws as ws;

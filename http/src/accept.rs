@@ -35,3 +35,11 @@ impl<A: Accept + ?Sized> Accept for std::rc::Rc<A> {
         (**self).poll_accept(cx)
     }
 }
+
+impl Accept for throng_net::TcpListener {
+    type Io = throng_net::SendStream;
+
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Self::Io, SocketAddr)>> {
+        self.poll_accept(cx).map_ok(|(stream, peer)| (stream.into_send(), peer))
+    }
+}

@@ -1,7 +1,31 @@
 //! Throng's network: devices, the packet path, the TCP engine and the async sockets on top.
+//!
+//! A [`Builder`] opens a device, starts a shard on each of its queues and runs a future on
+//! every shard. There [`TcpListener`], [`TcpStream`] and [`UdpSocket`] are what they are
+//! elsewhere, except that a packet's whole way lies on one thread: device, [`tcp::Engine`],
+//! task.
 
+#![deny(unsafe_code)]
+
+mod builder;
+mod config;
 pub mod device;
+mod listener;
+mod local;
 pub mod packet;
 pub mod rss;
+pub mod sim;
+mod stack;
+pub mod stats;
 pub mod steering;
+mod stream;
 pub mod tcp;
+mod udp;
+
+pub use builder::Builder;
+pub use config::{ConfigError, Limits};
+pub use listener::TcpListener;
+pub use stream::{SendStream, TcpSocket, TcpStream};
+pub use tcp::{Info, Keepalive};
+pub use throng_runtime::{IdlePolicy, ShardId};
+pub use udp::UdpSocket;

@@ -57,7 +57,6 @@ pub(crate) fn spawn_in<F: Future + 'static>(
 ///
 /// Dropping it detaches the task, unless [`cancel_on_drop`](Self::cancel_on_drop) was
 /// called.
-#[must_use = "dropping the handle detaches the task; say so with `drop` or keep it"]
 pub struct JoinHandle<T> {
     shard: Rc<Shard>,
     /// The task; `Err(Some(_))` if it was refused, `Err(None)` after the result was given.

@@ -32,6 +32,7 @@ mod gate;
 mod group;
 mod inbound;
 mod join;
+pub mod local;
 pub mod mesh;
 mod prefetch;
 mod reactor;

@@ -161,7 +161,6 @@ impl<F: Future> Future for RemoteTask<F> {
 
 /// The end of a task on another shard or of a job on the blocking pool: a future of its
 /// output, which may be awaited anywhere. Dropping it lets the work go on.
-#[must_use = "dropping the handle detaches the task; say so with `drop` or keep it"]
 pub struct RemoteHandle<T> {
     shared: Arc<Shared<T>>,
 }

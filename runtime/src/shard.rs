@@ -88,6 +88,8 @@ pub(crate) struct Shard {
     /// Tasks that wait for a signal.
     pub(crate) signal_waiters: RefCell<Vec<Waker>>,
     closing: Cell<bool>,
+    /// See the module `local`.
+    pub(crate) local: RefCell<Option<Rc<dyn Any>>>,
     pub(crate) stats: Cell<Stats>,
 }
 
@@ -127,6 +129,7 @@ impl Shard {
             port: RefCell::new(port),
             signal_waiters: RefCell::new(Vec::new()),
             closing: Cell::new(false),
+            local: RefCell::new(None),
             stats: Cell::new(Stats::default()),
         })
     }

@@ -8,8 +8,9 @@ mod cargo;
 mod demo;
 mod host;
 mod hugepages;
-mod interop;
+#[allow(dead_code, reason = "the interop runs use the rest")]
 mod process;
+#[allow(dead_code, reason = "the interop runs use the rest")]
 mod report;
 mod setup;
 mod test;
@@ -38,10 +39,6 @@ enum Command {
     },
     /// Run every check and test
     Test(test::Options),
-    /// Run the interop tests alone: real clients of the kernel's side against our server
-    Interop(interop::Options),
-    #[command(hide = true)]
-    InteropInside(interop::InsideOptions),
     /// Run the benches, or the one that is named
     Bench {
         /// Name of one bench
@@ -58,8 +55,6 @@ fn main() -> ExitCode {
         Command::Setup => setup::command(),
         Command::Demo { args } => demo::command(&args),
         Command::Test(options) => test::command(&options),
-        Command::Interop(options) => interop::command(&options),
-        Command::InteropInside(options) => interop::inside(&options),
         Command::Bench { name, args } => bench::command(name.as_deref(), &args),
     };
     match result {

@@ -84,6 +84,8 @@ pub enum Unreachable {
     Host,
     /// The host has no such protocol: hard.
     Protocol,
+    /// Our own link layer found no neighbour to send to: hard while connecting.
+    Neighbor,
     /// Nobody listens at the port: hard.
     Port,
     /// Forbidden by an administrator on the way: hard while connecting.
@@ -93,13 +95,21 @@ pub enum Unreachable {
 impl Unreachable {
     /// Whether it ends a connection attempt (it never ends a synchronized connection).
     pub(super) fn is_hard(self) -> bool {
-        matches!(self, Unreachable::Protocol | Unreachable::Port | Unreachable::Prohibited)
+        matches!(
+            self,
+            Unreachable::Neighbor
+                | Unreachable::Protocol
+                | Unreachable::Port
+                | Unreachable::Prohibited
+        )
     }
 
     pub(super) fn error(self) -> Error {
         match self {
             Unreachable::Network => Error::NetworkUnreachable,
-            Unreachable::Host | Unreachable::Prohibited => Error::HostUnreachable,
+            Unreachable::Host | Unreachable::Neighbor | Unreachable::Prohibited => {
+                Error::HostUnreachable
+            }
             Unreachable::Protocol | Unreachable::Port => Error::Refused,
         }
     }

@@ -2,6 +2,8 @@
 //! buffer with unsafe code, because no maintained crate wraps these calls safely without
 //! bringing its own idea of a device (docs/decisions/0002-tap-ioctls.md).
 
+#![allow(unsafe_code, reason = "system calls that no crate wraps")]
+
 use std::ffi::c_ulong;
 use std::fs::{File, OpenOptions};
 use std::io;

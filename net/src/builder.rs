@@ -1,0 +1,257 @@
+//! From settings to running shards.
+
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::IpAddr;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Mutex;
+use std::task::Poll;
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+use throng_runtime::mesh::Mesh;
+use throng_runtime::{Driver, IdlePolicy, ShardId, local, timeout, unparker};
+
+use crate::config::{ConfigError, Limits, Raw, Settings};
+use crate::device::spec::{OpenOptions, open};
+use crate::stack::{Setup, SharedStack, Stack, StackDriver};
+use crate::steering::PortSteering;
+use crate::tcp;
+
+/// How long shards wait for their first DHCP lease.
+const DHCP_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Builds a runtime with a network: device, addresses, cores, limits.
+///
+/// The same settings come from the environment ([`from_env`](Builder::from_env)) and from a
+/// TOML file ([`from_file`](Builder::from_file)); what is set in code afterwards wins. Values
+/// are checked by [`run`](Builder::run), whose error names key, value and what is accepted.
+///
+/// | method | file | environment |
+/// |---|---|---|
+/// | `device` | `device = "tap:throng0"` | `THRONG_DEVICE` |
+/// | `address` | `address = ["10.0.0.2/24"]` | `THRONG_ADDRESS`, comma separated |
+/// | `dhcp` | `address = ["dhcp"]` | `THRONG_ADDRESS=dhcp` |
+/// | `gateway` | `gateway = ["10.0.0.1"]` | `THRONG_GATEWAY`, comma separated |
+/// | `mac` | `mac = "02:00:00:00:00:01"` | `THRONG_MAC` |
+/// | `mtu` | `mtu = 1500` | `THRONG_MTU` |
+/// | `shards` | `shards = 2` | `THRONG_SHARDS` |
+/// | `cores` | `cores = [0, 1]` | `THRONG_CORES`, comma separated |
+/// | `idle` | `idle = "busy"` or `"adaptive"` | `THRONG_IDLE` |
+/// | `limits` | `[limits]` | |
+/// | | | `THRONG_CONFIG`: a file to begin with |
+#[derive(Clone, Debug, Default)]
+pub struct Builder {
+    raw: Raw,
+    idle: Option<IdlePolicy>,
+}
+
+impl Builder {
+    /// With nothing set.
+    pub fn new() -> Builder {
+        Builder::default()
+    }
+
+    /// With what the environment says: the file `THRONG_CONFIG` where it is set, and the
+    /// other variables over it.
+    ///
+    /// # Errors
+    /// A file that cannot be read, a key it should not have, a number that is none.
+    pub fn from_env() -> Result<Builder, ConfigError> {
+        let var = |key: &str| std::env::var(key).ok().filter(|text| !text.is_empty());
+        let mut raw = match var("THRONG_CONFIG") {
+            Some(path) => Raw::from_file(Path::new(&path))?,
+            None => Raw::default(),
+        };
+        raw.apply_env(var)?;
+        Ok(Builder { raw, idle: None })
+    }
+
+    /// With what the TOML file at `path` says.
+    ///
+    /// # Errors
+    /// As for [`from_env`](Builder::from_env).
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Builder, ConfigError> {
+        Ok(Builder { raw: Raw::from_file(path.as_ref())?, idle: None })
+    }
+
+    /// The device, by its spec: `tap:<interface>`, `memory:<link>`, `dpdk:<port>`.
+    pub fn device(mut self, spec: impl Into<String>) -> Builder {
+        self.raw.device = Some(spec.into());
+        self
+    }
+
+    /// Adds an address with its prefix, as in `10.0.0.2/24` or `fd00::2/64`. The first of a
+    /// family is the source of outgoing connections.
+    pub fn address(mut self, cidr: impl Into<String>) -> Builder {
+        self.raw.address.push(cidr.into());
+        self
+    }
+
+    /// Gets an IPv4 address and gateway by DHCP (RFC 2131), before the shards begin.
+    pub fn dhcp(self) -> Builder {
+        self.address("dhcp")
+    }
+
+    /// The default gateway, one of each family at most.
+    pub fn gateway(mut self, gateway: IpAddr) -> Builder {
+        self.raw.gateway.push(gateway.to_string());
+        self
+    }
+
+    /// The interface's MAC address, where the device can change it.
+    pub fn mac(mut self, mac: impl Into<String>) -> Builder {
+        self.raw.mac = Some(mac.into());
+        self
+    }
+
+    /// The largest IP packet, 1280 to 9000 bytes, where the device can change it.
+    pub fn mtu(mut self, mtu: usize) -> Builder {
+        self.raw.mtu = Some(mtu);
+        self
+    }
+
+    /// How many shards, each a thread with its own queue. Default: as many as `cores`, else
+    /// as the machine has.
+    pub fn shards(mut self, shards: usize) -> Builder {
+        self.raw.shards = Some(shards);
+        self
+    }
+
+    /// The cores to pin the shards to, the first for shard 0. Default: not pinned.
+    pub fn cores(mut self, cores: Vec<usize>) -> Builder {
+        self.raw.cores = cores;
+        self
+    }
+
+    /// What a shard does when there is nothing to do. Default: it polls.
+    pub fn idle(mut self, idle: IdlePolicy) -> Builder {
+        self.idle = Some(idle);
+        self
+    }
+
+    /// The bounds of each shard.
+    pub fn limits(mut self, limits: Limits) -> Builder {
+        self.raw.limits = limits;
+        self
+    }
+
+    /// Opens the device, starts the shards and runs `main` on each of them. Returns what
+    /// each returned, by shard, when all have. Tasks that still run then are dropped;
+    /// what dropped streams had queued is sent first, for at most a second.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a setting (see [`ConfigError`]), whatever opening the device
+    /// says, `TimedOut` without a DHCP lease in 30 s, and a panic of `main`.
+    pub fn run<F, Fut>(self, main: F) -> io::Result<Vec<Fut::Output>>
+    where
+        F: Fn(ShardId) -> Fut + Send + Sync,
+        Fut: Future + 'static,
+        Fut::Output: Send + 'static,
+    {
+        let machine_cores = available_parallelism().map_or(1, |cores| cores.get());
+        let mut settings = self.raw.settings(machine_cores)?;
+        if let Some(idle) = self.idle {
+            settings.idle = idle;
+        }
+        let mut options = OpenOptions {
+            mac: settings.mac,
+            buffers: settings.limits.packet_buffers,
+            ..OpenOptions::default()
+        };
+        options.mtu = settings.mtu.unwrap_or(options.mtu);
+        let devices = open(&settings.device, settings.shards, &options)?;
+        let Some(first) = devices.first() else {
+            return Err(io::Error::other("the device has no queue"));
+        };
+        let caps = first.capabilities();
+        let steering = PortSteering::new(&caps.name, &caps.rss, settings.shards as u16);
+        let ports = Mesh::new(settings.shards, settings.limits.mesh);
+        let slots: Vec<_> =
+            devices.into_iter().zip(ports).map(|parts| Mutex::new(Some(parts))).collect();
+        let config = throng_runtime::Config {
+            shards: settings.shards,
+            cores: settings.cores.clone(),
+            idle: settings.idle,
+            max_tasks: settings.limits.tasks,
+            ..throng_runtime::Config::default()
+        };
+        let make_driver = |shard: ShardId| -> io::Result<Box<dyn Driver>> {
+            let slot = slots[usize::from(shard.0)].lock();
+            let parts = slot.ok().and_then(|mut slot| slot.take());
+            let Some((device, port)) = parts else {
+                return Err(io::Error::other("this shard has been started before"));
+            };
+            let mut secret = [0u8; 32];
+            getrandom::fill(&mut secret).map_err(io::Error::other)?;
+            let stack = Rc::new(RefCell::new(Stack::new(Setup {
+                shard,
+                shards: settings.shards,
+                device,
+                steering: steering.shard(shard),
+                port,
+                unparkers: (0..settings.shards).map(|i| unparker(ShardId(i as u16))).collect(),
+                addresses: settings.addresses.clone(),
+                gateways: settings.gateways.clone(),
+                dhcp: settings.dhcp,
+                tcp: settings.tcp(),
+                secret,
+                max_neighbors: settings.limits.neighbors,
+                udp_queue_bytes: settings.limits.udp_queue,
+                now: throng_runtime::now(),
+            })));
+            local::set(Rc::new(stack.clone()));
+            Ok(Box::new(StackDriver::new(stack)))
+        };
+        let outcomes = throng_runtime::run(config, make_driver, |shard| {
+            let main = &main;
+            // The future may not borrow `main`: it is made when the network is there.
+            let main = main(shard);
+            async move {
+                let stack = crate::local::stack()?;
+                wait_configured(&stack).await?;
+                let output = main.await;
+                drain(&stack).await;
+                Ok(output)
+            }
+        })?;
+        outcomes.into_iter().collect()
+    }
+}
+
+impl Settings {
+    fn tcp(&self) -> tcp::Config {
+        tcp::Config {
+            mss_v4: u16::MAX,
+            mss_v6: u16::MAX,
+            send_buffer: self.limits.send_buffer,
+            recv_buffer: self.limits.receive_buffer,
+            send_memory: self.limits.send_memory,
+            recv_memory: self.limits.receive_memory,
+            max_connections: self.limits.connections,
+            max_half_open: self.limits.half_open,
+            max_time_wait: self.limits.time_wait,
+            ..tcp::Config::default()
+        }
+    }
+}
+
+async fn wait_configured(stack: &SharedStack) -> io::Result<()> {
+    let configured = poll_fn(|cx| match stack.borrow_mut().poll_configured(cx) {
+        true => Poll::Ready(()),
+        false => Poll::Pending,
+    });
+    timeout(DHCP_PATIENCE, configured).await.map_err(|_| {
+        io::Error::new(io::ErrorKind::TimedOut, "no DHCP lease in 30 s; is there a server?")
+    })
+}
+
+/// Gives closed connections the time to send what they had queued.
+async fn drain(stack: &SharedStack) {
+    let patience = throng_runtime::now() + Duration::from_secs(1);
+    while stack.borrow().engine.usage().send_memory > 0 && throng_runtime::now() < patience {
+        throng_runtime::sleep(Duration::from_millis(1)).await;
+    }
+}

@@ -1,0 +1,93 @@
+//! The listening socket.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::task::{Context, Poll};
+
+use crate::local;
+use crate::stack::SharedStack;
+use crate::stream::TcpStream;
+use crate::tcp::ListenerId;
+
+/// Connections that may wait for `accept` where nobody says otherwise.
+const DEFAULT_BACKLOG: usize = 4_096;
+
+/// A TCP socket that accepts connections, on the shard it was bound on.
+///
+/// Flows are spread over the shards by RSS, so a server binds on every shard, as
+/// [`Builder::run`](crate::Builder::run) runs its future on every shard: a SYN that RSS
+/// brings to a shard without a listener is answered with a reset.
+///
+/// Dropping it closes it; connections that nobody has accepted are reset.
+#[derive(Debug)]
+pub struct TcpListener {
+    stack: SharedStack,
+    id: ListenerId,
+}
+
+impl TcpListener {
+    /// Listens at `addr` with a backlog of 4,096. An unspecified address means any of ours;
+    /// `[::]` covers IPv4 too.
+    ///
+    /// # Errors
+    /// `AddrInUse` where another listener of this shard has the address.
+    pub fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
+        TcpListener::bind_with_backlog(addr, DEFAULT_BACKLOG)
+    }
+
+    /// Like [`bind`](TcpListener::bind), with at most `backlog` connections that wait for
+    /// [`accept`](TcpListener::accept) (at least 1); SYNs beyond it are dropped, so that
+    /// their senders try again.
+    ///
+    /// # Errors
+    /// As for [`bind`](TcpListener::bind).
+    pub fn bind_with_backlog(addr: SocketAddr, backlog: usize) -> io::Result<TcpListener> {
+        let stack = local::stack()?;
+        let id = stack.borrow_mut().listen(addr, backlog)?;
+        Ok(TcpListener { stack, id })
+    }
+
+    /// The next connection and its peer's address.
+    ///
+    /// # Errors
+    /// None at present; an `accept` that waits when the runtime shuts down is dropped.
+    pub async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        poll_fn(|cx| self.poll_accept(cx)).await
+    }
+
+    /// Polls for the next connection. Several tasks may wait at once.
+    pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
+        let mut stack = self.stack.borrow_mut();
+        match stack.engine.accept(self.id) {
+            Some(id) => {
+                let stream = TcpStream::new(self.stack.clone(), id);
+                let peer = stack.engine.tuple(id).map(|tuple| tuple.peer_addr());
+                drop(stack);
+                // An accepted connection has a tuple until its stream is dropped.
+                Poll::Ready(
+                    peer.ok_or(io::ErrorKind::NotConnected.into()).map(|peer| (stream, peer)),
+                )
+            }
+            None => {
+                stack.register_accept(self.id, cx);
+                Poll::Pending
+            }
+        }
+    }
+
+    /// The address it listens at, with the port chosen for port 0.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.stack
+            .borrow()
+            .engine
+            .local_addr(self.id)
+            .ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
+
+impl Drop for TcpListener {
+    fn drop(&mut self) {
+        self.stack.borrow_mut().close_listener(self.id);
+    }
+}

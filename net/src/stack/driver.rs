@@ -1,0 +1,132 @@
+//! The stack as the runtime drives it.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use throng_runtime::{Driver, Instant};
+
+use super::{SharedStack, Stack};
+
+/// How long a shard naps at a time on a device that cannot wake it.
+const NAP: Duration = Duration::from_micros(50);
+
+/// A shard's [`Driver`].
+pub(crate) struct StackDriver {
+    stack: SharedStack,
+}
+
+impl StackDriver {
+    pub(crate) fn new(stack: SharedStack) -> StackDriver {
+        StackDriver { stack }
+    }
+}
+
+impl Driver for StackDriver {
+    fn receive(&mut self, now: Instant) -> bool {
+        self.stack.borrow_mut().receive(now)
+    }
+
+    fn advance(&mut self, now: Instant) -> bool {
+        self.stack.borrow_mut().advance(now)
+    }
+
+    fn transmit(&mut self, now: Instant) -> bool {
+        self.stack.borrow_mut().transmit(now)
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        self.stack.borrow().next_deadline()
+    }
+
+    fn park(&mut self, unpark: BorrowedFd<'_>, timeout: Option<Duration>) {
+        self.stack.borrow_mut().park(unpark, timeout);
+    }
+}
+
+impl Stack {
+    /// The timers: TCP's, the neighbours', smoltcp's. Returns whether any was due.
+    fn advance(&mut self, now: Instant) -> bool {
+        self.link.now = now;
+        let mut worked = self.engine.on_timeout(now);
+        let mut failed = Vec::new();
+        worked |= self.link.neighbors.advance(now, |packet| failed.push(packet));
+        for packet in failed {
+            self.neighbor_failed(&packet, now);
+        }
+        if let Some(slow) = &mut self.slow
+            && slow.is_due(now)
+        {
+            let link = &mut self.link;
+            let lease = slow.poll(now, |frame| link.send_frame(&frame));
+            if let Some(lease) = lease {
+                self.change_lease(&lease);
+            }
+            worked = true;
+        }
+        self.deliver_events();
+        self.notify_shards();
+        worked
+    }
+
+    /// Segments of connections that asked to send, then the device.
+    fn transmit(&mut self, now: Instant) -> bool {
+        self.link.now = now;
+        let mut worked = self.engine.poll_transmit(now, &mut self.link);
+        worked |= self.link.flush();
+        if self.link.has_room() {
+            self.udp.wake_writers();
+        }
+        self.deliver_events();
+        self.notify_shards();
+        worked
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        // Frames the ring had no room for: look again at once.
+        let waiting = (!self.link.queue.is_empty()).then_some(self.link.now);
+        [
+            waiting,
+            self.engine.poll_timeout(),
+            self.link.neighbors.next_deadline(),
+            self.slow.as_ref().and_then(|slow| slow.poll_at()),
+            self.link.device.next_deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    fn park(&mut self, unpark: BorrowedFd<'_>, timeout: Option<Duration>) {
+        // The sleeping flag is up: whatever another shard pushes from now on ends the wait,
+        // and what it pushed before is seen here.
+        self.stash = self.stash.take().or_else(|| self.port.try_recv());
+        if self.stash.is_some() {
+            return;
+        }
+        let armed = self.link.device.interrupt_fd().is_some() && self.link.device.arm();
+        let can_sleep = armed || self.link.device.interrupt_fd().is_none();
+        if can_sleep {
+            let timeout = if armed { timeout } else { Some(timeout.map_or(NAP, |t| t.min(NAP))) };
+            wait(unpark, armed.then(|| self.link.device.interrupt_fd()).flatten(), timeout);
+        }
+        if armed {
+            self.link.device.disarm();
+        }
+    }
+}
+
+/// Waits until one of the descriptors is readable or the time is over. Errors (a signal)
+/// end the wait: it may always end early.
+fn wait(unpark: BorrowedFd<'_>, device: Option<BorrowedFd<'_>>, timeout: Option<Duration>) {
+    let timeout = timeout.map(|timeout| Timespec {
+        tv_sec: timeout.as_secs().min(3_600) as i64,
+        tv_nsec: i64::from(timeout.subsec_nanos()),
+    });
+    let unpark = unpark.as_fd();
+    let mut fds = [
+        PollFd::from_borrowed_fd(unpark, PollFlags::IN),
+        PollFd::from_borrowed_fd(device.unwrap_or(unpark), PollFlags::IN),
+    ];
+    let _ = poll(&mut fds, timeout.as_ref());
+}

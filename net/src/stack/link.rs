@@ -1,0 +1,291 @@
+//! The way out: next hop, headers, a buffer of the device, the transmit queue.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+
+use smoltcp::wire::{
+    ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol,
+    EthernetRepr, Icmpv6Packet, Icmpv6Repr, IpAddress, IpProtocol, Ipv6Packet, Ipv6Repr, NdiscRepr,
+};
+use throng_runtime::Instant;
+
+use super::counters::Counters;
+use super::emit::{self, Headers, Offload};
+use super::fragment::fragment;
+use super::neighbor::{Lookup, Neighbors, Request};
+use super::route::Routes;
+use crate::device::Device;
+use crate::packet::Packet;
+use crate::tcp::segment::{Addr, FourTuple, Header};
+use crate::tcp::{Egress, Full, Payload};
+
+/// Frames that may wait for the device's ring. Beyond it connections keep their data.
+const MAX_QUEUED: usize = 512;
+
+/// The transmit half of a shard.
+pub(crate) struct Link {
+    pub(crate) device: Box<dyn Device>,
+    pub(crate) routes: Routes,
+    pub(crate) neighbors: Neighbors,
+    pub(crate) queue: VecDeque<Packet>,
+    pub(crate) mac: EthernetAddress,
+    offload: Offload,
+    tso_max: usize,
+    mtu: usize,
+    ident: u32,
+    /// The time of this turn, for lookups made from within the engine.
+    pub(crate) now: Instant,
+    pub(crate) counters: Counters,
+}
+
+impl Link {
+    pub(crate) fn new(device: Box<dyn Device>, routes: Routes, max_neighbors: usize) -> Link {
+        let caps = device.capabilities();
+        let (mac, mtu, tso_max) = (caps.mac, caps.mtu, caps.tso_max);
+        let offload = Offload::from(caps);
+        Link {
+            device,
+            routes,
+            neighbors: Neighbors::new(max_neighbors),
+            queue: VecDeque::new(),
+            mac,
+            offload,
+            tso_max,
+            mtu,
+            ident: 0,
+            now: Instant::ZERO,
+            counters: Counters::default(),
+        }
+    }
+
+    /// Whether another frame may be queued.
+    pub(crate) fn has_room(&self) -> bool {
+        self.queue.len() < MAX_QUEUED
+    }
+
+    /// Hands the queue to the device. Returns whether anything went.
+    pub(crate) fn flush(&mut self) -> bool {
+        self.send_requests();
+        !self.queue.is_empty() && self.device.transmit(&mut self.queue, self.now) > 0
+    }
+
+    /// Notes a neighbour's address; what waited for it goes out.
+    pub(crate) fn learn(&mut self, addr: Addr, link: EthernetAddress, create: bool) {
+        let queue = &mut self.queue;
+        self.neighbors.learn(addr, link, create, self.now, |packet| queue.push_back(packet));
+    }
+
+    /// Queues a finished frame, copied into the device's memory.
+    pub(crate) fn send_frame(&mut self, frame: &[u8]) {
+        if !self.has_room() {
+            self.counters.tx_queue_full += 1;
+            return;
+        }
+        if let Some(mut packet) = self.device.allocate(frame.len())
+            && packet.append(frame)
+        {
+            self.queue.push_back(packet);
+        } else {
+            self.counters.tx_no_buffer += 1;
+        }
+    }
+
+    /// Sends a UDP datagram, in fragments where it is longer than the MTU.
+    /// `Err` when the queue or the device has no room now.
+    pub(crate) fn send_udp(
+        &mut self,
+        tuple: &FourTuple,
+        payload: &[u8],
+        cookie: &mut u32,
+    ) -> Result<(), Full> {
+        let ip_header = if tuple.local.is_ipv4() { 20 } else { 40 };
+        if ip_header + 8 + payload.len() <= self.mtu {
+            let hop = self.next_hop(&tuple.remote, cookie)?;
+            let headers = emit::udp((self.mac, hop.link()), tuple, payload, self.offload);
+            return self.send(&headers, std::iter::once(payload), payload.len(), hop);
+        }
+        let datagram = emit::udp_datagram(tuple, payload);
+        let hop = self.next_hop(&tuple.remote, cookie)?;
+        let mut headers = emit::fragmentable((self.mac, hop.link()), tuple, datagram.len());
+        headers.extend_from_slice(&datagram);
+        self.ident = self.ident.wrapping_add(1);
+        for piece in fragment(&headers, self.mtu, self.ident) {
+            let mut packet = self.device.allocate(piece.len()).ok_or(Full)?;
+            if !packet.append(&piece) {
+                return Err(Full);
+            }
+            self.queue_or_hold(packet, hop);
+        }
+        Ok(())
+    }
+
+    /// Where a packet for `dst` goes. A packet without a route is counted and reported as
+    /// sent: the transport's own timers deal with it, like with any loss.
+    fn next_hop(&mut self, dst: &Addr, cookie: &mut u32) -> Result<Hop, Full> {
+        if !self.has_room() {
+            return Err(Full);
+        }
+        if let Some(link) = self.neighbors.cached(*cookie, self.now) {
+            return Ok(Hop::Link(link));
+        }
+        let Some(addr) = self.routes.next_hop(dst) else {
+            self.counters.tx_no_route += 1;
+            return Ok(Hop::Nowhere);
+        };
+        Ok(match self.neighbors.lookup(addr, cookie, self.now) {
+            Lookup::Known(link) => Hop::Link(link),
+            Lookup::Wait(slot) => Hop::Wait(slot),
+            Lookup::Full => {
+                self.counters.tx_no_neighbor += 1;
+                Hop::Nowhere
+            }
+        })
+    }
+
+    fn send<'a>(
+        &mut self,
+        headers: &Headers,
+        payload: impl Iterator<Item = &'a [u8]>,
+        payload_len: usize,
+        hop: Hop,
+    ) -> Result<(), Full> {
+        if hop == Hop::Nowhere {
+            return Ok(());
+        }
+        let len = headers.bytes().len() + payload_len;
+        let Some(mut packet) = self.device.allocate(len) else {
+            self.counters.tx_no_buffer += 1;
+            return Err(Full);
+        };
+        let mut complete = packet.append(headers.bytes());
+        for piece in payload {
+            complete = complete && packet.append(piece);
+        }
+        if !complete {
+            self.counters.tx_no_buffer += 1;
+            return Err(Full);
+        }
+        packet.tx = headers.tx;
+        self.queue_or_hold(packet, hop);
+        Ok(())
+    }
+
+    fn queue_or_hold(&mut self, packet: Packet, hop: Hop) {
+        match hop {
+            Hop::Link(_) => self.queue.push_back(packet),
+            Hop::Wait(slot) => self.neighbors.hold(slot, packet),
+            Hop::Nowhere => {}
+        }
+    }
+
+    fn send_requests(&mut self) {
+        for request in self.neighbors.take_requests() {
+            match self.request_frame(&request) {
+                Some(frame) => self.send_frame(&frame),
+                None => self.counters.tx_no_route += 1,
+            }
+        }
+    }
+
+    /// An ARP request (RFC 826) or a neighbour solicitation (RFC 4861 7.2.2).
+    fn request_frame(&self, request: &Request) -> Option<Vec<u8>> {
+        let source = self.routes.source_for(&request.target)?;
+        match (IpAddr::from(source), IpAddr::from(request.target)) {
+            (IpAddr::V4(source), IpAddr::V4(target)) => {
+                let arp = ArpRepr::EthernetIpv4 {
+                    operation: ArpOperation::Request,
+                    source_hardware_addr: self.mac,
+                    source_protocol_addr: source,
+                    target_hardware_addr: EthernetAddress([0; 6]),
+                    target_protocol_addr: target,
+                };
+                let dst = request.link.unwrap_or(EthernetAddress::BROADCAST);
+                let mut frame = self.ethernet(dst, EthernetProtocol::Arp, arp.buffer_len());
+                arp.emit(&mut ArpPacket::new_unchecked(&mut frame[14..]));
+                Some(frame)
+            }
+            (IpAddr::V6(source), IpAddr::V6(target)) => {
+                let (group_link, group) = emit::solicited_node(&request.target);
+                let (dst_link, dst) = match request.link {
+                    Some(link) => (link, target),
+                    None => (group_link, std::net::Ipv6Addr::from(group.0)),
+                };
+                let solicit = Icmpv6Repr::Ndisc(NdiscRepr::NeighborSolicit {
+                    target_addr: target,
+                    lladdr: Some(self.mac.into()),
+                });
+                let ip = Ipv6Repr {
+                    src_addr: source,
+                    dst_addr: dst,
+                    next_header: IpProtocol::Icmpv6,
+                    payload_len: solicit.buffer_len(),
+                    // RFC 4861 7.1.1: anything less came through a router.
+                    hop_limit: 255,
+                };
+                let len = ip.buffer_len() + solicit.buffer_len();
+                let mut frame = self.ethernet(dst_link, EthernetProtocol::Ipv6, len);
+                ip.emit(&mut Ipv6Packet::new_unchecked(&mut frame[14..]));
+                solicit.emit(
+                    &source,
+                    &dst,
+                    &mut Icmpv6Packet::new_unchecked(&mut frame[14 + ip.buffer_len()..]),
+                    &smoltcp::phy::ChecksumCapabilities::default(),
+                );
+                Some(frame)
+            }
+            _ => None,
+        }
+    }
+
+    fn ethernet(&self, dst: EthernetAddress, ethertype: EthernetProtocol, len: usize) -> Vec<u8> {
+        let mut frame = vec![0; 14 + len];
+        EthernetRepr { src_addr: self.mac, dst_addr: dst, ethertype }
+            .emit(&mut EthernetFrame::new_unchecked(&mut frame));
+        frame
+    }
+
+    /// Whether `addr` of a neighbour message is worth telling smoltcp and the other shards.
+    pub(crate) fn is_neighbor(&self, addr: &Addr) -> bool {
+        let ip = IpAddress::from(IpAddr::from(*addr));
+        self.routes.cidrs().iter().any(|cidr| cidr.contains_addr(&ip))
+    }
+}
+
+/// Where a frame goes next.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Hop {
+    Link(EthernetAddress),
+    Wait(u32),
+    Nowhere,
+}
+
+impl Hop {
+    /// The destination to write; zeros until the neighbour has answered.
+    fn link(self) -> EthernetAddress {
+        match self {
+            Hop::Link(link) => link,
+            Hop::Wait(_) | Hop::Nowhere => EthernetAddress([0; 6]),
+        }
+    }
+}
+
+impl Egress for Link {
+    fn send(
+        &mut self,
+        segment: &Header,
+        payload: &Payload<'_>,
+        gso_size: u16,
+        cookie: &mut u32,
+    ) -> Result<(), Full> {
+        let hop = self.next_hop(&segment.tuple.remote, cookie)?;
+        let link = (self.mac, hop.link());
+        let len = payload.len();
+        let headers = emit::tcp(link, segment, len, payload.iter(), gso_size, self.offload);
+        self.counters.tx_segments += 1;
+        Link::send(self, &headers, payload.iter(), len, hop)
+    }
+
+    fn max_payload(&self) -> usize {
+        self.tso_max
+    }
+}

@@ -1,0 +1,113 @@
+//! The way in: a burst, stage by stage.
+
+use throng_runtime::{Instant, ShardId};
+
+use super::parse::{Malformed, Parsed, parse};
+use super::{Message, Stack};
+use crate::packet::Packet;
+
+/// Frames taken from the device in one turn.
+pub(crate) const BURST: usize = 64;
+/// Messages taken from the mesh in one turn.
+const MESSAGES: usize = 256;
+
+impl Stack {
+    /// One burst from the device and the mesh. Returns whether there was anything.
+    pub(crate) fn receive(&mut self, now: Instant) -> bool {
+        self.link.now = now;
+        let mut worked = self.receive_messages(now);
+        let mut frames = std::mem::take(&mut self.frames);
+        worked |= self.link.device.receive(&mut frames, BURST, now) > 0;
+        self.process(&mut frames, true, now);
+        self.frames = frames;
+        self.deliver_events();
+        self.notify_shards();
+        worked
+    }
+
+    fn receive_messages(&mut self, now: Instant) -> bool {
+        let mut flows = Vec::new();
+        let mut count = 0;
+        while count < MESSAGES {
+            let Some(message) = self.stash.take().or_else(|| self.port.try_recv()) else { break };
+            count += 1;
+            match message {
+                Message::Flow(packet) => {
+                    self.link.counters.steered_in += 1;
+                    flows.push(packet);
+                }
+                Message::Slow(packet) => self.slow_input(packet, now),
+                Message::Neighbor(addr, link) => self.link.learn(addr, link, true),
+                Message::Unreachable(tuple, seq, kind) => {
+                    self.engine.on_icmp_unreachable(tuple, seq, kind, now);
+                }
+                Message::Routes(routes) => self.apply_routes(*routes, true),
+            }
+        }
+        self.process(&mut flows, false, now);
+        count > 0
+    }
+
+    /// Takes `frames` through the stages and leaves it empty. `steer` is false for frames
+    /// that another shard has handed over: they are ours.
+    pub(super) fn process(&mut self, frames: &mut Vec<Packet>, steer: bool, now: Instant) {
+        let mut segments = std::mem::take(&mut self.segments);
+        for (index, frame) in frames.iter_mut().enumerate() {
+            let parsed = parse(frame, |addr| self.link.routes.is_local(addr));
+            let tuple = match &parsed {
+                Ok(Parsed::Tcp(header, _)) => Some(header.tuple),
+                Ok(Parsed::Udp(tuple, _)) => Some(*tuple),
+                _ => None,
+            };
+            if let Some(tuple) = tuple.filter(|_| steer && self.shards > 1) {
+                let rss_hash = frame.rx.rss_hash;
+                let owner = self.steering.classify(&tuple, rss_hash);
+                if owner != self.shard {
+                    self.link.counters.steered_out += 1;
+                    let packet = std::mem::take(frame);
+                    self.tell(owner, Message::Flow(packet));
+                    continue;
+                }
+            }
+            match parsed {
+                Ok(Parsed::Tcp(header, payload)) => {
+                    self.engine.prefetch(&header.tuple);
+                    segments.push((index, header, payload));
+                }
+                Ok(Parsed::Udp(tuple, payload)) => {
+                    let data = &frame.data()[payload];
+                    if self.udp.deliver(&tuple, data, &mut self.link.counters) {
+                        self.link.counters.rx_datagrams += 1;
+                    } else {
+                        // smoltcp answers with port unreachable (RFC 1122 4.1.3.1).
+                        self.hand_to_slow_path(std::mem::take(frame), now);
+                    }
+                }
+                Ok(Parsed::Slow) => {
+                    self.hand_to_slow_path(std::mem::take(frame), now);
+                }
+                Err(Malformed::Header) => self.link.counters.rx_malformed += 1,
+                Err(Malformed::Checksum) => self.link.counters.rx_bad_checksum += 1,
+                Err(Malformed::Source) => self.link.counters.rx_bad_source += 1,
+            }
+        }
+        for (_, header, _) in &segments {
+            self.engine.find(&header.tuple);
+        }
+        for (index, header, payload) in segments.drain(..) {
+            self.link.counters.rx_segments += 1;
+            self.engine.on_segment(&header, &frames[index].data()[payload], now);
+        }
+        self.segments = segments;
+        frames.clear();
+    }
+
+    fn hand_to_slow_path(&mut self, packet: Packet, now: Instant) {
+        self.link.counters.rx_slow += 1;
+        if self.slow.is_some() {
+            self.slow_input(packet, now);
+        } else {
+            self.tell(ShardId(0), Message::Slow(packet));
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! The connected socket.
+
+mod io_traits;
+mod send;
+mod socket;
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::io;
+use std::net::{Shutdown, SocketAddr};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+pub use send::SendStream;
+pub use socket::TcpSocket;
+
+use crate::stack::{Interest, SharedStack};
+use crate::tcp::segment::FourTuple;
+use crate::tcp::{ConnId, Engine, Info, Keepalive, RecvError, SendError, State};
+
+/// A TCP connection, on the shard that owns its flow.
+///
+/// It reads and writes through `futures::io`, through hyper's and (feature `tokio`) tokio's
+/// traits, and without a copy through [`read_chunk`](TcpStream::read_chunk) and
+/// [`write_chunk`](TcpStream::write_chunk). An idle one owns no buffer.
+///
+/// Dropping it closes the connection: what is queued is still sent, then FIN; where unread
+/// data is left, or comes later, the peer gets a reset (RFC 9293 3.6, RFC 2525 2.17).
+#[derive(Debug)]
+pub struct TcpStream {
+    stack: SharedStack,
+    id: ConnId,
+    /// The rest of a chunk that `poll_fill_buf` has handed out a view of.
+    #[allow(clippy::box_collection, reason = "eight bytes in every idle stream, not 32")]
+    peeked: Option<Box<Bytes>>,
+    /// The application wants nothing more to read.
+    read_shut: Cell<bool>,
+}
+
+impl TcpStream {
+    pub(crate) fn new(stack: SharedStack, id: ConnId) -> TcpStream {
+        TcpStream { stack, id, peeked: None, read_shut: Cell::new(false) }
+    }
+
+    /// Connects to `addr` from an address and port of our own choosing, such that the
+    /// answers come back to this shard.
+    ///
+    /// # Errors
+    /// `ConnectionRefused`, `TimedOut`, `HostUnreachable`, `NetworkUnreachable`;
+    /// `AddrNotAvailable` when every port is in use; `QuotaExceeded` at the limit of
+    /// connections.
+    pub async fn connect(addr: SocketAddr) -> io::Result<TcpStream> {
+        TcpSocket::new().connect(addr).await
+    }
+
+    /// The next bytes in order, at most `max` of them, as they lie in the receive queue;
+    /// empty at the end of the stream.
+    ///
+    /// # Errors
+    /// `ConnectionReset`, `TimedOut` and the like when the connection is over.
+    pub async fn read_chunk(&mut self, max: usize) -> io::Result<Bytes> {
+        poll_fn(|cx| self.poll_read_chunk(cx, max)).await
+    }
+
+    /// Polls for the next bytes, see [`read_chunk`](TcpStream::read_chunk).
+    pub fn poll_read_chunk(&mut self, cx: &mut Context<'_>, max: usize) -> Poll<io::Result<Bytes>> {
+        if max == 0 {
+            return Poll::Ready(Ok(Bytes::new()));
+        }
+        if let Some(peeked) = &mut self.peeked {
+            let chunk = peeked.split_to(max.min(peeked.len()));
+            if peeked.is_empty() {
+                self.peeked = None;
+            }
+            return Poll::Ready(Ok(chunk));
+        }
+        let mut stack = self.stack.borrow_mut();
+        match stack.engine.recv(self.id, max, throng_runtime::now()) {
+            Ok(chunk) => Poll::Ready(Ok(chunk)),
+            Err(RecvError::WouldBlock) if self.read_shut.get() => Poll::Ready(Ok(Bytes::new())),
+            Err(RecvError::WouldBlock) => {
+                stack.register(self.id, Interest::Read, cx);
+                Poll::Pending
+            }
+            Err(RecvError::Closed(error)) => Poll::Ready(Err(error.into())),
+        }
+    }
+
+    /// Queues `chunk` for sending without copying it; waits for room first. The queue may
+    /// exceed its bound by one chunk.
+    ///
+    /// # Errors
+    /// `BrokenPipe` after a shutdown of the write side, `ConnectionReset`, `TimedOut`.
+    pub async fn write_chunk(&mut self, chunk: Bytes) -> io::Result<()> {
+        let mut chunk = Some(chunk);
+        poll_fn(|cx| self.poll_write_chunk(cx, &mut chunk)).await
+    }
+
+    /// Polls to queue `chunk`, which is taken when it has been.
+    pub fn poll_write_chunk(
+        &mut self,
+        cx: &mut Context<'_>,
+        chunk: &mut Option<Bytes>,
+    ) -> Poll<io::Result<()>> {
+        let Some(bytes) = chunk.take().filter(|bytes| !bytes.is_empty()) else {
+            return Poll::Ready(Ok(()));
+        };
+        let mut stack = self.stack.borrow_mut();
+        match stack.engine.send(self.id, bytes, throng_runtime::now()) {
+            Ok(()) => Poll::Ready(Ok(())),
+            Err(SendError::WouldBlock(bytes)) => {
+                *chunk = Some(bytes);
+                stack.register(self.id, Interest::Write, cx);
+                Poll::Pending
+            }
+            Err(SendError::Closed(error)) => Poll::Ready(Err(error.into())),
+        }
+    }
+
+    fn tuple(&self) -> io::Result<FourTuple> {
+        self.stack.borrow().engine.tuple(self.id).ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    /// Polls to copy a part of the `bytes` slices into the send queue. Returns how much.
+    fn poll_write_copy(
+        &mut self,
+        cx: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let total: usize = pieces.iter().map(|piece| piece.len()).sum();
+        let capacity = self.stack.borrow().engine.send_capacity(self.id);
+        // Without room the engine is asked all the same, with one byte: it notes who waits,
+        // and says so where the connection is over.
+        let mut left = total.min(capacity.max(1));
+        let mut copy = Vec::with_capacity(left);
+        for piece in pieces {
+            let part = &piece[..piece.len().min(left)];
+            copy.extend_from_slice(part);
+            left -= part.len();
+        }
+        let len = copy.len();
+        ready!(self.poll_write_chunk(cx, &mut Some(Bytes::from(copy))))?;
+        Poll::Ready(Ok(len))
+    }
+
+    /// Waits until there is something to read: bytes, the end of the stream, or an error.
+    ///
+    /// # Errors
+    /// None at present: an error of the connection is what the next read returns.
+    pub async fn readable(&self) -> io::Result<()> {
+        poll_fn(|cx| self.poll_readable(cx)).await
+    }
+
+    /// Polls whether there is something to read.
+    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut stack = self.stack.borrow_mut();
+        if self.peeked.is_some() || self.read_shut.get() || is_readable(&stack.engine, self.id) {
+            return Poll::Ready(Ok(()));
+        }
+        stack.register(self.id, Interest::Read, cx);
+        Poll::Pending
+    }
+
+    /// Shuts down a side. `Write`: a FIN follows what is queued. `Read`: nothing on the
+    /// wire; reads return the end of the stream once what has arrived is read.
+    ///
+    /// # Errors
+    /// `NotConnected` when the connection is over.
+    pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        let mut stack = self.stack.borrow_mut();
+        let now = throng_runtime::now();
+        if matches!(how, Shutdown::Read | Shutdown::Both) {
+            self.read_shut.set(true);
+            stack.wake_reader(self.id);
+        }
+        if matches!(how, Shutdown::Write | Shutdown::Both) {
+            stack.engine.shutdown_write(self.id, now);
+        }
+        Ok(())
+    }
+
+    /// Ends the connection at once with a reset.
+    pub fn abort(self) {
+        self.stack.borrow_mut().engine.abort(self.id, throng_runtime::now());
+    }
+
+    /// Sends small segments at once (`true`) or lets them wait for an acknowledgement of
+    /// what is out (Nagle, RFC 9293 3.7.4; the default).
+    pub fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
+        self.stack.borrow_mut().engine.set_nodelay(self.id, nodelay);
+        Ok(())
+    }
+
+    /// Probes the peer when it has been silent (RFC 9293 3.8.4); `None`, the default: never.
+    pub fn set_keepalive(&self, keepalive: Option<Keepalive>) -> io::Result<()> {
+        self.stack.borrow_mut().engine.set_keepalive(self.id, keepalive);
+        Ok(())
+    }
+
+    /// How long sent data may stay unacknowledged before the connection is given up
+    /// (RFC 5482); `None`, the default: as many retransmissions as the configuration says.
+    pub fn set_user_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.stack.borrow_mut().engine.set_user_timeout(self.id, timeout);
+        Ok(())
+    }
+
+    /// What happens to queued data when the stream is dropped: `None`, the default, sends
+    /// it in the background; zero throws it away and resets; anything else sends it for at
+    /// most so long, then resets.
+    pub fn set_linger(&self, linger: Option<Duration>) -> io::Result<()> {
+        self.stack.borrow_mut().engine.set_linger(self.id, linger);
+        Ok(())
+    }
+
+    /// The peer's address and port.
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        self.tuple().map(|tuple| tuple.peer_addr())
+    }
+
+    /// Our own address and port.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.tuple().map(|tuple| tuple.local_addr())
+    }
+
+    /// A snapshot of the connection, in the spirit of RFC 4898.
+    ///
+    /// # Errors
+    /// `NotConnected` when the connection is no more.
+    pub fn info(&self) -> io::Result<Info> {
+        let info = self.stack.borrow().engine.info(self.id, throng_runtime::now());
+        info.ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    /// A wrapper that is `Send`, for libraries that ask for it. It checks at run time that
+    /// it stays on this shard.
+    pub fn into_send(self) -> SendStream {
+        SendStream::new(self)
+    }
+}
+
+impl Drop for TcpStream {
+    fn drop(&mut self) {
+        self.stack.borrow_mut().release(self.id, throng_runtime::now());
+    }
+}
+
+/// Whether `recv` would answer something else than `WouldBlock`.
+fn is_readable(engine: &Engine, id: ConnId) -> bool {
+    let ended = !matches!(
+        engine.state(id),
+        State::SynSent
+            | State::SynReceived
+            | State::Established
+            | State::FinWait1
+            | State::FinWait2
+    );
+    engine.readable_bytes(id) > 0 || ended
+}
