@@ -8,9 +8,8 @@ mod cargo;
 mod demo;
 mod host;
 mod hugepages;
-#[allow(dead_code, reason = "the interop runs use the rest")]
+mod interop;
 mod process;
-#[allow(dead_code, reason = "the interop runs use the rest")]
 mod report;
 mod setup;
 mod test;
@@ -39,6 +38,10 @@ enum Command {
     },
     /// Run every check and test
     Test(test::Options),
+    /// Run the interop tests alone: real clients of the kernel's side against our server
+    Interop(interop::Options),
+    #[command(hide = true)]
+    InteropInside(interop::InsideOptions),
     /// Run the benches, or the one that is named
     Bench {
         /// Name of one bench
@@ -55,6 +58,8 @@ fn main() -> ExitCode {
         Command::Setup => setup::command(),
         Command::Demo { args } => demo::command(&args),
         Command::Test(options) => test::command(&options),
+        Command::Interop(options) => interop::command(&options),
+        Command::InteropInside(options) => interop::inside(&options),
         Command::Bench { name, args } => bench::command(name.as_deref(), &args),
     };
     match result {

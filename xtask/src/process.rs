@@ -67,7 +67,7 @@ pub(crate) fn forget(key: u64) {
 pub(crate) struct Cmd {
     program: OsString,
     args: Vec<OsString>,
-    envs: Vec<(OsString, Option<OsString>)>,
+    envs: Vec<(OsString, OsString)>,
     dir: Option<PathBuf>,
     limit: Duration,
     log: Option<PathBuf>,
@@ -140,13 +140,7 @@ impl Cmd {
 
     /// Sets an environment variable.
     pub(crate) fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Cmd {
-        self.envs.push((name.as_ref().into(), Some(value.as_ref().into())));
-        self
-    }
-
-    /// Removes an environment variable.
-    pub(crate) fn env_remove(mut self, name: impl AsRef<OsStr>) -> Cmd {
-        self.envs.push((name.as_ref().into(), None));
+        self.envs.push((name.as_ref().into(), value.as_ref().into()));
         self
     }
 
@@ -197,12 +191,7 @@ impl Cmd {
     fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
         command.args(&self.args).process_group(0);
-        for (name, value) in &self.envs {
-            match value {
-                Some(value) => command.env(name, value),
-                None => command.env_remove(name),
-            };
-        }
+        command.envs(self.envs.iter().map(|(name, value)| (name, value)));
         if let Some(dir) = &self.dir {
             command.current_dir(dir);
         }
@@ -231,8 +220,12 @@ impl Cmd {
     pub(crate) fn run(&self) -> io::Result<Finished> {
         let (reader, writer) = io::pipe()?;
         let mut command = self.command();
-        command.stdin(Stdio::null()).stdout(writer.try_clone()?);
-        command.stderr(if self.stdout_only { Stdio::null() } else { Stdio::from(writer) });
+        command.stdin(Stdio::null());
+        if self.stdout_only {
+            command.stdout(writer).stderr(Stdio::null());
+        } else {
+            command.stdout(writer.try_clone()?).stderr(writer);
+        }
         let group = Group::spawn(&mut command).map_err(|error| {
             io::Error::new(error.kind(), format!("{}: {error}", self.program.to_string_lossy()))
         })?;
@@ -331,11 +324,6 @@ impl Background {
         let group = self.group.take().expect("only stop() takes the group");
         let _ = nix::sys::signal::kill(group.id, signal);
         group.wait(limit)
-    }
-
-    /// Waits until it ends by itself, and kills it when it has not within `limit`.
-    pub(crate) fn wait(mut self, limit: Duration) -> io::Result<(ExitStatus, bool)> {
-        self.group.take().expect("only wait() takes the group").wait(limit)
     }
 }
 

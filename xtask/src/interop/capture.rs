@@ -1,0 +1,193 @@
+//! Captures on the kernel's side of the link, and what tshark says about them.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use super::inside::Run;
+use super::link::{SERVER_V4, SERVER_V6};
+use crate::process::{Background, Cmd};
+
+/// Bytes kept of each frame: all headers with all options, and a little payload.
+const SNAP: &str = "192";
+
+/// Warnings that the other side causes, by who sent the frame they stand at and how they
+/// begin. Everything else of severity warning or error fails the run.
+/// `docs/TESTING.md` gives the reasons at length.
+const TOLERATED: &[(Side, &str, &str)] = &[
+    (Side::Kernel, "Connection reset (RST)", "a client that ends with answers under way"),
+    (Side::Kernel, "TCP window specified by the receiver is now completely full", "its load"),
+    (Side::Server, "TCP window specified by the receiver is now completely full", "its window"),
+    (Side::Kernel, "TCP Zero Window segment", "a client that does not read"),
+];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Side {
+    Kernel,
+    Server,
+}
+
+/// A capture under way.
+pub(crate) struct Capture {
+    dumpcap: Background,
+    file: PathBuf,
+    log: PathBuf,
+}
+
+impl Capture {
+    /// Captures on `interface` into `name.pcapng`, at most `packets` if given.
+    pub(crate) fn start(
+        run: &Run,
+        interface: &str,
+        name: &str,
+        packets: Option<u32>,
+    ) -> Result<Capture, String> {
+        let file = run.logs.join(format!("{name}.pcapng"));
+        let log = run.logs.join(format!("{name}-dumpcap.log"));
+        let mut command = Cmd::new("dumpcap")
+            .args(["-q", "-i", interface, "-s", SNAP, "-B", "256", "-w"])
+            .arg(&file)
+            .log(&log);
+        if let Some(packets) = packets {
+            command = command.arg("-c").arg(packets.to_string());
+        }
+        let mut dumpcap = command.background().map_err(|error| format!("dumpcap: {error}"))?;
+        let start = Instant::now();
+        // It says "File:" once the socket is open.
+        while !std::fs::read_to_string(&log).unwrap_or_default().contains("File:") {
+            if !dumpcap.alive() || start.elapsed() > Duration::from_secs(10) {
+                let said = std::fs::read_to_string(&log).unwrap_or_default();
+                return Err(format!("dumpcap did not start: {said}"));
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        Ok(Capture { dumpcap, file, log })
+    }
+
+    /// Ends the capture and reads it with tshark. An error says what was not tolerated.
+    pub(crate) fn judge(self) -> Result<String, String> {
+        let Capture { mut dumpcap, file, log } = self;
+        let (file, log) = (&file, &log);
+        if dumpcap.alive() {
+            // What is in flight gets into the file.
+            thread::sleep(Duration::from_millis(500));
+        }
+        dumpcap
+            .stop(Signal::SIGINT, Duration::from_secs(20))
+            .map_err(|error| format!("dumpcap: {error}"))?;
+        let said = std::fs::read_to_string(log).unwrap_or_default();
+        let dropped = dropped(&said).ok_or(format!("dumpcap said no counts: {said}"))?;
+
+        let output = tshark(file)?;
+        // The expert table follows the fields of single frames.
+        let table = ["Errors (", "Warns (", "Notes (", "Chats ("]
+            .iter()
+            .filter_map(|title| output.find(&format!("\n{title}")))
+            .min()
+            .unwrap_or(output.len());
+        let (items, summary) = output.split_at(table);
+        let _ = std::fs::write(file.with_extension("expert.txt"), summary);
+        let counted = count_items(items);
+        let mut lines = Vec::new();
+        let mut bad = Vec::new();
+        for ((side, message), (count, first)) in &counted {
+            let why = tolerated(*side, message, dropped > 0);
+            let line = format!("{count} x {side:?}: {message} (first in frame {first})");
+            match why {
+                Some(why) => lines.push(format!("{line}: tolerated, {why}")),
+                None => bad.push(line),
+            }
+        }
+        let _ = std::fs::write(
+            file.with_extension("judgement.txt"),
+            format!("not tolerated:\n{}\n\ntolerated:\n{}\n", bad.join("\n"), lines.join("\n")),
+        );
+        if !bad.is_empty() {
+            return Err(format!("{}\ncapture: {}", bad.join("\n"), file.display()));
+        }
+        let packets = summary_packets(&said);
+        // Good captures are large and say nothing more.
+        if std::env::var_os("THRONG_KEEP_CAPTURES").is_none() {
+            let _ = std::fs::remove_file(file);
+        }
+        Ok(format!(
+            "{packets} packets, {dropped} lost by the capture, {} kinds of warnings by the peer",
+            lines.len()
+        ))
+    }
+}
+
+/// What tshark prints about the capture: frames with an item of severity warning or error,
+/// then the table of `-z expert`.
+fn tshark(file: &Path) -> Result<String, String> {
+    let fields = ["frame.number", "ip.src", "ipv6.src", "_ws.expert.severity"];
+    let done = Cmd::new("tshark")
+        .arg("-n")
+        .arg("-r")
+        .arg(file)
+        // Only the start of each frame was kept: TCP is judged, not what it carries.
+        .args(["--disable-protocol", "http", "--disable-protocol", "http2"])
+        .args(["--disable-protocol", "websocket", "--disable-protocol", "echo"])
+        .args(["-o", "tcp.desegment_tcp_streams:FALSE", "-o", "tcp.try_heuristic_first:FALSE"])
+        .args(["-o", "ip.defragment:FALSE", "-o", "ipv6.defragment:FALSE"])
+        .args(["-z", "expert", "-Y", "_ws.expert.severity >= 0x600000", "-T", "fields"])
+        .args(["-E", "separator=|", "-E", "aggregator=;"])
+        .args(fields.iter().flat_map(|field| ["-e", field]))
+        .args(["-e", "_ws.expert.message"])
+        .stdout_only()
+        .limit(Duration::from_secs(150))
+        .run()
+        .map_err(|error| format!("tshark: {error}"))?;
+    if done.ok() { Ok(done.output) } else { Err(format!("tshark: {}", done.how())) }
+}
+
+/// `Packets received/dropped on interface 'x': 123/0 (...)`: the second number.
+fn dropped(said: &str) -> Option<u64> {
+    let (_, after) = said.rsplit_once("received/dropped on interface")?;
+    let (_, counts) = after.split_once(": ")?;
+    counts.split(['/', ' ']).nth(1)?.parse().ok()
+}
+
+fn summary_packets(said: &str) -> String {
+    said.rsplit_once("Packets captured: ")
+        .and_then(|(_, after)| after.split_whitespace().next())
+        .unwrap_or("?")
+        .to_owned()
+}
+
+/// Expert items by who sent the frame and what they say: how many, and the first frame.
+fn count_items(items: &str) -> BTreeMap<(Side, String), (u64, String)> {
+    let mut counted = BTreeMap::new();
+    for line in items.lines() {
+        let mut fields = line.splitn(5, '|');
+        let mut field = || fields.next().unwrap_or_default();
+        let (frame, v4, v6, severities, messages) = (field(), field(), field(), field(), field());
+        let ours = |source: &str| {
+            source.split(';').next().is_some_and(|from| from == SERVER_V4 || from == SERVER_V6)
+        };
+        let side = if ours(v4) || ours(v6) { Side::Server } else { Side::Kernel };
+        for (severity, message) in severities.split(';').zip(messages.split(';')) {
+            let bad = matches!(severity, "6291456" | "8388608");
+            if bad {
+                let entry = counted
+                    .entry((side, message.to_owned()))
+                    .or_insert_with(|| (0, frame.to_owned()));
+                entry.0 += 1;
+            }
+        }
+    }
+    counted
+}
+
+fn tolerated(side: Side, message: &str, lossy_capture: bool) -> Option<&'static str> {
+    if lossy_capture && (message.contains("not captured") || message.contains("wasn't captured")) {
+        return Some("the capture itself lost packets");
+    }
+    TOLERATED
+        .iter()
+        .find(|(by, start, _)| *by == side && message.starts_with(start))
+        .map(|(_, _, why)| *why)
+}

@@ -1,0 +1,157 @@
+//! The run of one backend, inside its namespace: link, server, capture, checks, end.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use super::Backend;
+use super::capture::Capture;
+use super::checks::{self, Verdict};
+use super::link::{self, Link};
+use crate::process::{Background, Cmd};
+
+/// Options of `cargo xtask interop-inside`, which only `interop` calls.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    #[arg(long, value_enum)]
+    backend: Backend,
+    #[arg(long)]
+    server: PathBuf,
+    #[arg(long)]
+    python: PathBuf,
+    #[arg(long)]
+    logs: PathBuf,
+    #[arg(long)]
+    only: Vec<String>,
+}
+
+/// The server answers within this time of its start, or the run fails.
+const START: Duration = Duration::from_secs(40);
+
+/// A run under way.
+pub(crate) struct Run {
+    /// Logs, captures and reports go here.
+    pub(crate) logs: PathBuf,
+    /// The interpreter that has our clients.
+    pub(crate) python: PathBuf,
+    only: Vec<String>,
+    results: File,
+    failed: bool,
+}
+
+impl Run {
+    /// Makes a check, if it is asked for, and writes down what came of it.
+    pub(crate) fn check(&mut self, name: &str, check: impl FnOnce(&Run) -> Verdict) {
+        if self.only.is_empty() || self.only.iter().any(|only| name.contains(only.as_str())) {
+            let start = Instant::now();
+            let verdict = check(self);
+            self.record(name, verdict, start.elapsed());
+        }
+    }
+
+    fn record(&mut self, name: &str, verdict: Verdict, took: Duration) {
+        let (result, detail) = match verdict {
+            Ok(detail) => ("passed", detail),
+            Err(detail) => ("failed", detail),
+        };
+        self.failed |= result == "failed";
+        let first = detail.lines().next().unwrap_or_default();
+        println!("    {result} {name} in {:.1} s: {first}", took.as_secs_f64());
+        // A failure's other lines are printed with the step's results.
+        let line = json!({ "check": name, "result": result, "detail": detail });
+        if let Err(error) = writeln!(self.results, "{line}") {
+            eprintln!("xtask: results: {error}");
+        }
+    }
+}
+
+/// `cargo xtask interop-inside`.
+pub(crate) fn command(options: &Options) -> io::Result<ExitCode> {
+    let results =
+        File::options().create(true).append(true).open(options.logs.join("results.jsonl"))?;
+    let mut run = Run {
+        logs: options.logs.clone(),
+        python: options.python.clone(),
+        only: options.only.clone(),
+        results,
+        failed: false,
+    };
+    let start = Instant::now();
+    match start_server(options) {
+        Ok((link, server)) => all_checks(&mut run, &link, server),
+        Err(why) => run.record("start", Err(why), start.elapsed()),
+    }
+    Ok(if run.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn start_server(options: &Options) -> Result<(Link, Background), String> {
+    let link = Link::prepare(options.backend)?;
+    let log = options.logs.join("server.log");
+    let start = Instant::now();
+    let mut server = Cmd::new(&options.server)
+        .env("THRONG_DEVICE", &link.device)
+        .env("THRONG_ADDRESS", format!("{}/24,{}/64", link::SERVER_V4, link::SERVER_V6))
+        .env("THRONG_SHARDS", "2")
+        // Two busy shards would leave nothing of two cores for the clients.
+        .env("THRONG_IDLE", "adaptive")
+        .env("RUST_LOG", "info")
+        .env("RUST_BACKTRACE", "1")
+        .log(&log)
+        .background()
+        .map_err(|error| format!("server: {error}"))?;
+    let said = || {
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(25)..].join("\n")
+    };
+    link.bring_up().map_err(|why| format!("{why}; the server said:\n{}", said()))?;
+    loop {
+        if checks::get(&format!("http://{}/", link::SERVER_V4), &["--http1.1", "-m2"]).is_ok() {
+            return Ok((link, server));
+        }
+        if !server.alive() {
+            return Err(format!("the server ended at once; it said:\n{}", said()));
+        }
+        if start.elapsed() > START {
+            return Err(format!("no answer after {START:?}; the server said:\n{}", said()));
+        }
+        thread::sleep(Duration::from_millis(200));
+    }
+}
+
+fn all_checks(run: &mut Run, link: &Link, mut server: Background) {
+    let before = checks::kernel_counters();
+    // The load is captured apart and only its beginning: minutes of it say nothing new.
+    let capture = Capture::start(run, link.interface, "functional", None);
+    checks::functional(run);
+    judge(run, capture, "capture: functional");
+
+    let capture = Capture::start(run, link.interface, "load", Some(250_000));
+    checks::load(run);
+    judge(run, capture, "capture: load");
+
+    run.check("kernel counters", |_| checks::compare_counters(&before));
+    run.check("server log", checks::server_log);
+    let alive = server.alive();
+    run.check("graceful end", |_| {
+        if !alive {
+            return Err("the server was gone before it was asked to end".into());
+        }
+        match server.stop(Signal::SIGTERM, Duration::from_secs(15)) {
+            Ok((status, false)) if status.success() => Ok("exit code 0 after SIGTERM".into()),
+            Ok((status, false)) => Err(format!("{status} after SIGTERM")),
+            Ok((_, true)) => Err("still there 15 s after SIGTERM".into()),
+            Err(error) => Err(error.to_string()),
+        }
+    });
+}
+
+fn judge(run: &mut Run, capture: Result<Capture, String>, name: &str) {
+    run.check(name, |_| capture.and_then(Capture::judge));
+}

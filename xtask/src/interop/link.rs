@@ -1,0 +1,80 @@
+//! The link between our server and the kernel, in a namespace of its own.
+
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::Backend;
+use crate::process::Cmd;
+
+/// The kernel's addresses on the link.
+pub(crate) const KERNEL_V4: &str = "10.77.0.1";
+/// Its IPv6 address.
+pub(crate) const KERNEL_V6: &str = "fd77::1";
+/// Our server's addresses on the link.
+pub(crate) const SERVER_V4: &str = "10.77.0.2";
+/// Its IPv6 address.
+pub(crate) const SERVER_V6: &str = "fd77::2";
+
+/// The kernel's side of each kind of link, and what the server is told.
+pub(crate) struct Link {
+    /// The interface on which the kernel has its addresses.
+    pub(crate) interface: &'static str,
+    /// `THRONG_DEVICE` of the server.
+    pub(crate) device: String,
+}
+
+impl Link {
+    /// What has to be there before the server starts.
+    pub(crate) fn prepare(backend: Backend) -> Result<Link, String> {
+        match backend {
+            Backend::Tap => Ok(Link { interface: "ttap0", device: "tap:ttap0".into() }),
+            Backend::NetTap => {
+                Ok(Link { interface: "dtap0", device: "dpdk:net_tap0,iface=dtap0".into() })
+            }
+            Backend::AfXdp => {
+                let queues = "numtxqueues 2 numrxqueues 2";
+                run(&format!("ip link add tv0 {queues} type veth peer name tv1 {queues}"))?;
+                // The server's end belongs to the server alone: the kernel must not speak on it.
+                run("sysctl -qw net.ipv6.conf.tv0.disable_ipv6=1")?;
+                run("ip link set tv0 up")?;
+                // Without this the kernel leaves checksums half done on a veth, for its other
+                // end to finish, and our server would see them as wrong.
+                run("ethtool -K tv1 tx off")?;
+                // Segments of 64 KiB do not fit an XDP frame.
+                run("ethtool -K tv1 tso off gso off")?;
+                // One port for each queue: with less, the others' flows go to the kernel.
+                let port = |queue| format!("net_af_xdp{queue},iface=tv0,start_queue={queue}");
+                Ok(Link { interface: "tv1", device: format!("dpdk:{}+{}", port(0), port(1)) })
+            }
+        }
+    }
+
+    /// Gives the kernel its addresses, once the interface is there.
+    pub(crate) fn bring_up(&self) -> Result<(), String> {
+        let there = Path::new("/sys/class/net").join(self.interface);
+        let start = Instant::now();
+        while !there.exists() {
+            if start.elapsed() > Duration::from_secs(30) {
+                return Err(format!("no interface {} after 30 s", self.interface));
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        let name = self.interface;
+        run(&format!("ip link set {name} up"))?;
+        run(&format!("ip address add {KERNEL_V4}/24 dev {name}"))?;
+        run(&format!("ip address add {KERNEL_V6}/64 dev {name} nodad"))
+    }
+}
+
+/// Runs a short command; its failure is an error with what it said.
+pub(crate) fn run(line: &str) -> Result<(), String> {
+    let mut words = line.split(' ');
+    let program = words.next().unwrap_or_default();
+    let done = Cmd::new(program)
+        .args(words)
+        .limit(Duration::from_secs(20))
+        .run()
+        .map_err(|error| format!("{line}: {error}"))?;
+    if done.ok() { Ok(()) } else { Err(format!("{line}: {}: {}", done.how(), done.output.trim())) }
+}

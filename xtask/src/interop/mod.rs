@@ -1,0 +1,161 @@
+//! Interop: our server on a device, real programs of the Linux kernel's side against it.
+//!
+//! Each backend gets a network namespace (and a process namespace) of its own, in which this
+//! program runs itself again; all that was started there dies with it. See `docs/TESTING.md`.
+
+mod capture;
+mod checks;
+mod inside;
+mod link;
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use crate::cargo::{cargo, features};
+use crate::host;
+use crate::hugepages::Hugepages;
+use crate::process::Cmd;
+use crate::report::{Outcome, Report};
+use crate::setup::{self, HUGEPAGES, Need};
+
+pub(crate) use inside::{Options as InsideOptions, command as inside};
+
+/// Package and binary of the server.
+const SERVER: &str = "throng-interop";
+
+/// What the server works on, and what joins it to the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Backend {
+    /// DPDK's net_tap
+    NetTap,
+    /// DPDK's net_af_xdp on one end of a veth pair
+    AfXdp,
+    /// Plain Linux TAP, no DPDK
+    Tap,
+}
+
+impl Backend {
+    /// All of them, in the order they are run.
+    pub(crate) const ALL: [Backend; 3] = [Backend::NetTap, Backend::AfXdp, Backend::Tap];
+
+    /// Its name on the command line and in reports.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Backend::NetTap => "net-tap",
+            Backend::AfXdp => "af-xdp",
+            Backend::Tap => "tap",
+        }
+    }
+
+    /// It can be run here; if not, why.
+    fn available(self) -> Result<(), String> {
+        host::can_own_network()?;
+        match self {
+            Backend::Tap => Ok(()),
+            Backend::NetTap => host::dpdk(),
+            Backend::AfXdp if !host::is_root() => Err("loading an XDP program needs root".into()),
+            Backend::AfXdp => host::dpdk(),
+        }
+    }
+}
+
+/// Options of `cargo xtask interop`.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Only this backend (may be given again)
+    #[arg(long, value_enum)]
+    backend: Vec<Backend>,
+    /// Only the checks whose name contains this (may be given again)
+    #[arg(long = "only", value_name = "CHECK")]
+    only: Vec<String>,
+}
+
+/// `cargo xtask interop`: the interop runs alone.
+pub(crate) fn command(options: &Options) -> io::Result<ExitCode> {
+    setup::packages(Need::Everything)?;
+    let _pages = Hugepages::reserve(HUGEPAGES);
+    let mut report = Report::new(&[], false);
+    steps(&mut report, &options.backend, &options.only);
+    Ok(if report.finish() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// One step of `report` for each backend, `only` the named checks.
+pub(crate) fn steps(report: &mut Report, backends: &[Backend], only: &[String]) {
+    let backends = if backends.is_empty() { &Backend::ALL[..] } else { backends };
+    for &backend in backends {
+        let name = format!("interop {}", backend.name());
+        report.step(&name, || match run(backend, only) {
+            Ok(outcome) => outcome,
+            Err(why) => Outcome::fail(backend.name(), why),
+        });
+    }
+}
+
+fn run(backend: Backend, only: &[String]) -> Result<Outcome, String> {
+    let missing = |error: io::Error| error.to_string();
+    if let Err(why) = backend.available() {
+        return Ok(Outcome::skip(format!("interop {}", backend.name()), why));
+    }
+    let logs = host::logs().join(backend.name());
+    let _ = std::fs::remove_dir_all(&logs);
+    std::fs::create_dir_all(&logs).map_err(missing)?;
+
+    let server = build_server(&logs)?;
+    let python = setup::python()?;
+    let results = logs.join("results.jsonl");
+    let this = std::env::current_exe().map_err(missing)?;
+    let done = Cmd::new(this)
+        .args(["interop-inside", "--backend", backend.name()])
+        .arg("--server")
+        .arg(server)
+        .arg("--python")
+        .arg(python)
+        .arg("--logs")
+        .arg(&logs)
+        .args(only.iter().flat_map(|check| ["--only", check]))
+        .wrapped(host::own_network())
+        .log(logs.join("run.log"))
+        .echo(true)
+        .limit(Duration::from_secs(420))
+        .run()
+        .map_err(missing)?;
+
+    let mut outcome = read_results(&results, backend);
+    if !done.ok() && outcome.failed.is_empty() {
+        let why = format!("{}\n{}", done.how(), done.tail(30));
+        outcome.add(Outcome::fail(format!("{}: run", backend.name()), why));
+    }
+    Ok(outcome)
+}
+
+/// Builds the server with every feature that is to be had. Returns its path.
+pub(crate) fn build_server(logs: &std::path::Path) -> Result<PathBuf, String> {
+    let build = cargo(["build", "--locked", "--quiet", "--package", SERVER])
+        .arg(features())
+        .log(logs.join("build.log"))
+        .limit(Duration::from_secs(900))
+        .run()
+        .map_err(|error| error.to_string())?;
+    if !build.ok() {
+        return Err(format!("the server does not build: {}", build.tail(40)));
+    }
+    Ok(host::target().join("debug").join(SERVER))
+}
+
+fn read_results(path: &std::path::Path, backend: Backend) -> Outcome {
+    let mut outcome = Outcome::default();
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    for line in text.lines() {
+        let Ok(value) = serde_json::from_str::<serde_json::Value>(line) else { continue };
+        let name = format!("{}: {}", backend.name(), value["check"].as_str().unwrap_or("?"));
+        let detail = value["detail"].as_str().unwrap_or_default();
+        outcome.add(match value["result"].as_str() {
+            Some("passed") => Outcome::pass(),
+            Some("skipped") => Outcome::skip(name, detail),
+            _ => Outcome::fail(name, detail),
+        });
+    }
+    outcome
+}
