@@ -42,6 +42,7 @@ mod run;
 mod shard;
 pub mod signal;
 pub mod sim;
+mod stats;
 mod sync;
 mod task;
 pub mod time;
@@ -59,18 +60,9 @@ pub use join::{JoinHandle, spawn_local, try_spawn_local};
 pub use prefetch::prefetch_read;
 pub use remote::{RemoteHandle, spawn_on};
 pub use run::run;
-pub use shard::Stats;
+pub use stats::{Stats, stats};
 pub use time::Instant;
 pub use timer::{
     Elapsed, Interval, Sleep, Timeout, interval, interval_at, now, sleep, sleep_until, timeout,
     timeout_at,
 };
-
-/// Counters of this shard since its start.
-///
-/// # Panics
-/// When the thread runs no shard.
-#[track_caller]
-pub fn stats() -> Stats {
-    shard::with(|shard| shard.snapshot())
-}

@@ -53,7 +53,7 @@ impl Reactor {
     pub(crate) fn turn(&mut self, now: Instant) -> bool {
         let shard = &*self.shard;
         shard.set_now(now);
-        shard.count(|stats| stats.turns += 1);
+        shard.counters.turns.add(1);
         let mut busy = inbox(shard);
         if let Some(driver) = &mut self.driver {
             busy |= driver.receive(now);
@@ -87,7 +87,7 @@ impl Reactor {
         }
         let arena = self.shard.arena();
         let (Some(driver), Ok(event)) = (&mut self.driver, arena.event()) else { return };
-        self.shard.count(|stats| stats.parks += 1);
+        self.shard.counters.parks.add(1);
         driver.park(event, timeout);
         arena.drain_event();
     }
@@ -118,7 +118,7 @@ impl Drop for Reactor {
 
 fn inbox(shard: &Shard) -> bool {
     let mut taken = 0;
-    if shard.group.terminated() && !shard.signal_waiters.borrow().is_empty() {
+    if !shard.signal_waiters.borrow().is_empty() && shard.group.terminated() {
         for waiter in shard.signal_waiters.take() {
             waiter.wake();
             taken += 1;
@@ -126,14 +126,14 @@ fn inbox(shard: &Shard) -> bool {
     }
     let wakes = shard.take_remote_wakes(WAKES);
     if wakes > 0 {
-        shard.count(|stats| stats.remote_wakes += wakes as u64);
+        shard.counters.remote_wakes.add(wakes as u64);
         taken += wakes;
     }
     for _ in 0..SPAWNS {
         let Some(spawn) = ({ shard.port.borrow_mut().try_recv() }) else { break };
         taken += 1;
         if catch_unwind(AssertUnwindSafe(spawn)).is_err() {
-            shard.count(|stats| stats.panics += 1);
+            shard.counters.panics.add(1);
         }
     }
     taken > 0

@@ -23,6 +23,7 @@ use crate::inbound::Chain;
 use crate::mesh::Port;
 use crate::prefetch::prefetch;
 use crate::ready::ReadyQueue;
+use crate::stats::{Counters, Stats};
 use crate::task::{self, Header};
 use crate::time::Instant;
 use crate::waker::waker;
@@ -41,30 +42,6 @@ const ROUNDS: usize = 4;
 /// How far ahead of the poll a task's slot and its memory are fetched into the cache.
 const SLOT_AHEAD: usize = 8;
 const TASK_AHEAD: usize = 4;
-
-/// Counters of a shard since its start.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-#[non_exhaustive]
-pub struct Stats {
-    /// Tasks started.
-    pub spawned: u64,
-    /// Spawns refused because of a limit.
-    pub refused: u64,
-    /// Polls of tasks.
-    pub polls: u64,
-    /// Wakes that came from other threads.
-    pub remote_wakes: u64,
-    /// Tasks that panicked.
-    pub panics: u64,
-    /// Turns of the loop.
-    pub turns: u64,
-    /// Times the shard went to sleep.
-    pub parks: u64,
-    /// Tasks the shard holds now, ended ones included whose result nobody took yet.
-    pub tasks: u64,
-    /// Timers armed now.
-    pub timers: u64,
-}
 
 /// What few tasks need and only for a while.
 #[derive(Default)]
@@ -90,7 +67,7 @@ pub(crate) struct Shard {
     closing: Cell<bool>,
     /// See the module `local`.
     pub(crate) local: RefCell<Option<Rc<dyn Any>>>,
-    pub(crate) stats: Cell<Stats>,
+    pub(crate) counters: Counters,
 }
 
 /// How a task ended.
@@ -130,7 +107,7 @@ impl Shard {
             signal_waiters: RefCell::new(Vec::new()),
             closing: Cell::new(false),
             local: RefCell::new(None),
-            stats: Cell::new(Stats::default()),
+            counters: Counters::default(),
         })
     }
 
@@ -144,12 +121,6 @@ impl Shard {
 
     pub(crate) fn set_now(&self, now: Instant) {
         self.now.set(now);
-    }
-
-    pub(crate) fn count(&self, change: impl FnOnce(&mut Stats)) {
-        let mut stats = self.stats.get();
-        change(&mut stats);
-        self.stats.set(stats);
     }
 
     /// Makes this the current shard of the thread until the guard goes.
@@ -172,27 +143,26 @@ impl Shard {
     }
 
     fn reserve(&self) -> Result<u32, SpawnError> {
-        let mut stats = self.stats.get();
+        let counters = &self.counters;
         let result = if self.closing.get() {
             Err(SpawnError::ShuttingDown)
-        } else if stats.tasks >= self.group.max_tasks {
+        } else if counters.tasks.get() >= self.group.max_tasks {
             Err(SpawnError::TooManyTasks)
         } else {
             self.arena().take_slot().ok_or(SpawnError::TooManyTasks)
         };
         if result.is_ok() {
-            stats.tasks += 1;
-            stats.spawned += 1;
+            counters.tasks.add(1);
+            counters.spawned.add(1);
         } else {
-            stats.refused += 1;
+            counters.refused.add(1);
         }
-        self.stats.set(stats);
         result
     }
 
     fn free(&self, index: u32) {
         self.arena().free_slot(index);
-        self.count(|stats| stats.tasks -= 1);
+        self.counters.tasks.sub(1);
     }
 
     /// Puts a task in the ready queue unless it is there or has ended.
@@ -287,8 +257,11 @@ impl Shard {
     /// Stage: fires the timers that are due, touching at most `budget`. Returns whether
     /// there was anything to do.
     pub(crate) fn run_timers(&self, now: Instant, budget: usize) -> bool {
-        let mut fired = self.fired.take();
         let mut timers = self.timers.borrow_mut();
+        if !timers.is_due(now) {
+            return false;
+        }
+        let mut fired = self.fired.take();
         let more = timers.advance_keep(now, budget, &mut |waker| {
             fired.push(std::mem::replace(waker, Waker::noop().clone()));
         });
@@ -346,7 +319,7 @@ impl Shard {
             waker(TaskId { arena: self.arena().id(), index, generation: slot.generation() });
         let mut cx = Context::from_waker(&waker);
         coop::refill();
-        self.count(|stats| stats.polls += 1);
+        self.counters.polls.add(1);
         let mut gone = false;
         let polled = catch_unwind(AssertUnwindSafe(|| {
             // SAFETY: an ALIVE task has its future.
@@ -431,7 +404,7 @@ impl Shard {
     }
 
     fn report(&self, payload: &(dyn Any + Send)) {
-        self.count(|stats| stats.panics += 1);
+        self.counters.panics.add(1);
         tracing::error!(shard = self.id.0, "a task panicked: {}", panic_text(payload));
     }
 
@@ -460,7 +433,7 @@ impl Shard {
     }
 
     pub(crate) fn snapshot(&self) -> Stats {
-        Stats { timers: self.timers.borrow().len() as u64, ..self.stats.get() }
+        self.counters.snapshot(self.timers.borrow().len() as u64)
     }
 }
 

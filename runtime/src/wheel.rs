@@ -66,6 +66,8 @@ impl<T> Node<T> {
 pub struct TimerWheel<T> {
     /// The current tick: all earlier ones have been served.
     elapsed: u64,
+    /// No slot starts before this tick, so no look at the slots is needed until then.
+    earliest: u64,
     /// Bit `l`: level `l` holds anything.
     levels: u32,
     /// Nodes in the free list start here.
@@ -95,6 +97,7 @@ impl<T> TimerWheel<T> {
     pub fn new() -> Self {
         TimerWheel {
             elapsed: 0,
+            earliest: u64::MAX,
             levels: 0,
             free: NIL,
             fresh: 0,
@@ -150,6 +153,9 @@ impl<T> TimerWheel<T> {
     /// their level; returns whether it had to stop for that, with more to do. A `now` before
     /// that of an earlier call does nothing.
     pub fn advance(&mut self, now: Instant, budget: usize, fire: &mut impl FnMut(T)) -> bool {
+        if !self.is_due(now) {
+            return false;
+        }
         let mut budget = budget;
         let target = now.as_nanos() >> TICK_SHIFT;
         loop {
@@ -162,6 +168,17 @@ impl<T> TimerWheel<T> {
                 Due::OutOfBudget => return true,
             }
         }
+    }
+
+    /// Moves to `now` if nothing has to be done for that; returns whether something has.
+    #[inline]
+    pub(crate) fn is_due(&mut self, now: Instant) -> bool {
+        let target = now.as_nanos() >> TICK_SHIFT;
+        let due = target >= self.earliest;
+        if !due {
+            self.elapsed = self.elapsed.max(target);
+        }
+        due
     }
 
     /// As [`advance`](Self::advance), but a due timer stays allocated, disarmed, until it
@@ -231,7 +248,9 @@ impl<T> TimerWheel<T> {
     /// Unlinks the next timer due at or before tick `target`.
     fn next_due(&mut self, target: u64, budget: &mut usize) -> Due {
         loop {
-            let Some((slot, start)) = self.next_slot().filter(|&(_, start)| start <= target) else {
+            let next = self.next_slot();
+            self.earliest = next.map_or(u64::MAX, |(_, start)| start);
+            let Some((slot, start)) = next.filter(|&(_, start)| start <= target) else {
                 self.elapsed = self.elapsed.max(target);
                 return Due::Nothing;
             };
@@ -260,8 +279,10 @@ impl<T> TimerWheel<T> {
         let tick = tick.max(self.elapsed);
         let difference = tick ^ self.elapsed;
         let level = (63 - (difference | 1).leading_zeros()) / DIGIT_BITS;
-        let position = (tick >> (level * DIGIT_BITS)) & (SLOTS as u64 - 1);
+        let shift = level * DIGIT_BITS;
+        let position = (tick >> shift) & (SLOTS as u64 - 1);
         let slot = level as usize * SLOTS + position as usize;
+        self.earliest = self.earliest.min((tick >> shift) << shift);
         let head = self.heads[slot];
         let last = if head == NIL {
             self.heads[slot] = index;
