@@ -7,7 +7,6 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use crate::arena::TaskId;
 use crate::error::{JoinError, SpawnError};
 use crate::shard::{self, Joined, Shard};
 
@@ -22,7 +21,7 @@ use crate::shard::{self, Joined, Shard};
 pub fn spawn_local<F: Future + 'static>(future: F) -> JoinHandle<F::Output> {
     spawn_in(&shard::current(), future).unwrap_or_else(|(shard, error)| {
         tracing::warn!(shard = shard.id.0, "a task was not started: {error}");
-        JoinHandle { shard, task: Err(Some(error)), cancel: false, output: PhantomData }
+        JoinHandle { shard, of: Of::Refused(error), output: PhantomData }
     })
 }
 
@@ -43,12 +42,10 @@ pub(crate) fn spawn_in<F: Future + 'static>(
     future: F,
 ) -> Result<JoinHandle<F::Output>, (Rc<Shard>, SpawnError)> {
     match shard.spawn(future) {
-        Ok(id) => Ok(JoinHandle {
-            shard: shard.clone(),
-            task: Ok(id),
-            cancel: false,
-            output: PhantomData,
-        }),
+        Ok(index) => {
+            let of = Of::Task { index, cancel: false };
+            Ok(JoinHandle { shard: shard.clone(), of, output: PhantomData })
+        }
         Err((error, _)) => Err((shard.clone(), error)),
     }
 }
@@ -59,35 +56,53 @@ pub(crate) fn spawn_in<F: Future + 'static>(
 /// called.
 pub struct JoinHandle<T> {
     shard: Rc<Shard>,
-    /// The task; `Err(Some(_))` if it was refused, `Err(None)` after the result was given.
-    task: Result<TaskId, Option<SpawnError>>,
-    cancel: bool,
+    of: Of,
     output: PhantomData<T>,
 }
+
+/// What a handle is about. With the shard it makes a handle of 16 bytes.
+#[derive(Clone, Copy)]
+enum Of {
+    /// A task, and whether to abort it when the handle is dropped.
+    Task { index: u32, cancel: bool },
+    /// A task that was never started.
+    Refused(SpawnError),
+    /// A task whose result has been given.
+    Nothing,
+}
+
+const _: () = assert!(size_of::<JoinHandle<String>>() == 16);
 
 impl<T> JoinHandle<T> {
     /// Asks for the end of the task: its future is dropped by its shard in the next turn,
     /// and the handle gives a cancelled [`JoinError`], unless the task ends before.
     pub fn abort(&self) {
-        if let Ok(id) = self.task {
-            self.shard.abort(id);
+        if let Of::Task { index, .. } = self.of {
+            self.shard.abort(index);
         }
     }
 
     /// From now on dropping the handle aborts the task.
     pub fn cancel_on_drop(mut self) -> Self {
-        self.cancel = true;
+        if let Of::Task { cancel, .. } = &mut self.of {
+            *cancel = true;
+        }
         self
     }
 
     /// Whether the task has ended, in whatever way.
     pub fn is_finished(&self) -> bool {
-        self.task.map_or(true, |id| self.shard.is_finished(id))
+        match self.of {
+            Of::Task { index, .. } => self.shard.is_finished(index),
+            Of::Refused(_) | Of::Nothing => true,
+        }
     }
 
     /// Lets the task run on by itself.
     pub fn detach(mut self) {
-        self.cancel = false;
+        if let Of::Task { cancel, .. } = &mut self.of {
+            *cancel = false;
+        }
     }
 }
 
@@ -97,19 +112,19 @@ impl<T> Future for JoinHandle<T> {
     type Output = Result<T, JoinError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let id = match self.task {
-            Ok(id) => id,
-            Err(Some(error)) => {
-                self.task = Err(None);
+        let index = match self.of {
+            Of::Task { index, .. } => index,
+            Of::Refused(error) => {
+                self.of = Of::Nothing;
                 return Poll::Ready(Err(JoinError::refused(error)));
             }
-            Err(None) => panic!("a JoinHandle was polled after it gave its result"),
+            Of::Nothing => panic!("a JoinHandle was polled after it gave its result"),
         };
-        let joined = self.shard.join(id, cx);
+        let joined = self.shard.join(index, cx);
         if matches!(joined, Joined::Pending) {
             return Poll::Pending;
         }
-        self.task = Err(None);
+        self.of = Of::Nothing;
         Poll::Ready(match joined {
             Joined::Output(task) => {
                 let mut output = MaybeUninit::<T>::uninit();
@@ -129,11 +144,11 @@ impl<T> Future for JoinHandle<T> {
 
 impl<T> Drop for JoinHandle<T> {
     fn drop(&mut self) {
-        if let Ok(id) = self.task {
-            if self.cancel {
-                self.shard.abort(id);
+        if let Of::Task { index, cancel } = self.of {
+            if cancel {
+                self.shard.abort(index);
             }
-            self.shard.detach(id);
+            self.shard.detach(index);
         }
     }
 }

@@ -5,8 +5,8 @@ use std::rc::Rc;
 
 use crate::shard;
 
-/// Sets the current shard's value, in place of the one before. It lives as long as the
-/// shard.
+/// Sets the current shard's value, in place of the one before. It is dropped
+/// at the shard's end, after its tasks and its driver.
 ///
 /// # Panics
 /// When the thread runs no shard.

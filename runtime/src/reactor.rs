@@ -92,7 +92,8 @@ impl Reactor {
         arena.drain_event();
     }
 
-    /// Drops all tasks, lets the driver send what that queued, and drops it.
+    /// Drops all tasks, lets the driver send what that queued, and drops it and the shard's
+    /// local value.
     pub(crate) fn shut_down(&mut self, mut clock: impl FnMut() -> Instant) {
         let Some(mut driver) = self.driver.take() else { return };
         self.shard.shut_down();
@@ -106,6 +107,9 @@ impl Reactor {
             }
         }
         drop(driver);
+        // It may hold handles of the shard, which would keep each other alive.
+        let local = self.shard.local.take();
+        drop(local);
     }
 }
 

@@ -63,3 +63,34 @@ impl ReadyQueue {
         Some(self.blocks[position / BLOCK][position % BLOCK])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::{BLOCK, ReadyQueue};
+
+    #[test]
+    fn it_is_a_queue_across_blocks() {
+        let (mut queue, mut model) = (ReadyQueue::new(), VecDeque::new());
+        let mut seed = 7u32;
+        for next in 0..50_000 {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            // Grows to some blocks, then shrinks to nothing, over and over.
+            let grow = if next % 10_000 < 5_000 { 3 } else { 1 };
+            if (seed >> 16) % 4 < grow {
+                queue.push(next);
+                model.push_back(next);
+            } else {
+                let ahead = (seed >> 20) as usize % BLOCK;
+                assert_eq!(queue.peek(ahead), model.get(ahead).copied());
+                assert_eq!(queue.pop(), model.pop_front());
+            }
+            assert_eq!(queue.len(), model.len());
+        }
+        while let Some(index) = model.pop_front() {
+            assert_eq!(queue.pop(), Some(index));
+        }
+        assert_eq!((queue.pop(), queue.peek(0)), (None, None));
+    }
+}

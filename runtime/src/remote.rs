@@ -57,7 +57,7 @@ where
     // On a refusal the future is dropped, and its completion would say "cancelled".
     let shared = completion.0.clone();
     match shard::with(|shard| shard.spawn(RemoteTask { future, completion })) {
-        Ok(id) => shard::with(|shard| shard.detach(id)),
+        Ok(task) => shard::with(|shard| shard.detach(task)),
         Err((error, task)) => {
             shared.complete(Err(JoinError::refused(error)));
             drop(task);

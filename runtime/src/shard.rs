@@ -128,8 +128,9 @@ impl Shard {
         Entered { previous: CURRENT.replace(Rc::as_ptr(self)), _shard: self }
     }
 
-    /// Starts a task, with a join handle to be made by the caller; or gives the future back.
-    pub(crate) fn spawn<F: Future + 'static>(&self, future: F) -> Result<TaskId, (SpawnError, F)> {
+    /// Starts a task, or gives the future back. The slot stays the task's until the join
+    /// handle, which the caller makes of the slot's number, joins or detaches.
+    pub(crate) fn spawn<F: Future + 'static>(&self, future: F) -> Result<u32, (SpawnError, F)> {
         let index = match self.reserve() {
             Ok(index) => index,
             Err(error) => return Err((error, future)),
@@ -139,7 +140,7 @@ impl Shard {
         let slot = arena.slot(index);
         slot.set_state(slot.state() | ALIVE | HANDLE | QUEUED);
         self.ready.borrow_mut().push(index);
-        Ok(TaskId { arena: arena.id(), index, generation: slot.generation() })
+        Ok(index)
     }
 
     fn reserve(&self) -> Result<u32, SpawnError> {
@@ -177,25 +178,25 @@ impl Shard {
     }
 
     /// Asks for the end of a task: its future is dropped when its turn comes.
-    pub(crate) fn abort(&self, id: TaskId) {
-        let slot = self.arena().slot(id.index);
-        if slot.generation() == id.generation && slot.state() & ALIVE != 0 {
+    pub(crate) fn abort(&self, index: u32) {
+        let slot = self.arena().slot(index);
+        if slot.state() & ALIVE != 0 {
             slot.set_state(slot.state() | ABORT);
-            self.schedule(id.index);
+            self.schedule(index);
         }
     }
 
-    pub(crate) fn is_finished(&self, id: TaskId) -> bool {
-        self.arena().slot(id.index).state() & ALIVE == 0
+    pub(crate) fn is_finished(&self, index: u32) -> bool {
+        self.arena().slot(index).state() & ALIVE == 0
     }
 
     /// A join handle asks for the result. Anything but `Pending` ends the handle.
-    pub(crate) fn join(&self, id: TaskId, cx: &Context<'_>) -> Joined {
-        let slot = self.arena().slot(id.index);
+    pub(crate) fn join(&self, index: u32, cx: &Context<'_>) -> Joined {
+        let slot = self.arena().slot(index);
         let state = slot.state();
         if state & DONE == 0 {
             let mut extras = self.extras.borrow_mut();
-            let waiter = &mut extras.entry(id.index).or_default().waiter;
+            let waiter = &mut extras.entry(index).or_default().waiter;
             let old = match waiter {
                 Some(waiter) if waiter.will_wake(cx.waker()) => None,
                 _ => waiter.replace(cx.waker().clone()),
@@ -205,9 +206,9 @@ impl Shard {
             drop(old);
             return Joined::Pending;
         }
-        let task = self.arena().task(id.index);
-        let extra = self.extras.borrow_mut().remove(&id.index);
-        self.free(id.index);
+        let task = self.arena().task(index);
+        let extra = self.extras.borrow_mut().remove(&index);
+        self.free(index);
         match extra.and_then(|extra| extra.panic) {
             Some(payload) => Joined::Panicked(payload),
             None if task.is_null() => Joined::Cancelled,
@@ -216,19 +217,19 @@ impl Shard {
     }
 
     /// A join handle goes away without a result.
-    pub(crate) fn detach(&self, id: TaskId) {
-        let slot = self.arena().slot(id.index);
+    pub(crate) fn detach(&self, index: u32) {
+        let slot = self.arena().slot(index);
         let state = slot.state();
         let extra = if state & (WAITER | DONE) != 0 {
-            self.extras.borrow_mut().remove(&id.index)
+            self.extras.borrow_mut().remove(&index)
         } else {
             None
         };
         if state & DONE == 0 {
             slot.set_state(state & !(HANDLE | WAITER));
         } else {
-            let task = self.arena().task(id.index);
-            self.free(id.index);
+            let task = self.arena().task(index);
+            self.free(index);
             if !task.is_null() {
                 // SAFETY: a task that is DONE with memory holds its output, and nobody else
                 // knows the memory now that the slot is free.
@@ -422,6 +423,8 @@ impl Shard {
                 self.cancel(index, self.arena().task(index));
             }
         }
+        // A slot left in the chain could not be woken from outside in its next life.
+        while self.take_remote_wakes(usize::MAX) > 0 {}
         while let Some(index) = { self.ready.borrow_mut().pop() } {
             let slot = self.arena().slot(index);
             slot.set_state(slot.state() & !QUEUED);
