@@ -6,59 +6,86 @@
 //! into one without clearing it first.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crossbeam_queue::ArrayQueue;
 
 /// Large buffers (over the pool's size) kept for reuse; more are freed on return.
 const LARGE_KEPT: usize = 32;
 
-/// A handle on the pool, cheap to clone.
-#[derive(Clone)]
+/// The pool, as its device holds it.
 pub(crate) struct Pool {
-    shared: Arc<Shared>,
+    home: Arc<Home>,
+    /// Buffers that have not been made yet.
+    unmade: usize,
+    size: usize,
 }
 
-struct Shared {
-    /// Returned buffers of `size` bytes.
+/// Where buffers return to. Together the two lists never hold more than the pool's limit.
+struct Home {
+    /// Buffers of the pool's size, and empty ones that stand for a buffer to be made.
     free: ArrayQueue<Vec<u8>>,
-    /// Returned buffers of more bytes.
+    /// Larger ones.
     large: ArrayQueue<Vec<u8>>,
-    /// How many buffers may still be handed out.
-    left: AtomicUsize,
     size: usize,
 }
 
 impl Pool {
     /// A pool of at most `limit` buffers of `size` bytes each.
     pub(crate) fn new(limit: usize, size: usize) -> Pool {
-        let shared = Shared {
-            free: ArrayQueue::new(limit.max(1)),
-            large: ArrayQueue::new(LARGE_KEPT),
-            left: AtomicUsize::new(limit),
-            size,
-        };
-        Pool { shared: Arc::new(shared) }
+        let home =
+            Home { free: ArrayQueue::new(limit.max(1)), large: ArrayQueue::new(LARGE_KEPT), size };
+        Pool { home: Arc::new(home), unmade: limit, size }
     }
 
     /// A buffer with room for `needed` bytes. `None` when all are out or the allocator has
     /// no memory.
-    pub(crate) fn take(&self, needed: usize) -> Option<Buffer> {
-        let shared = &self.shared;
-        let take = |left: usize| left.checked_sub(1);
-        shared.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).ok()?;
-        let reused = if needed > shared.size { shared.large.pop() } else { shared.free.pop() };
-        let mut bytes = reused.unwrap_or_default();
-        if bytes.len() < needed {
-            let length = needed.max(shared.size);
-            bytes.clear();
-            if bytes.try_reserve_exact(length).is_err() {
-                shared.left.fetch_add(1, Ordering::Relaxed);
-                return None;
+    #[inline]
+    pub(crate) fn take(&mut self, needed: usize) -> Option<Buffer> {
+        let fits = needed <= self.size;
+        let (first, second) = if fits {
+            (&self.home.free, &self.home.large)
+        } else {
+            (&self.home.large, &self.home.free)
+        };
+        let mut bytes = match first.pop() {
+            Some(bytes) => bytes,
+            None if self.unmade > 0 => {
+                self.unmade -= 1;
+                Vec::new()
             }
-            bytes.resize(length, 0);
+            None => second.pop()?,
+        };
+        if bytes.len() < needed {
+            bytes = grown(bytes, needed.max(self.size), &self.home)?;
         }
-        Some(Buffer { bytes, start: 0, end: 0, home: Arc::clone(shared) })
+        Some(Buffer { bytes, start: 0, end: 0, home: Arc::clone(&self.home) })
+    }
+}
+
+/// The buffer with `length` bytes, or, without memory, nothing and its place given back.
+#[cold]
+fn grown(mut bytes: Vec<u8>, length: usize, home: &Home) -> Option<Vec<u8>> {
+    bytes.clear();
+    if bytes.try_reserve_exact(length).is_err() {
+        home.take_back(Vec::new());
+        return None;
+    }
+    bytes.resize(length, 0);
+    Some(bytes)
+}
+
+impl Home {
+    fn take_back(&self, bytes: Vec<u8>) {
+        if bytes.len() > self.size {
+            match self.large.push(bytes) {
+                Ok(()) => return,
+                Err(one_too_many) => drop(one_too_many),
+            }
+            drop(self.free.push(Vec::new()));
+        } else {
+            // There is room for as many as there are.
+            drop(self.free.push(bytes));
+        }
     }
 }
 
@@ -67,7 +94,7 @@ pub(crate) struct Buffer {
     bytes: Vec<u8>,
     start: u32,
     end: u32,
-    home: Arc<Shared>,
+    home: Arc<Home>,
 }
 
 impl Buffer {
@@ -112,11 +139,6 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let bytes = std::mem::take(&mut self.bytes);
-        let home = &*self.home;
-        // A full queue of large ones frees the memory; the free queue has room for all.
-        let list = if bytes.len() > home.size { &home.large } else { &home.free };
-        drop(list.push(bytes));
-        home.left.fetch_add(1, Ordering::Relaxed);
+        self.home.take_back(std::mem::take(&mut self.bytes));
     }
 }
