@@ -58,7 +58,7 @@ mod link {
         &["rte_mempool", "rte_ring", "rte_device", "rte_memzone", "rte_eth_switch_info"];
 
     pub(super) fn run() -> Result<(), String> {
-        for file in ["shim.c", "shim.h"] {
+        for file in ["shim.c", "guard.c", "shim.h"] {
             println!("cargo:rerun-if-changed={file}");
         }
         let dpdk = pkg_config::Config::new()
@@ -69,7 +69,7 @@ mod link {
         let flags = cflags()?;
         bindings(&flags)?;
         let mut shim = cc::Build::new();
-        shim.file("shim.c").opt_level(3).warnings(true);
+        shim.files(["shim.c", "guard.c"]).opt_level(3).warnings(true);
         for flag in &flags {
             shim.flag(flag);
         }

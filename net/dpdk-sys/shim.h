@@ -99,6 +99,17 @@ uint16_t throng_rx_burst(uint16_t port, uint16_t queue, struct throng_mbuf **fra
 uint32_t throng_tx_burst(uint16_t port, uint16_t queue, struct throng_mbuf **frames, uint16_t n,
 			 int prepare);
 
+/* The same two for drivers that give memory shared with a peer back to the kernel while a
+ * burst may be in it (memif, when the peer leaves): an access to memory that is gone ends the
+ * burst instead of the process. `retains`: the driver keeps sent mbufs for a time (memif
+ * zero-copy). *faulted counts bursts that ended so; each may lose the buffers it had in hand.
+ * throng_guard_install has to be called before; it chains to the handlers it finds. */
+uint16_t throng_rx_burst_guarded(uint16_t port, uint16_t queue, struct throng_mbuf **frames,
+				 uint16_t n, uint64_t *faulted);
+uint32_t throng_tx_burst_guarded(uint16_t port, uint16_t queue, struct throng_mbuf **frames,
+				 uint16_t n, int retains, uint64_t *faulted);
+int throng_guard_install(void);
+
 /* Allocates exactly n reset mbufs, or none. 0 on success. */
 int throng_alloc_bulk(struct rte_mempool *pool, struct throng_mbuf **mbufs, uint32_t n);
 

@@ -1,8 +1,10 @@
 //! DPDK devices, each test in a process of its own: DPDK starts once per process.
 #![cfg(feature = "dpdk")]
 
+mod af_xdp;
 mod frames;
 mod isolated;
 mod memif;
 mod ring;
 mod tap;
+mod vhost;

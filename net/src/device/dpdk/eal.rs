@@ -44,7 +44,8 @@ pub(super) fn start(ports: &[String], shards: usize, options: &OpenOptions) -> i
     }
     let memory = OVERHEAD + 2 * shards * pool::bytes(options);
     let extra = std::env::var("THRONG_EAL_ARGS").unwrap_or_default();
-    let args = arguments(ports, memory, free_huge_pages(), &extra);
+    let huge = if extra.contains("--no-huge") { 0 } else { free_huge_pages() };
+    let args = arguments(ports, memory, huge, &extra);
     tracing::debug!(?args, "starting DPDK");
     // On a thread of its own: rte_eal_init makes its caller DPDK's main lcore and changes
     // its CPU affinity, which is not ours to change.
@@ -91,15 +92,18 @@ fn arguments(ports: &[String], memory: usize, huge: usize, extra: &str) -> Vec<S
         "--log-level=error".to_owned(),
         format!("--lcores=0@({})", cpus()),
     ];
-    if huge >= memory {
+    // Reserved at once, with huge pages too: growing later takes a lock that virtio_user holds
+    // while it waits for an answer of its vhost peer, which may be in this process.
+    let reserve = if huge >= memory {
         // One file per segment list: memif's zero-copy and virtio_user share memory with a
         // peer by passing its descriptors, and may pass only a few.
         args.extend(["--in-memory", "--single-file-segments"].map(str::to_owned));
+        memory
     } else {
-        let megabytes = memory.max(MIN_WITHOUT_HUGE) >> 20;
-        args.extend(["--no-huge", "--no-shconf", "-m"].map(str::to_owned));
-        args.push(megabytes.to_string());
-    }
+        args.extend(["--no-huge", "--no-shconf"].map(str::to_owned));
+        memory.max(MIN_WITHOUT_HUGE)
+    };
+    args.extend(["-m".to_owned(), (reserve >> 20).to_string()]);
     let pci: Vec<&String> = ports.iter().filter(|port| is_pci(port)).collect();
     if pci.is_empty() {
         args.push("--no-pci".to_owned());
@@ -158,6 +162,17 @@ fn ignore_sigio() {
         {
             libc::signal(libc::SIGIO, libc::SIG_IGN);
         }
+    }
+}
+
+/// Prepares for bursts whose memory may vanish, once.
+pub(super) fn guard_bursts() -> io::Result<()> {
+    static INSTALLED: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    // SAFETY: installs signal handlers that pass on what is not theirs; called once.
+    if *INSTALLED.get_or_init(|| unsafe { sys::throng_guard_install() } == 0) {
+        Ok(())
+    } else {
+        Err(io::Error::other("no signal handler for faults in shared memory"))
     }
 }
 

@@ -25,8 +25,10 @@ pub(super) enum Driver {
     /// The kernel's TAP: it has the port's MAC address itself, so ours must differ; it
     /// claims RSS but hashes as the kernel does; segmentation is software with limits.
     Tap,
-    /// In-process or shared-memory pipes whose MAC address is a constant.
+    /// In-process pipes whose MAC address is a constant.
     Pipe,
+    /// Shared memory with a peer, unmapped without warning when the peer leaves.
+    Memif,
     /// vhost and virtio: a checksum that the peer left out is no error.
     Virtio,
     Other,
@@ -36,11 +38,23 @@ impl Driver {
     fn of(name: &str) -> Driver {
         match name {
             "net_tap" | "net_tun" => Driver::Tap,
-            "net_ring" | "net_memif" | "net_null" => Driver::Pipe,
+            "net_ring" | "net_null" => Driver::Pipe,
+            "net_memif" => Driver::Memif,
             "net_vhost" | "net_virtio" | "net_virtio_user" => Driver::Virtio,
             _ => Driver::Other,
         }
     }
+}
+
+/// Whether a burst's memory may vanish under it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Guard {
+    /// No.
+    None,
+    /// Yes, and the driver is done with a frame when it has taken it.
+    Copies,
+    /// Yes, and the driver keeps the frames it has taken until the peer is done with them.
+    Retains,
 }
 
 /// An attached port. Stopped, closed and, if it is a virtual device, detached on drop.
@@ -74,6 +88,8 @@ pub(super) struct Settings {
     pub(super) tso_max: usize,
     /// Most segments one frame may be cut into.
     pub(super) tso_segments: usize,
+    /// How bursts are called.
+    pub(super) guard: Guard,
     pub(super) interrupts: bool,
     pub(super) rss: Rss,
 }
@@ -242,14 +258,22 @@ impl Port {
                 Driver::Tap => TAP_TSO_SEGMENTS,
                 _ => usize::MAX,
             },
+            guard: match self.driver {
+                Driver::Memif if self.name.contains("zero-copy=yes") => Guard::Retains,
+                Driver::Memif => Guard::Copies,
+                _ => Guard::None,
+            },
             interrupts,
             rss,
         };
+        if settings.guard != Guard::None {
+            eal::guard_bursts()?;
+        }
         Ok((settings, pools))
     }
 
     fn has_interrupts(&self) -> bool {
-        if self.driver == Driver::Pipe {
+        if matches!(self.driver, Driver::Pipe | Driver::Memif) {
             // It has none, and asking is answered with a line on stderr.
             return false;
         }
@@ -290,7 +314,9 @@ impl Port {
                 bytes[5] ^= 0x80;
                 EthernetAddress(bytes)
             }
-            Driver::Pipe if !self.name.contains("mac=") => crate::device::local_mac(&self.name),
+            Driver::Pipe | Driver::Memif if !self.name.contains("mac=") => {
+                crate::device::local_mac(&self.name)
+            }
             _ => own,
         })
     }
@@ -345,7 +371,7 @@ fn max_mtu(info: &sys::rte_eth_dev_info) -> usize {
 fn max_frame(driver: Driver, mtu: usize) -> usize {
     match driver {
         // A peer on the same machine may send frames it would have a NIC cut up.
-        Driver::Virtio | Driver::Pipe => usize::from(u16::MAX) + 14,
+        Driver::Virtio | Driver::Pipe | Driver::Memif => usize::from(u16::MAX) + 14,
         _ => mtu + ETHERNET_OVERHEAD as usize,
     }
 }

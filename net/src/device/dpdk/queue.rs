@@ -13,7 +13,7 @@ use throng_runtime::Instant;
 use super::eal;
 use super::mbuf::Mbuf;
 use super::pool::Pool;
-use super::port::{Driver, Port, Settings, zeroed_link};
+use super::port::{Driver, Guard, Port, Settings, zeroed_link};
 use crate::device::{Capabilities, Counters, Device};
 use crate::packet::{ChecksumStatus, Packet};
 
@@ -36,6 +36,8 @@ pub(super) struct DpdkQueue {
     capabilities: Capabilities,
     settings: Arc<Settings>,
     counters: Counters,
+    /// Bursts that ended because the peer's memory was gone.
+    faulted: u64,
     link: Link,
     pool: Pool,
     port_id: u16,
@@ -80,6 +82,7 @@ impl DpdkQueue {
             capabilities,
             settings: settings.clone(),
             counters: Counters::default(),
+            faulted: 0,
             link: Link { up: true, asked: None },
             pool,
             port_id: port.id(),
@@ -218,6 +221,28 @@ impl DpdkQueue {
         Staged::Ready { raw: mbuf.as_ptr(), offload: flags != 0 }
     }
 
+    /// Hands frames to the port; see `throng_tx_burst` for the result.
+    fn send(&mut self, burst: &mut [*mut sys::throng_mbuf], prepare: bool) -> u32 {
+        let (port, queue, frames) = (self.port_id, self.queue, burst.as_mut_ptr());
+        // At most TX_BURST.
+        let count = burst.len() as u16;
+        // SAFETY: `count` frames, each owned by a packet of the caller; the port takes over
+        // the first ones, as many as it says, and leaves the rest alone.
+        unsafe {
+            match self.settings.guard {
+                Guard::None => sys::throng_tx_burst(port, queue, frames, count, i32::from(prepare)),
+                guard => sys::throng_tx_burst_guarded(
+                    port,
+                    queue,
+                    frames,
+                    count,
+                    i32::from(guard == Guard::Retains),
+                    &mut self.faulted,
+                ),
+            }
+        }
+    }
+
     /// Whether the port could send at all. Asked when it took nothing.
     fn link_up(&mut self, now: Instant) -> bool {
         if self.link.asked.is_none_or(|asked| now.saturating_since(asked) >= LINK_CHECK) {
@@ -325,17 +350,7 @@ impl Device for DpdkQueue {
             }
             let mut sent = 0;
             if ready != 0 {
-                // SAFETY: `ready` frames, each owned by a packet in `frames`; the port takes
-                // over the first `sent` of them and leaves the rest alone.
-                let result = unsafe {
-                    sys::throng_tx_burst(
-                        self.port_id,
-                        self.queue,
-                        burst.as_mut_ptr(),
-                        ready as u16,
-                        i32::from(prepare),
-                    )
-                };
+                let result = self.send(&mut burst[..ready], prepare);
                 sent = (result & 0xffff) as usize;
                 refused = if result >> 16 != 0 { true } else { refused && sent == ready };
             }
@@ -436,7 +451,7 @@ impl Device for DpdkQueue {
 impl Drop for DpdkQueue {
     fn drop(&mut self) {
         self.disarm();
-        tracing::debug!(port = self.port.name(), queue = self.queue, counters = ?self.counters);
+        tracing::debug!(port = self.port.name(), queue = self.queue, faulted = self.faulted, counters = ?self.counters);
     }
 }
 
