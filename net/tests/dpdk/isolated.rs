@@ -28,11 +28,11 @@ pub(crate) fn isolated(name: &str, need: Need, body: fn()) {
         return body();
     }
     let mut command = match need {
-        Need::Nothing => Command::new(this_program()),
+        Need::Nothing => again(name),
         Need::Network => match namespace() {
             Ok(mut command) => {
                 command.arg(this_program());
-                command
+                only(command, name)
             }
             Err(reason) => {
                 println!("skipped: {reason}");
@@ -40,14 +40,7 @@ pub(crate) fn isolated(name: &str, need: Need, body: fn()) {
             }
         },
     };
-    let mut child = command
-        .args(["--exact", name, "--nocapture", "--test-threads=1"])
-        .env(CASE, name)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let (mut out, mut err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
     let errors = std::thread::spawn(move || {
         let mut text = String::new();
@@ -82,6 +75,19 @@ pub(crate) fn isolated(name: &str, need: Need, body: fn()) {
         Ok(status) => panic!("{name}: {status}\n{output}\n{errors}"),
         Err(_) => panic!("{name}: not done after {LIMIT:?}\n{output}\n{errors}"),
     }
+}
+
+/// This program, asked for the one test `name`, whose body it will run.
+pub(crate) fn again(name: &str) -> Command {
+    only(Command::new(this_program()), name)
+}
+
+fn only(mut command: Command, name: &str) -> Command {
+    command
+        .args(["--exact", name, "--nocapture", "--test-threads=1"])
+        .env(CASE, name)
+        .stdin(Stdio::null());
+    command
 }
 
 fn this_program() -> std::path::PathBuf {

@@ -7,4 +7,5 @@ mod isolated;
 mod memif;
 mod ring;
 mod tap;
+mod tcp;
 mod vhost;

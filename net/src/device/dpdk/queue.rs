@@ -36,7 +36,7 @@ pub(super) struct DpdkQueue {
     capabilities: Capabilities,
     settings: Arc<Settings>,
     counters: Counters,
-    /// Bursts that ended because the peer's memory was gone.
+    /// Bursts that ended because the peer's memory was gone, each with at least a frame.
     faulted: u64,
     link: Link,
     pool: Pool,
@@ -117,11 +117,16 @@ impl DpdkQueue {
     /// One burst from the port, each frame handed to `keep`.
     fn burst(&mut self, max: usize, mut keep: impl FnMut(Packet)) -> usize {
         let mut raw = [std::ptr::null_mut(); RX_BURST];
-        let max = max.min(RX_BURST);
+        let max = max.min(RX_BURST) as u16;
+        let (port, queue, out) = (self.port_id, self.queue, raw.as_mut_ptr());
         // SAFETY: the array has room for `max` (at most 64) pointers; the port is started
         // and this queue has one user, by `&mut self`.
-        let got =
-            unsafe { sys::throng_rx_burst(self.port_id, self.queue, raw.as_mut_ptr(), max as u16) };
+        let got = unsafe {
+            match self.settings.guard {
+                Guard::None => sys::throng_rx_burst(port, queue, out, max),
+                _ => sys::throng_rx_burst_guarded(port, queue, out, max, &mut self.faulted),
+            }
+        };
         let mut kept = 0;
         for raw in &raw[..usize::from(got).min(RX_BURST)] {
             let Some(raw) = NonNull::new(*raw) else { continue };
@@ -436,6 +441,7 @@ impl Device for DpdkQueue {
     /// of a descriptor) is part of the first queue's numbers.
     fn counters(&self) -> Counters {
         let mut counters = self.counters;
+        counters.rx_dropped += self.faulted;
         if self.queue == 0 {
             // SAFETY: plain C data.
             let mut stats: sys::rte_eth_stats = unsafe { std::mem::zeroed() };
