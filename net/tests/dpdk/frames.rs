@@ -126,3 +126,14 @@ pub(crate) fn exchange(a: &mut dyn Device, b: &mut dyn Device) {
     assert_eq!(a.counters().tx_dropped, dropped, "{:?}", a.counters());
     assert!(b.counters().rx_frames >= u64::from(sent));
 }
+
+/// Waits on the device's descriptor. Whether it rang within `limit`.
+pub(crate) fn rings(device: &dyn Device, limit: Duration) -> bool {
+    let fd = device.interrupt_fd().unwrap();
+    let mut fds = [rustix::event::PollFd::new(&fd, rustix::event::PollFlags::IN)];
+    let limit = rustix::event::Timespec {
+        tv_sec: limit.as_secs() as i64,
+        tv_nsec: limit.subsec_nanos().into(),
+    };
+    rustix::event::poll(&mut fds, Some(&limit)).unwrap() == 1
+}

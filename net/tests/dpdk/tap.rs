@@ -1,23 +1,34 @@
 //! net_tap: the kernel on the other side.
 
 use std::collections::VecDeque;
-use std::net::UdpSocket;
+use std::io::Read;
+use std::net::{TcpListener, UdpSocket};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use throng_net::device::Device;
-use throng_net::packet::{ChecksumStatus, TxMeta};
+use throng_net::device::{Device, OpenOptions};
+use throng_net::packet::{ChecksumStatus, Packet, TxMeta};
 
-use crate::frames::{open, packet, receive_until, send};
+use crate::frames::{Port, frame, now, open_with, packet, receive_until, rings, send};
 use crate::isolated::{Need, isolated, run};
+use crate::tcp::{self, KERNEL, OURS, Position};
 
-const KERNEL: [u8; 4] = [10, 77, 0, 1];
-const OURS: [u8; 4] = [10, 77, 0, 2];
+const INTERFACE: &str = "dpdktap0";
+
+/// A port whose kernel side has an address and knows ours.
+fn tap(queues: usize, options: &OpenOptions) -> Port {
+    let port = open_with(&format!("net_tap0,iface={INTERFACE}"), queues, options);
+    run(&format!("ip address add 10.77.0.1/24 dev {INTERFACE}"));
+    run(&format!("ip link set {INTERFACE} up"));
+    let mac = port[0].capabilities().mac.to_string().replace('-', ":");
+    run(&format!("ip neighbour add 10.77.0.2 lladdr {mac} dev {INTERFACE}"));
+    port
+}
 
 /// The MAC address of the kernel's interface.
-fn kernel_mac(interface: &str) -> [u8; 6] {
+fn kernel_mac() -> [u8; 6] {
     // Not from /sys, which shows the namespace it was mounted in.
-    let output = Command::new("ip").args(["-o", "link", "show", interface]).output().unwrap();
+    let output = Command::new("ip").args(["-o", "link", "show", INTERFACE]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     let mut words = text.split_whitespace().skip_while(|word| *word != "link/ether");
     let bytes: Vec<u8> = words
@@ -43,24 +54,13 @@ fn arp_request(device: &dyn Device) -> Vec<u8> {
 }
 
 /// A UDP datagram to the kernel, both checksums left to the device.
-fn udp(device: &dyn Device, to: [u8; 6], port: u16, payload: &[u8]) -> (Vec<u8>, TxMeta) {
-    let udp_len = (8 + payload.len()) as u16;
-    let mut frame = to.to_vec();
-    frame.extend(device.capabilities().mac.0);
-    frame.extend([0x08, 0x00, 0x45, 0]);
-    frame.extend((20 + udp_len).to_be_bytes());
-    frame.extend([0, 0, 0x40, 0, 64, 17, 0, 0]);
-    frame.extend(OURS);
-    frame.extend(KERNEL);
+fn udp(device: &dyn Device, port: u16, payload: &[u8]) -> (Vec<u8>, TxMeta) {
+    let len = 8 + payload.len();
+    let mut frame = tcp::ip(device, kernel_mac(), 17, len);
     frame.extend(4000u16.to_be_bytes());
     frame.extend(port.to_be_bytes());
-    frame.extend(udp_len.to_be_bytes());
-    let words = [OURS, KERNEL].concat();
-    let sum: u32 =
-        words.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum::<u32>()
-            + 17
-            + u32::from(udp_len);
-    frame.extend((((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes());
+    frame.extend((len as u16).to_be_bytes());
+    frame.extend(tcp::pseudo_header(17, len));
     frame.extend(payload);
     let tx = TxMeta {
         l2_len: 14,
@@ -73,49 +73,52 @@ fn udp(device: &dyn Device, to: [u8; 6], port: u16, payload: &[u8]) -> (Vec<u8>,
     (frame, tx)
 }
 
-#[test]
-fn the_kernel_answers() {
-    isolated("tap::the_kernel_answers", Need::Network, || {
-        let mut queues = open("net_tap0,iface=dpdktap0", 2);
-        run("ip address add 10.77.0.1/24 dev dpdktap0");
-        run("ip link set dpdktap0 up");
-        let device = &mut *queues[0];
-        assert_ne!(device.capabilities().mac.0, kernel_mac("dpdktap0"));
+/// Whether it is a UDP datagram over IPv4 that ends with `payload`.
+fn is_udp(frame: &Packet, payload: &[u8]) -> bool {
+    let data = frame.data();
+    data[12..14] == [0x08, 0x00] && data[23] == 17 && data.ends_with(payload)
+}
 
-        let request = arp_request(device);
-        let request = packet(device, &request).unwrap();
-        send(device, &mut VecDeque::from([request]));
-        let mut answer = None;
-        receive_until(device, "ARP reply", |frame| {
-            let data = frame.data();
-            if data[12..14] == [0x08, 0x06] && data[20..22] == [0, 2] {
-                answer = Some(data[22..28].to_vec());
+#[test]
+fn the_kernel_answers_on_every_queue() {
+    isolated("tap::the_kernel_answers_on_every_queue", Need::Network, || {
+        let mut queues = tap(2, &OpenOptions::default());
+        assert_ne!(queues[0].capabilities().mac.0, kernel_mac());
+        for queue in 0..2 {
+            let request = arp_request(&*queues[queue]);
+            let request = packet(&mut *queues[queue], &request).unwrap();
+            send(&mut *queues[queue], &mut VecDeque::from([request]));
+            let start = Instant::now();
+            let mut frames: Vec<Packet> = Vec::new();
+            let answered = |frame: &Packet| {
+                let data = frame.data();
+                data[12..14] == [0x08, 0x06]
+                    && data[20..22] == [0, 2]
+                    && data[22..28] == kernel_mac()
+            };
+            // Which queue the answer takes is up to the kernel.
+            while !frames.iter().any(answered) {
+                frames.clear();
+                queues[0].receive(&mut frames, 64, now());
+                queues[1].receive(&mut frames, 64, now());
+                assert!(start.elapsed() < Duration::from_secs(10), "no ARP reply");
             }
-            answer.is_some()
-        });
-        assert_eq!(answer.unwrap(), kernel_mac("dpdktap0"));
+        }
     });
 }
 
 #[test]
 fn checksums_are_the_devices_business() {
     isolated("tap::checksums_are_the_devices_business", Need::Network, || {
-        let mut queues = open("net_tap0,iface=dpdktap1", 1);
-        run("ip address add 10.77.0.1/24 dev dpdktap1");
-        run("ip link set dpdktap1 up");
+        let mut queues = tap(1, &OpenOptions::default());
         let device = &mut *queues[0];
-        let mac = kernel_mac("dpdktap1");
         let capabilities = device.capabilities().clone();
         assert!(capabilities.rx_checksum && capabilities.tx_ip_checksum);
         assert!(capabilities.tx_udp_checksum && capabilities.tx_tcp_checksum);
 
         let socket = UdpSocket::bind(("10.77.0.1", 0)).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        run(&format!(
-            "ip neighbour add 10.77.0.2 lladdr {} dev dpdktap1",
-            capabilities.mac.to_string().replace('-', ":")
-        ));
-        let (bytes, tx) = udp(device, mac, socket.local_addr().unwrap().port(), b"odd number");
+        let (bytes, tx) = udp(device, socket.local_addr().unwrap().port(), b"odd number");
         let mut datagram = packet(device, &bytes).unwrap();
         datagram.tx = tx;
         send(device, &mut VecDeque::from([datagram]));
@@ -126,13 +129,128 @@ fn checksums_are_the_devices_business() {
 
         socket.send_to(b"echo", from).unwrap();
         receive_until(device, "datagram", |frame| {
-            let data = frame.data();
-            let udp = data[12..14] == [0x08, 0x00] && data[23] == 17 && data.ends_with(b"echo");
-            if udp {
+            let echo = is_udp(&frame, b"echo");
+            if echo {
                 assert_eq!(frame.rx.checksum, ChecksumStatus::Good);
             }
-            udp
+            echo
         });
         assert_eq!(device.counters().tx_dropped, 0);
+    });
+}
+
+#[test]
+fn a_long_segment_is_cut_by_the_device() {
+    isolated("tap::a_long_segment_is_cut_by_the_device", Need::Network, || {
+        let mut queues = tap(1, &OpenOptions::default());
+        let device = &mut *queues[0];
+        assert!(device.capabilities().tso_max > 30_000);
+        let listener = TcpListener::bind(("10.77.0.1", 0)).unwrap();
+        let mac = kernel_mac();
+        let mut at = Position { port: listener.local_addr().unwrap().port(), seq: 1000, ack: 0 };
+        let say = |device: &mut dyn Device, at: Position, flags, payload: &[u8], mss| {
+            let (bytes, tx) = tcp::segment_at(device, mac, at, flags, payload);
+            let mut packet = packet(device, &bytes).unwrap();
+            packet.tx = TxMeta { tso_segment: mss, ..tx };
+            send(device, &mut VecDeque::from([packet]));
+        };
+        say(device, at, 0x02, &[], 0);
+        receive_until(device, "SYN and ACK", |frame| {
+            let Some((seq, ack, 0x12, _)) = tcp::parse(frame.data()) else { return false };
+            assert_eq!(ack, at.seq + 1);
+            at.ack = seq + 1;
+            true
+        });
+        at.seq += 1;
+        say(device, at, 0x10, &[], 0);
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        // An even and an odd segment size; the kernel drops segments with a wrong sum.
+        for mss in [1448, 1447, 535] {
+            let payload: Vec<u8> = (0..30_001u32).map(|i| (i * 13 >> 4) as u8).collect();
+            say(device, at, 0x18, &payload, mss);
+            at.seq += payload.len() as u32;
+            let mut got = vec![0; payload.len()];
+            stream.read_exact(&mut got).unwrap();
+            assert!(got == payload);
+        }
+        assert_eq!(device.counters().tx_dropped, 0);
+        // More pieces than the driver can cut: refused once instead of for ever.
+        say(device, at, 0x18, &[0; 10_000], 100);
+        assert_eq!(device.counters().tx_dropped, 1);
+    });
+}
+
+#[test]
+fn frames_to_an_interface_that_is_down_are_dropped() {
+    isolated("tap::frames_to_an_interface_that_is_down_are_dropped", Need::Network, || {
+        let mut queues = tap(1, &OpenOptions::default());
+        let device = &mut *queues[0];
+        run(&format!("ip link set {INTERFACE} down"));
+        let mut queue: VecDeque<Packet> =
+            (0..40).map(|i| Packet::from(frame(device, i, 60))).collect();
+        send(device, &mut queue);
+        assert_eq!(device.counters().tx_dropped, 40);
+        run(&format!("ip link set {INTERFACE} up"));
+        std::thread::sleep(Duration::from_millis(10));
+        let request = arp_request(device);
+        send(device, &mut VecDeque::from([Packet::from(request)]));
+        receive_until(device, "ARP reply", |frame| frame.data()[12..14] == [0x08, 0x06]);
+    });
+}
+
+#[test]
+fn running_out_of_buffers_is_survived() {
+    isolated("tap::running_out_of_buffers_is_survived", Need::Network, || {
+        let options = OpenOptions { buffers: 512, ring: 64, ..OpenOptions::default() };
+        let mut queues = tap(1, &options);
+        let device = &mut *queues[0];
+        let socket = UdpSocket::bind(("10.77.0.1", 0)).unwrap();
+        let flood = || {
+            for _ in 0..100 {
+                socket.send_to(b"flood", "10.77.0.2:4000").unwrap();
+            }
+        };
+        let mut held = Vec::new();
+        let start = Instant::now();
+        while device.counters().rx_dropped == 0 {
+            flood();
+            device.receive(&mut held, 64, now());
+            assert!(start.elapsed() < Duration::from_secs(10), "{:?}", device.counters());
+        }
+        assert!(held.len() > 256, "{} frames held", held.len());
+        held.clear();
+        // As before, once there are buffers again.
+        let start = Instant::now();
+        while !held.iter().any(|frame| is_udp(frame, b"after")) {
+            held.clear();
+            socket.send_to(b"after", "10.77.0.2:4000").unwrap();
+            device.receive(&mut held, 64, now());
+            assert!(start.elapsed() < Duration::from_secs(10), "{:?}", device.counters());
+        }
+    });
+}
+
+#[test]
+fn a_sleeper_is_woken_by_a_frame() {
+    isolated("tap::a_sleeper_is_woken_by_a_frame", Need::Network, || {
+        let mut queues = tap(1, &OpenOptions::default());
+        let device = &mut *queues[0];
+        let socket = UdpSocket::bind(("10.77.0.1", 0)).unwrap();
+        // The kernel's own traffic of a new interface (IPv6 discovery) is over after a while.
+        let quiet = Instant::now() + Duration::from_secs(3);
+        while Instant::now() < quiet {
+            device.receive(&mut Vec::new(), 64, now());
+        }
+        for round in 0..5u8 {
+            while !device.arm() {
+                device.receive(&mut Vec::new(), 64, now());
+            }
+            assert!(!rings(device, Duration::from_millis(20)), "rang alone");
+            socket.send_to(&[round; 9], "10.77.0.2:4000").unwrap();
+            assert!(rings(device, Duration::from_secs(5)), "slept through");
+            device.disarm();
+            receive_until(device, "datagram", |frame| is_udp(&frame, &[round; 9]));
+        }
     });
 }

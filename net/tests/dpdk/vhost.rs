@@ -3,11 +3,10 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use throng_net::device::Device;
 use throng_net::packet::{ChecksumStatus, Packet};
 
 use crate::frames::{
-    Port, connect, exchange, frame, now, number, open, packet, receive_until, send,
+    Port, connect, exchange, frame, now, number, open, packet, receive_until, rings, send,
 };
 use crate::isolated::{Need, isolated};
 use crate::memif::socket;
@@ -113,17 +112,6 @@ fn segmentation_and_checksums_are_left_to_the_device() {
     });
 }
 
-/// Waits on the device's descriptor. Whether it rang within `limit`.
-fn wait(device: &dyn Device, limit: Duration) -> bool {
-    let fd = device.interrupt_fd().unwrap();
-    let mut fds = [rustix::event::PollFd::new(&fd, rustix::event::PollFlags::IN)];
-    let limit = rustix::event::Timespec {
-        tv_sec: limit.as_secs() as i64,
-        tv_nsec: limit.subsec_nanos().into(),
-    };
-    rustix::event::poll(&mut fds, Some(&limit)).unwrap() == 1
-}
-
 #[test]
 fn a_sleeper_is_woken_by_a_frame() {
     isolated("vhost::a_sleeper_is_woken_by_a_frame", Need::Nothing, || {
@@ -139,10 +127,10 @@ fn a_sleeper_is_woken_by_a_frame() {
                 while !ends[sleeper].arm() {
                     ends[sleeper].receive(&mut Vec::new(), 64, now());
                 }
-                assert!(!wait(ends[sleeper], Duration::from_millis(20)), "{sleeper}: rang alone");
+                assert!(!rings(ends[sleeper], Duration::from_millis(20)), "{sleeper}: rang alone");
                 let bytes = frame(ends[waker], round, 60);
                 send(ends[waker], &mut VecDeque::from([Packet::from(bytes)]));
-                assert!(wait(ends[sleeper], Duration::from_secs(5)), "{sleeper}: slept through");
+                assert!(rings(ends[sleeper], Duration::from_secs(5)), "{sleeper}: slept through");
                 ends[sleeper].disarm();
                 receive_until(ends[sleeper], "frame", |frame| number(frame.data()) == Some(round));
             }

@@ -25,6 +25,9 @@ const TX_BURST: usize = 32;
 const SPARE: usize = 32;
 /// How often a port that takes no frames is asked whether its link is up.
 const LINK_CHECK: Duration = Duration::from_millis(5);
+/// How long a port with its link up may refuse a frame before the frame is given up. A driver
+/// that cannot send a frame as it is says so like one whose ring is full.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// One queue pair of a DPDK port.
 pub(super) struct DpdkQueue {
@@ -39,6 +42,8 @@ pub(super) struct DpdkQueue {
     /// Bursts that ended because the peer's memory was gone, each with at least a frame.
     faulted: u64,
     link: Link,
+    /// Since when nothing has gone out although something was to.
+    stuck: Option<Instant>,
     pool: Pool,
     port_id: u16,
     queue: u16,
@@ -84,6 +89,7 @@ impl DpdkQueue {
             counters: Counters::default(),
             faulted: 0,
             link: Link { up: true, asked: None },
+            stuck: None,
             pool,
             port_id: port.id(),
             queue,
@@ -176,8 +182,13 @@ impl DpdkQueue {
     fn stage(&mut self, packet: &mut Packet) -> Staged {
         let tx = packet.tx;
         let segment = match self.settings.driver {
-            // net_tap sums a frame piece by piece and only even pieces right.
-            Driver::Tap => tx.tso_segment & !1,
+            // net_tap sums a frame piece by piece and only even pieces right; and it holds the
+            // Ethernet header against the MTU.
+            Driver::Tap => {
+                let headers = u16::from(tx.l2_len) + u16::from(tx.l3_len) + u16::from(tx.l4_len);
+                let most = (self.settings.mtu as u16).saturating_sub(headers);
+                tx.tso_segment.min(most) & !1
+            }
             _ => tx.tso_segment,
         };
         let longest = if segment == 0 { self.settings.max_frame } else { usize::MAX };
@@ -368,6 +379,9 @@ impl Device for DpdkQueue {
                 }
             }
             taken += sent;
+            if sent != 0 {
+                self.stuck = None;
+            }
             if refused {
                 // It would be refused for ever, and block what is behind it.
                 frames.pop_front();
@@ -387,6 +401,12 @@ impl Device for DpdkQueue {
                 frames.clear();
             } else if sent < ready {
                 self.counters.tx_full += 1;
+                if sent == 0 && now.saturating_since(*self.stuck.get_or_insert(now)) > PATIENCE {
+                    frames.pop_front();
+                    self.counters.tx_dropped += 1;
+                    taken += 1;
+                    self.stuck = None;
+                }
             } else {
                 continue;
             }
