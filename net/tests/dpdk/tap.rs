@@ -167,7 +167,7 @@ fn a_long_segment_is_cut_by_the_device() {
         stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         // An even and an odd segment size; the kernel drops segments with a wrong sum.
         for mss in [1448, 1447, 535] {
-            let payload: Vec<u8> = (0..30_001u32).map(|i| (i * 13 >> 4) as u8).collect();
+            let payload: Vec<u8> = (0..30_001u32).map(|i| ((i * 13) >> 4) as u8).collect();
             say(device, at, 0x18, &payload, mss);
             at.seq += payload.len() as u32;
             let mut got = vec![0; payload.len()];

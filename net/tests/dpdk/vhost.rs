@@ -91,10 +91,11 @@ fn segmentation_and_checksums_are_left_to_the_device() {
         let (host, guest) = (&mut *hosts[0], &mut *guests[0]);
         connect(guest, host);
         connect(host, guest);
-        for (from, to) in [(&mut *guest, &mut *host)] {
+        {
+            let (from, to) = (&mut *guest, &mut *host);
             let capabilities = from.capabilities().clone();
             assert!(capabilities.tx_tcp_checksum && capabilities.tso_max > 30_000);
-            let payload: Vec<u8> = (0..30_001u32).map(|i| (i * 7 >> 3) as u8).collect();
+            let payload: Vec<u8> = (0..30_001u32).map(|i| ((i * 7) >> 3) as u8).collect();
             let (bytes, mut tx) = tcp::segment(from, [0xff; 6], 0, 0x18, &payload);
             tx.tso_segment = 1448;
             let mut big = packet(from, &bytes).unwrap();

@@ -7,7 +7,9 @@
 //! | `mbuf.rs` | one packet buffer, owned |
 //! | `port.rs` | a port: offloads, queues, start, close |
 //! | `rss.rs` | the port's hash key and redirection table |
-//! | `queue.rs` | a queue pair behind the trait |
+//! | `queue.rs` | a queue pair behind the trait; receiving |
+//! | `transmit.rs` | sending |
+//! | `interrupt.rs` | sleeping until a frame arrives |
 //! | `ring.rs` | two ports of one process joined by rings |
 //!
 //! The only `unsafe` code of throng-net is here: FFI and the memory of packet buffers.
@@ -18,12 +20,14 @@
 #![allow(unsafe_code)]
 
 mod eal;
+mod interrupt;
 mod mbuf;
 mod pool;
 mod port;
 mod queue;
 mod ring;
 mod rss;
+mod transmit;
 
 use std::io;
 

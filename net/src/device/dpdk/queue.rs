@@ -1,33 +1,27 @@
-//! A queue pair behind the [`Device`] trait.
+//! A queue pair behind the [`Device`] trait; receiving.
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::time::Duration;
 
 use dpdk_sys as sys;
 use throng_runtime::Instant;
 
 use super::eal;
+use super::interrupt::Bell;
 use super::mbuf::Mbuf;
 use super::pool::Pool;
-use super::port::{Driver, Guard, Port, Settings, zeroed_link};
+use super::port::{Driver, Guard, Port, Settings};
+use super::transmit::Stall;
 use crate::device::{Capabilities, Counters, Device};
 use crate::packet::{ChecksumStatus, Packet};
 
 /// Frames per receive call.
 const RX_BURST: usize = 64;
-/// Frames per transmit call.
-const TX_BURST: usize = 32;
 /// Buffers taken from the pool in one call.
 const SPARE: usize = 32;
-/// How often a port that takes no frames is asked whether its link is up.
-const LINK_CHECK: Duration = Duration::from_millis(5);
-/// How long a port with its link up may refuse a frame before the frame is given up. A driver
-/// that cannot send a frame as it is says so like one whose ring is full.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 /// One queue pair of a DPDK port.
 pub(super) struct DpdkQueue {
@@ -37,23 +31,15 @@ pub(super) struct DpdkQueue {
     early: VecDeque<Packet>,
     bell: Option<Bell>,
     capabilities: Capabilities,
-    settings: Arc<Settings>,
-    counters: Counters,
+    pub(super) settings: Arc<Settings>,
+    pub(super) counters: Counters,
     /// Bursts that ended because the peer's memory was gone, each with at least a frame.
-    faulted: u64,
-    link: Link,
-    /// Since when nothing has gone out although something was to.
-    stuck: Option<Instant>,
+    pub(super) faulted: u64,
+    pub(super) stall: Stall,
     pool: Pool,
-    port_id: u16,
-    queue: u16,
+    pub(super) port_id: u16,
+    pub(super) queue: u16,
     port: Arc<Port>,
-}
-
-/// What is known of the link, asked only while nothing goes out.
-struct Link {
-    up: bool,
-    asked: Option<Instant>,
 }
 
 // SAFETY: the raw pointers inside (the pool's) are used through DPDK, which lets any one
@@ -88,8 +74,7 @@ impl DpdkQueue {
             settings: settings.clone(),
             counters: Counters::default(),
             faulted: 0,
-            link: Link { up: true, asked: None },
-            stuck: None,
+            stall: Stall::default(),
             pool,
             port_id: port.id(),
             queue,
@@ -98,7 +83,7 @@ impl DpdkQueue {
     }
 
     /// An empty buffer, from the queue's own store if possible.
-    fn buffer(&mut self) -> Option<Mbuf> {
+    pub(super) fn buffer(&mut self) -> Option<Mbuf> {
         if let Some(mbuf) = self.spare.pop() {
             return Some(mbuf);
         }
@@ -177,106 +162,6 @@ impl DpdkQueue {
         self.counters.rx_bytes += len as u64;
         Some(packet)
     }
-
-    /// Puts a frame into DPDK memory with its offload requests set.
-    fn stage(&mut self, packet: &mut Packet) -> Staged {
-        let tx = packet.tx;
-        let segment = match self.settings.driver {
-            // net_tap sums a frame piece by piece and only even pieces right; and it holds the
-            // Ethernet header against the MTU.
-            Driver::Tap => {
-                let headers = u16::from(tx.l2_len) + u16::from(tx.l3_len) + u16::from(tx.l4_len);
-                let most = (self.settings.mtu as u16).saturating_sub(headers);
-                tx.tso_segment.min(most) & !1
-            }
-            _ => tx.tso_segment,
-        };
-        let longest = if segment == 0 { self.settings.max_frame } else { usize::MAX };
-        let pieces = packet.len() / usize::from(segment).max(1);
-        if packet.len() > longest
-            || packet.is_empty()
-            || (segment != 0 && pieces > self.settings.tso_segments)
-        {
-            return Staged::Refused;
-        }
-        if packet.mbuf_mut().is_none() {
-            let Some(mut mbuf) = self.buffer() else { return Staged::NoBuffer };
-            let mut whole = true;
-            packet.for_each_piece(|piece| whole = whole && mbuf.append(piece));
-            if !whole {
-                return Staged::NoBuffer;
-            }
-            packet.move_to(mbuf);
-        }
-        let Some(mbuf) = packet.mbuf_mut() else { return Staged::Refused };
-        if mbuf.segments() > 1 && !self.settings.multi_segment && !mbuf.linearize() {
-            return Staged::Refused;
-        }
-        let mut flags = 0;
-        if tx.ip_checksum {
-            flags |= sys::THRONG_TX_IP_CKSUM;
-        }
-        if tx.tcp_checksum {
-            flags |= sys::THRONG_TX_TCP_CKSUM;
-        }
-        if tx.udp_checksum {
-            flags |= sys::THRONG_TX_UDP_CKSUM;
-        }
-        if segment != 0 {
-            flags |= sys::THRONG_TX_TCP_SEG | sys::THRONG_TX_TCP_CKSUM;
-        }
-        if flags != 0 {
-            flags |= if tx.ipv6 { sys::THRONG_TX_IPV6 } else { sys::THRONG_TX_IPV4 };
-        }
-        let head = mbuf.head_mut();
-        head.ol_flags = flags;
-        head.tx_offload = u64::from(tx.l2_len) << sys::THRONG_L2_LEN_SHIFT
-            | u64::from(tx.l3_len) << sys::THRONG_L3_LEN_SHIFT
-            | u64::from(tx.l4_len) << sys::THRONG_L4_LEN_SHIFT
-            | u64::from(segment) << sys::THRONG_TSO_SHIFT;
-        Staged::Ready { raw: mbuf.as_ptr(), offload: flags != 0 }
-    }
-
-    /// Hands frames to the port; see `throng_tx_burst` for the result.
-    fn send(&mut self, burst: &mut [*mut sys::throng_mbuf], prepare: bool) -> u32 {
-        let (port, queue, frames) = (self.port_id, self.queue, burst.as_mut_ptr());
-        // At most TX_BURST.
-        let count = burst.len() as u16;
-        // SAFETY: `count` frames, each owned by a packet of the caller; the port takes over
-        // the first ones, as many as it says, and leaves the rest alone.
-        unsafe {
-            match self.settings.guard {
-                Guard::None => sys::throng_tx_burst(port, queue, frames, count, i32::from(prepare)),
-                guard => sys::throng_tx_burst_guarded(
-                    port,
-                    queue,
-                    frames,
-                    count,
-                    i32::from(guard == Guard::Retains),
-                    &mut self.faulted,
-                ),
-            }
-        }
-    }
-
-    /// Whether the port could send at all. Asked when it took nothing.
-    fn link_up(&mut self, now: Instant) -> bool {
-        if self.link.asked.is_none_or(|asked| now.saturating_since(asked) >= LINK_CHECK) {
-            let mut link = zeroed_link();
-            // SAFETY: an out-parameter; the port is valid.
-            let code = unsafe { sys::rte_eth_link_get_nowait(self.port_id, &mut link) };
-            self.link.up = code < 0 || link.link_status() != 0;
-            self.link.asked = Some(now);
-        }
-        self.link.up
-    }
-}
-
-/// What became of a frame that is to be sent.
-enum Staged {
-    Ready { raw: *mut sys::throng_mbuf, offload: bool },
-    NoBuffer,
-    Refused,
 }
 
 /// The port's verdict on a frame's checksums.
@@ -344,79 +229,13 @@ impl Device for DpdkQueue {
 
     fn transmit(&mut self, frames: &mut VecDeque<Packet>, now: Instant) -> usize {
         eal::register_thread();
-        let mut taken = 0;
-        while !frames.is_empty() {
-            let mut burst = [std::ptr::null_mut(); TX_BURST];
-            let mut ready = 0;
-            let mut prepare = false;
-            let mut refused = false;
-            for packet in frames.iter_mut().take(TX_BURST) {
-                match self.stage(packet) {
-                    Staged::Ready { raw, offload } => {
-                        burst[ready] = raw;
-                        ready += 1;
-                        prepare |= offload;
-                    }
-                    Staged::NoBuffer => break,
-                    Staged::Refused => {
-                        refused = true;
-                        break;
-                    }
-                }
-            }
-            let mut sent = 0;
-            if ready != 0 {
-                let result = self.send(&mut burst[..ready], prepare);
-                sent = (result & 0xffff) as usize;
-                refused = if result >> 16 != 0 { true } else { refused && sent == ready };
-            }
-            for packet in frames.drain(..sent) {
-                self.counters.tx_frames += 1;
-                self.counters.tx_bytes += packet.len() as u64;
-                if let Some(mbuf) = packet.into_mbuf() {
-                    // The port owns it now.
-                    mbuf.into_raw();
-                }
-            }
-            taken += sent;
-            if sent != 0 {
-                self.stuck = None;
-            }
-            if refused {
-                // It would be refused for ever, and block what is behind it.
-                frames.pop_front();
-                self.counters.tx_dropped += 1;
-                taken += 1;
-                continue;
-            }
-            if sent == TX_BURST || (sent == ready && frames.is_empty()) {
-                continue;
-            }
-            if ready == 0 {
-                self.counters.no_buffer += 1;
-            } else if sent == 0 && !self.link_up(now) {
-                // Nobody there: frames that wait would be stale when somebody comes.
-                self.counters.tx_dropped += frames.len() as u64;
-                taken += frames.len();
-                frames.clear();
-            } else if sent < ready {
-                self.counters.tx_full += 1;
-                if sent == 0 && now.saturating_since(*self.stuck.get_or_insert(now)) > PATIENCE {
-                    frames.pop_front();
-                    self.counters.tx_dropped += 1;
-                    taken += 1;
-                    self.stuck = None;
-                }
-            } else {
-                continue;
-            }
-            break;
-        }
-        taken
+        let before = frames.len();
+        while !frames.is_empty() && self.transmit_burst(frames, now) {}
+        before - frames.len()
     }
 
     fn interrupt_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.bell.as_ref().map(|bell| bell.epoll.as_fd())
+        self.bell.as_ref().map(|bell| bell.fd())
     }
 
     fn arm(&mut self) -> bool {
@@ -478,56 +297,6 @@ impl Drop for DpdkQueue {
     fn drop(&mut self) {
         self.disarm();
         tracing::debug!(port = self.port.name(), queue = self.queue, faulted = self.faulted, counters = ?self.counters);
-    }
-}
-
-/// A descriptor to wait on. The driver's own differ: an eventfd that has to be read, a TAP
-/// that must not be, vhost's set of descriptors. Behind an edge-triggered epoll instance all
-/// behave alike: readable after an arrival, until silenced.
-struct Bell {
-    epoll: OwnedFd,
-    watched: RawFd,
-}
-
-impl Bell {
-    fn new() -> io::Result<Bell> {
-        // SAFETY: no pointers.
-        let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: a new descriptor that nobody else owns.
-        Ok(Bell { epoll: unsafe { OwnedFd::from_raw_fd(fd) }, watched: -1 })
-    }
-
-    /// Watches the driver's descriptor `fd`, which changes when a peer reconnects.
-    fn watch(&mut self, fd: RawFd) -> bool {
-        if fd < 0 {
-            return false;
-        }
-        if fd != self.watched {
-            let mut event = libc::epoll_event {
-                events: (libc::EPOLLIN | libc::EPOLLET) as u32,
-                u64: fd.cast_unsigned().into(),
-            };
-            // A closed descriptor has left the set by itself.
-            // SAFETY: a valid epoll descriptor and event.
-            let code = unsafe {
-                libc::epoll_ctl(self.epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &mut event)
-            };
-            if code < 0 && io::Error::last_os_error().raw_os_error() != Some(libc::EEXIST) {
-                return false;
-            }
-            self.watched = fd;
-        }
-        true
-    }
-
-    /// Takes back what has rung.
-    fn silence(&self) {
-        let mut events = [libc::epoll_event { events: 0, u64: 0 }; 2];
-        // SAFETY: room for the two events asked for; does not wait.
-        unsafe { libc::epoll_wait(self.epoll.as_raw_fd(), events.as_mut_ptr(), 2, 0) };
     }
 }
 

@@ -1,0 +1,224 @@
+//! Sending: frames into DPDK memory, bursts to the port, and what to do when it takes none.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use dpdk_sys as sys;
+use throng_runtime::Instant;
+
+use super::port::{Driver, Guard, zeroed_link};
+use super::queue::DpdkQueue;
+use crate::packet::Packet;
+
+/// Frames per transmit call.
+const TX_BURST: usize = 32;
+/// How often a port that takes no frames is asked whether its link is up.
+const LINK_CHECK: Duration = Duration::from_millis(5);
+/// How long a port with its link up may refuse a frame before the frame is given up. A driver
+/// that cannot send a frame as it is says so like one whose ring is full.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What is known of a port that takes no frames.
+#[derive(Default)]
+pub(super) struct Stall {
+    link_down: bool,
+    /// When the port was last asked for its link.
+    asked: Option<Instant>,
+    /// Since when nothing has gone out although something was to.
+    since: Option<Instant>,
+}
+
+/// The frames of one transmit call.
+struct Burst {
+    raw: [*mut sys::throng_mbuf; TX_BURST],
+    /// Their lengths: a frame the port has taken may not be looked at any more.
+    bytes: [usize; TX_BURST],
+    ready: usize,
+    /// Some frame asks for an offload.
+    offload: bool,
+    /// The frame after these can never be sent.
+    refused: bool,
+}
+
+/// What became of a frame that is to be sent.
+enum Staged {
+    Ready { raw: *mut sys::throng_mbuf, offload: bool },
+    NoBuffer,
+    Refused,
+}
+
+impl DpdkQueue {
+    /// Sends one burst off the front of `frames`. Returns whether another may follow.
+    pub(super) fn transmit_burst(&mut self, frames: &mut VecDeque<Packet>, now: Instant) -> bool {
+        let mut burst = self.gather(frames);
+        let mut sent = 0;
+        let mut refused = burst.refused;
+        if burst.ready != 0 {
+            let result = self.send(&mut burst.raw[..burst.ready], burst.offload);
+            sent = (result & 0xffff) as usize;
+            refused = result >> 16 != 0 || (refused && sent == burst.ready);
+        }
+        for packet in frames.drain(..sent) {
+            if let Some(mbuf) = packet.into_mbuf() {
+                // The port owns it now.
+                mbuf.into_raw();
+            }
+        }
+        if sent != 0 {
+            self.counters.tx_frames += sent as u64;
+            self.counters.tx_bytes += burst.bytes[..sent].iter().sum::<usize>() as u64;
+            self.stall.since = None;
+        }
+        if refused {
+            // It would be refused for ever, and block what is behind it.
+            frames.pop_front();
+            self.counters.tx_dropped += 1;
+            return true;
+        }
+        if burst.ready == 0 {
+            self.counters.no_buffer += 1;
+            return false;
+        }
+        if sent < burst.ready {
+            self.stalled(frames, sent == 0, now);
+            return false;
+        }
+        true
+    }
+
+    /// The frames at the front that can go out together.
+    fn gather(&mut self, frames: &mut VecDeque<Packet>) -> Burst {
+        let mut burst = Burst {
+            raw: [std::ptr::null_mut(); TX_BURST],
+            bytes: [0; TX_BURST],
+            ready: 0,
+            offload: false,
+            refused: false,
+        };
+        for packet in frames.iter_mut().take(TX_BURST) {
+            match self.stage(packet) {
+                Staged::Ready { raw, offload } => {
+                    burst.raw[burst.ready] = raw;
+                    burst.bytes[burst.ready] = packet.len();
+                    burst.ready += 1;
+                    burst.offload |= offload;
+                }
+                Staged::NoBuffer => break,
+                Staged::Refused => {
+                    burst.refused = true;
+                    break;
+                }
+            }
+        }
+        burst
+    }
+
+    /// The port did not take all it was offered, or `nothing` at all.
+    fn stalled(&mut self, frames: &mut VecDeque<Packet>, nothing: bool, now: Instant) {
+        if nothing && !self.link_up(now) {
+            // Nobody there: frames that wait would be stale when somebody comes.
+            self.counters.tx_dropped += frames.len() as u64;
+            frames.clear();
+            return;
+        }
+        self.counters.tx_full += 1;
+        if nothing && now.saturating_since(*self.stall.since.get_or_insert(now)) > PATIENCE {
+            frames.pop_front();
+            self.counters.tx_dropped += 1;
+            self.stall.since = None;
+        }
+    }
+
+    /// Puts a frame into DPDK memory with its offload requests set.
+    fn stage(&mut self, packet: &mut Packet) -> Staged {
+        let tx = packet.tx;
+        let segment = match self.settings.driver {
+            // net_tap sums a frame piece by piece and only even pieces right; and it holds the
+            // Ethernet header against the MTU.
+            Driver::Tap => {
+                let headers = u16::from(tx.l2_len) + u16::from(tx.l3_len) + u16::from(tx.l4_len);
+                let most = (self.settings.mtu as u16).saturating_sub(headers);
+                tx.tso_segment.min(most) & !1
+            }
+            _ => tx.tso_segment,
+        };
+        let longest = if segment == 0 { self.settings.max_frame } else { usize::MAX };
+        let pieces = packet.len() / usize::from(segment).max(1);
+        if packet.len() > longest
+            || packet.is_empty()
+            || (segment != 0 && pieces > self.settings.tso_segments)
+        {
+            return Staged::Refused;
+        }
+        if packet.mbuf_mut().is_none() {
+            let Some(mut mbuf) = self.buffer() else { return Staged::NoBuffer };
+            let mut whole = true;
+            packet.for_each_piece(|piece| whole = whole && mbuf.append(piece));
+            if !whole {
+                return Staged::NoBuffer;
+            }
+            packet.move_to(mbuf);
+        }
+        let Some(mbuf) = packet.mbuf_mut() else { return Staged::Refused };
+        if mbuf.segments() > 1 && !self.settings.multi_segment && !mbuf.linearize() {
+            return Staged::Refused;
+        }
+        let mut flags = 0;
+        if tx.ip_checksum {
+            flags |= sys::THRONG_TX_IP_CKSUM;
+        }
+        if tx.tcp_checksum {
+            flags |= sys::THRONG_TX_TCP_CKSUM;
+        }
+        if tx.udp_checksum {
+            flags |= sys::THRONG_TX_UDP_CKSUM;
+        }
+        if segment != 0 {
+            flags |= sys::THRONG_TX_TCP_SEG | sys::THRONG_TX_TCP_CKSUM;
+        }
+        if flags != 0 {
+            flags |= if tx.ipv6 { sys::THRONG_TX_IPV6 } else { sys::THRONG_TX_IPV4 };
+        }
+        let head = mbuf.head_mut();
+        head.ol_flags = flags;
+        head.tx_offload = u64::from(tx.l2_len) << sys::THRONG_L2_LEN_SHIFT
+            | u64::from(tx.l3_len) << sys::THRONG_L3_LEN_SHIFT
+            | u64::from(tx.l4_len) << sys::THRONG_L4_LEN_SHIFT
+            | u64::from(segment) << sys::THRONG_TSO_SHIFT;
+        Staged::Ready { raw: mbuf.as_ptr(), offload: flags != 0 }
+    }
+
+    /// Hands frames to the port; see `throng_tx_burst` for the result.
+    fn send(&mut self, burst: &mut [*mut sys::throng_mbuf], prepare: bool) -> u32 {
+        let (port, queue, frames) = (self.port_id, self.queue, burst.as_mut_ptr());
+        // At most TX_BURST.
+        let count = burst.len() as u16;
+        // SAFETY: `count` frames, each owned by a packet of the caller; the port takes over
+        // the first ones, as many as it says, and leaves the rest alone.
+        unsafe {
+            match self.settings.guard {
+                Guard::None => sys::throng_tx_burst(port, queue, frames, count, i32::from(prepare)),
+                guard => sys::throng_tx_burst_guarded(
+                    port,
+                    queue,
+                    frames,
+                    count,
+                    i32::from(guard == Guard::Retains),
+                    &mut self.faulted,
+                ),
+            }
+        }
+    }
+
+    /// Whether the port could send at all. Asked when it took nothing.
+    fn link_up(&mut self, now: Instant) -> bool {
+        if self.stall.asked.is_none_or(|asked| now.saturating_since(asked) >= LINK_CHECK) {
+            let mut link = zeroed_link();
+            // SAFETY: an out-parameter; the port is valid.
+            let code = unsafe { sys::rte_eth_link_get_nowait(self.port_id, &mut link) };
+            self.stall.link_down = code >= 0 && link.link_status() == 0;
+            self.stall.asked = Some(now);
+        }
+        !self.stall.link_down
+    }
+}
