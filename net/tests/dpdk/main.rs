@@ -5,6 +5,7 @@ mod af_xdp;
 mod frames;
 mod isolated;
 mod memif;
+mod peers;
 mod ring;
 mod tap;
 mod tcp;

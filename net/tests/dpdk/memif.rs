@@ -1,23 +1,14 @@
 //! net_memif: shared memory between two ports.
 
 use std::collections::VecDeque;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use throng_net::device::{Device, OpenOptions};
+use throng_net::device::OpenOptions;
 use throng_net::packet::Packet;
 
-use crate::frames::{connect, exchange, frame, now, number, open, open_with, packet};
-use crate::isolated::{Need, again, isolated};
-
-/// The socket to connect to, for a process that is to be the other side.
-const PEER: &str = "THRONG_TEST_PEER";
-
-/// A socket nobody else uses.
-pub(crate) fn socket(name: &str) -> String {
-    let path = std::env::temp_dir().join(format!("throng-{name}-{}.sock", std::process::id()));
-    path.to_str().unwrap().to_owned()
-}
+use crate::frames::{connect, exchange, frame, now, number, open, open_with};
+use crate::isolated::{Need, isolated};
+use crate::peers::{peers_that_die, socket};
 
 #[test]
 fn frames_cross_in_both_directions() {
@@ -43,81 +34,25 @@ fn client(socket: &str, arguments: &str) -> String {
     format!("net_memif1,role=client,id=0,socket={socket},socket-abstract=no{arguments}")
 }
 
-/// Another process that runs the same test as the other side.
-fn spawn_peer(name: &str, socket: &str) -> Child {
-    let mut command: Command = again(name);
-    command.env(PEER, socket).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
-}
-
-/// Sends back what it receives, until it is killed.
-fn echo_for_ever(mut devices: Vec<Box<dyn Device>>) -> ! {
-    let device = &mut *devices[0];
-    let (mut frames, mut queue) = (Vec::new(), VecDeque::new());
-    loop {
-        device.receive(&mut frames, 64, now());
-        queue.extend(frames.drain(..));
-        device.transmit(&mut queue, now());
-        if queue.len() > 1000 {
-            queue.clear();
-        }
-    }
-}
-
-/// Keeps `device` busy in both directions until `done`, which is told how many frames came back.
-fn pump(device: &mut dyn Device, mut done: impl FnMut(&dyn Device, u32) -> bool) {
-    let mut queue: VecDeque<Packet> = VecDeque::new();
-    let mut frames = Vec::new();
-    let mut back = 0;
-    while !done(device, back) {
-        while queue.len() < 64 {
-            let bytes = frame(device, back, 1000);
-            let Some(packet) = packet(device, &bytes) else { break };
-            queue.push_back(packet);
-        }
-        device.transmit(&mut queue, now());
-        device.receive(&mut frames, 64, now());
-        back += frames.drain(..).filter(|frame| number(frame.data()).is_some()).count() as u32;
-    }
-}
-
-fn peers_that_die(name: &str, client_arguments: &str) {
-    if let Ok(socket) = std::env::var(PEER) {
-        echo_for_ever(open(&client(&socket, client_arguments), 1));
-    }
-    let socket = socket(&name.replace(':', "-"));
-    let mut devices = open(&server(&socket), 1);
-    let device = &mut *devices[0];
-    let limit = Instant::now() + Duration::from_secs(60);
-    for round in 0..8 {
-        let mut peer = spawn_peer(name, &socket);
-        let in_time = |device: &dyn Device, what: &str| {
-            assert!(Instant::now() < limit, "round {round}: {what}: {:?}", device.counters());
-        };
-        pump(device, |device, back| {
-            in_time(device, "no echo");
-            back > 500
-        });
-        let dropped = device.counters().tx_dropped;
-        peer.kill().unwrap();
-        pump(device, |device, _| {
-            in_time(device, "nothing dropped after the peer's death");
-            device.counters().tx_dropped > dropped + 100
-        });
-        peer.wait().unwrap();
-    }
-}
-
 #[test]
 fn a_peer_process_that_is_killed_is_survived() {
     isolated("memif::a_peer_process_that_is_killed_is_survived", Need::Nothing, || {
-        peers_that_die("memif::a_peer_process_that_is_killed_is_survived", "");
+        peers_that_die(
+            "memif::a_peer_process_that_is_killed_is_survived",
+            |socket| open(&server(socket), 1),
+            |socket| open(&client(socket, ""), 1),
+        );
     });
 }
 
 #[test]
 fn a_zero_copy_peer_that_is_killed_is_survived() {
     isolated("memif::a_zero_copy_peer_that_is_killed_is_survived", Need::Nothing, || {
-        peers_that_die("memif::a_zero_copy_peer_that_is_killed_is_survived", ",zero-copy=yes");
+        peers_that_die(
+            "memif::a_zero_copy_peer_that_is_killed_is_survived",
+            |socket| open(&server(socket), 1),
+            |socket| open(&client(socket, ",zero-copy=yes"), 1),
+        );
     });
 }
 

@@ -9,7 +9,7 @@ use crate::frames::{
     Port, connect, exchange, frame, now, number, open, packet, receive_until, rings, send,
 };
 use crate::isolated::{Need, isolated};
-use crate::memif::socket;
+use crate::peers::{peers_that_die, socket};
 use crate::tcp;
 
 fn host(path: &str, queues: usize) -> Port {
@@ -38,27 +38,13 @@ fn frames_cross_in_both_directions() {
 }
 
 #[test]
-fn a_guest_that_leaves_and_comes_back() {
-    isolated("vhost::a_guest_that_leaves_and_comes_back", Need::Nothing, || {
-        let path = socket("vhost-gone");
-        let mut hosts = host(&path, 1);
-        let host = &mut *hosts[0];
-        for _ in 0..3 {
-            let mut guests = guest(&path, 1);
-            connect(&mut *guests[0], host);
-            connect(host, &mut *guests[0]);
-            exchange(host, &mut *guests[0]);
-            drop(guests);
-            // Nobody there: frames are taken and counted, not kept.
-            let dropped = host.counters().tx_dropped;
-            let start = Instant::now();
-            while host.counters().tx_dropped < dropped + 10 {
-                let mut queue = VecDeque::from([Packet::from(frame(host, 0, 60))]);
-                host.transmit(&mut queue, now());
-                host.receive(&mut Vec::new(), 64, now());
-                assert!(start.elapsed() < Duration::from_secs(10), "{:?}", host.counters());
-            }
-        }
+fn a_guest_process_that_is_killed_is_survived() {
+    isolated("vhost::a_guest_process_that_is_killed_is_survived", Need::Nothing, || {
+        peers_that_die(
+            "vhost::a_guest_process_that_is_killed_is_survived",
+            |socket| host(socket, 1),
+            |socket| guest(socket, 1),
+        );
     });
 }
 

@@ -14,6 +14,8 @@ use crate::packet::Packet;
 const TX_BURST: usize = 32;
 /// How often a port that takes no frames is asked whether its link is up.
 const LINK_CHECK: Duration = Duration::from_millis(5);
+/// The same when the link was down: it is cheaper to see that frames go out again.
+const LINK_DOWN_CHECK: Duration = Duration::from_millis(100);
 /// How long a port with its link up may refuse a frame before the frame is given up. A driver
 /// that cannot send a frame as it is says so like one whose ring is full.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -212,7 +214,8 @@ impl DpdkQueue {
 
     /// Whether the port could send at all. Asked when it took nothing.
     fn link_up(&mut self, now: Instant) -> bool {
-        if self.stall.asked.is_none_or(|asked| now.saturating_since(asked) >= LINK_CHECK) {
+        let pause = if self.stall.link_down { LINK_DOWN_CHECK } else { LINK_CHECK };
+        if self.stall.asked.is_none_or(|asked| now.saturating_since(asked) >= pause) {
             let mut link = zeroed_link();
             // SAFETY: an out-parameter; the port is valid.
             let code = unsafe { sys::rte_eth_link_get_nowait(self.port_id, &mut link) };
