@@ -135,3 +135,54 @@ fn the_devices_own_key_and_table_decide_ownership() {
         assert_eq!(port.sharding().owner_of(&flow(n)), ShardId(expected));
     }
 }
+
+/// What `f` logs, one line for each event.
+fn logged(f: impl FnOnce()) -> Vec<String> {
+    #[derive(Clone, Default)]
+    struct Lines(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber =
+        tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    tracing::subscriber::with_default(subscriber, f);
+    let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    text.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn the_decision_is_logged_once_with_its_reason() {
+    let lines = logged(|| {
+        PortSteering::new("eth7", &Rss::None, 4);
+    });
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    for word in ["eth7", "by software", "claims no RSS"] {
+        assert!(lines[0].contains(word), "{lines:?}");
+    }
+    let lines = logged(|| {
+        let port = PortSteering::new("eth7", &toeplitz(2), 2);
+        deliver_rightly(&port, 0..500, true);
+    });
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    for word in ["eth7", "by the device's RSS", "flows=32", "hash_reported=true"] {
+        assert!(lines[0].contains(word), "{lines:?}");
+    }
+    let lines = logged(|| {
+        let port = PortSteering::new("eth7", &toeplitz(2), 2);
+        for n in 0..50 {
+            port.shard(ShardId(0)).classify(&flow(n), None);
+        }
+    });
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    for word in ["eth7", "by software", "another queue than predicted", "predicted=1"] {
+        assert!(lines[0].contains(word), "{lines:?}");
+    }
+}

@@ -44,12 +44,17 @@ impl Bell {
         fence(Ordering::SeqCst);
     }
 
-    /// No more rings; the descriptor is emptied.
+    /// Takes [`arm`](Bell::arm) back when it turns out that there is no need to sleep.
+    pub(crate) fn unarm(&self) {
+        self.armed.store(false, Ordering::Relaxed);
+    }
+
+    /// Ends a sleep: no more rings, and the descriptor is emptied. Emptied in every case: a
+    /// ring of an earlier sleep may have reached the descriptor only after that sleep's end.
     pub(crate) fn disarm(&self) {
-        let rung = !self.armed.swap(false, Ordering::Relaxed);
-        if rung && let Some(fd) = &self.fd {
-            // Empty already is fine too: a ring between the swap and the read stays for
-            // the next wait, which it ends early.
+        self.unarm();
+        if let Some(fd) = &self.fd {
+            // Fails when there is nothing to read, which is what is wanted.
             let _ = rustix::io::read(fd, &mut [0u8; 8]);
         }
     }

@@ -527,7 +527,7 @@ impl Device for MemoryQueue {
         // A full link leaves frames in the ring; those wait for its deadline.
         let full = self.link.as_ref().is_some_and(|link| link.under_way.len() >= link.limit);
         if joined || (!full && self.rings.as_deref().is_some_and(waiting)) {
-            self.slot.bell.disarm();
+            self.slot.bell.unarm();
             return false;
         }
         true
