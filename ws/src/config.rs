@@ -1,5 +1,6 @@
 //! Limits and timers of a WebSocket, shared by all sockets made with them.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use tungstenite::protocol::WebSocketConfig;
@@ -78,7 +79,16 @@ impl Default for Config {
 
 macro_rules! setters {
     ($($(#[$doc:meta])* $field:ident: $arg:ty => $value:expr;)*) => {
-        impl Config {
+        thread_local! {
+    static SHARED: Rc<Config> = Rc::new(Config::default());
+}
+
+impl Config {
+    /// The defaults, one copy for all the sockets of a shard.
+    pub(crate) fn shared() -> Rc<Config> {
+        SHARED.with(Rc::clone)
+    }
+
             $($(#[$doc])*
             #[must_use]
             pub fn $field(mut self, $field: $arg) -> Self {

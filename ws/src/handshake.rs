@@ -32,7 +32,7 @@ pub async fn accept<S>(stream: S) -> Result<WebSocket<S>, Error>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    accept_with(stream, Config::default(), |_, response| Ok(response)).await
+    accept_with(stream, Config::shared(), |_, response| Ok(response)).await
 }
 
 /// Accepts a WebSocket: reads the request, asks `callback`, answers.
@@ -52,7 +52,8 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let config = config.into();
-    let received = within(config.handshake_timeout, async {
+    // Boxed: its kilobytes are needed once, and would stay in the caller's future for good.
+    let handshake = Box::pin(within(config.handshake_timeout, async {
         let (head, rest) = match read_head(&mut stream, config.max_handshake_size).await {
             Ok(parts) => parts,
             Err(error) => {
@@ -95,8 +96,8 @@ where
                 Err(HandshakeError::Declined(status).into())
             }
         }
-    })
-    .await?;
+    }));
+    let received = handshake.await?;
     Ok(WebSocket::from_stream(stream, Role::Server, config, received))
 }
 
@@ -114,7 +115,7 @@ pub async fn connect<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    connect_with(request, stream, Config::default()).await
+    connect_with(request, stream, Config::shared()).await
 }
 
 /// Opens a WebSocket as a client; also returns the server's response.
@@ -134,7 +135,7 @@ where
     let request = request
         .into_client_request()
         .map_err(|error| HandshakeError::BadRequest(error.to_string()))?;
-    let (response, received) = within(config.handshake_timeout, async {
+    let handshake = Box::pin(within(config.handshake_timeout, async {
         // tungstenite's handshake runs on memory; the bytes are carried between it and the
         // stream here.
         let start = ClientHandshake::start(Memory::default(), request, Some(config.protocol()));
@@ -164,8 +165,8 @@ where
                 Err(HandshakeError::Malformed("incomplete response head".to_owned()).into())
             }
         }
-    })
-    .await?;
+    }));
+    let (response, received) = handshake.await?;
     Ok((WebSocket::from_stream(stream, Role::Client, config, received), response))
 }
 

@@ -24,7 +24,7 @@ use crate::socket::WebSocket;
 /// # Errors
 /// See [`upgrade_with`].
 pub fn upgrade<B, R: Default>(request: &mut Request<B>) -> Result<(Response<R>, Upgrading), Error> {
-    upgrade_with(request, Config::default())
+    upgrade_with(request, Config::shared())
 }
 
 /// [`upgrade`] with a configuration.

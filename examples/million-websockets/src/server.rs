@@ -84,3 +84,15 @@ async fn echo(stream: TcpStream) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    /// What every idle connection keeps as its task: it must not grow by a buffer on the sly.
+    #[test]
+    fn an_echo_task_is_small() {
+        fn size<F, A>(_: fn(A) -> F) -> usize {
+            size_of::<F>()
+        }
+        assert!(size(super::echo) <= 320, "{} bytes", size(super::echo));
+    }
+}
