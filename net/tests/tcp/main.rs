@@ -3,5 +3,7 @@
 #![allow(unreachable_pub, dead_code)]
 
 mod basic;
+mod opening;
+mod peer;
 mod transfer;
 mod world;
