@@ -3,6 +3,8 @@
 #![allow(unreachable_pub, dead_code)]
 
 mod basic;
+mod checks;
+mod closing;
 mod opening;
 mod peer;
 mod transfer;

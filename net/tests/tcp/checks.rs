@@ -1,0 +1,224 @@
+//! Which segments are believed: sequence numbers, RFC 5961, PAWS, resets, amplification.
+
+use throng_net::tcp::*;
+
+use crate::peer::*;
+use crate::world::*;
+
+#[test]
+fn reset_only_at_the_exact_number() {
+    let mut p = Peer::established(plain());
+    p.inject(1, Flags::RST, &[]);
+    let challenge = p.one();
+    assert_eq!((challenge.header.flags, challenge.header.ack), (Flags::ACK, p.seq));
+    assert_eq!(p.state(), State::Established);
+    // Again at once: the limit of this connection.
+    p.inject(2, Flags::RST, &[]);
+    p.none();
+    assert_eq!(p.engine.counters().challenge_limited, 1);
+    p.pass(ms(500));
+    p.inject(2, Flags::RST, &[]);
+    p.one();
+    // Outside of the window: nothing at all.
+    p.inject(1 << 20, Flags::RST, &[]);
+    p.inject(-1, Flags::RST, &[]);
+    p.none();
+    p.inject(0, Flags::RST, &[]);
+    assert_eq!(p.state(), State::Closed);
+}
+
+#[test]
+fn one_connections_challenges_do_not_limit_another() {
+    let mut p = Peer::established(plain());
+    let (t1, seq1) = (p.tuple, p.seq);
+    p.tuple = tuple("10.0.0.2:80", "10.0.0.9:1");
+    p.seq = SeqNum(77);
+    p.open(plain());
+    p.accept();
+    for _ in 0..100 {
+        p.inject(1, Flags::RST, &[]);
+    }
+    p.engine.on_segment(&header(t1, seq1 + 1, SeqNum(0), Flags::RST), &[], p.now);
+    let out = p.out();
+    assert_eq!(out.len(), 2);
+    assert_eq!(out[1].header.tuple, t1);
+}
+
+#[test]
+fn syn_in_an_established_connection_is_challenged() {
+    let mut p = Peer::established(plain());
+    for ahead in [-1, 0, 5, 1 << 30] {
+        p.inject(ahead, Flags::SYN, &[]);
+        let out = p.out();
+        assert_eq!((out.len(), out[0].header.flags), (1, Flags::ACK));
+        assert_eq!(p.state(), State::Established);
+        p.pass(ms(600));
+    }
+}
+
+#[test]
+fn acks_outside_the_range_are_challenged_or_ignored() {
+    let mut p = Peer::established(plain());
+    let h = |p: &Peer, ack: SeqNum| {
+        let mut h = p.header(Flags::ACK);
+        h.ack = ack;
+        h
+    };
+    // Of data never sent (RFC 5961 5.2).
+    let future = h(&p, p.ack + 1);
+    p.engine.on_segment(&future, b"evil", p.now);
+    assert_eq!(p.one().header.ack, p.seq);
+    assert_eq!(p.read(), b"");
+    p.pass(secs(1));
+    // Far older than any window.
+    let past = h(&p, p.ack - (1 << 20));
+    p.engine.on_segment(&past, b"evil", p.now);
+    p.one();
+    assert_eq!(p.read(), b"");
+    // A little old: overtaken on the way; its payload counts.
+    let old = h(&p, p.ack - 10);
+    p.engine.on_segment(&old, b"good", p.now);
+    assert_eq!(p.read(), b"good");
+    assert_eq!(p.engine.counters().bad_ack, 2);
+}
+
+#[test]
+fn old_and_future_payload_is_answered_not_kept() {
+    let mut p = Peer::established(plain());
+    p.data(b"0123456789");
+    p.inject(-10, Flags::ACK, b"0123456789");
+    assert_eq!(p.one().header.ack, p.seq);
+    p.inject(1 << 20, Flags::ACK, b"beyond");
+    assert_eq!(p.one().header.ack, p.seq);
+    assert_eq!(p.engine.counters().out_of_window, 2);
+    // Partly old.
+    p.inject(-3, Flags::ACK, b"789abc");
+    p.one();
+    assert_eq!(p.read(), b"0123456789abc");
+    assert_eq!(p.engine.counters().duplicate_bytes, 13);
+}
+
+#[test]
+fn paws() {
+    let mut p = Peer::established(everything());
+    p.ts = Some(2000);
+    p.data(b"new");
+    p.out();
+    p.pass(ms(100));
+    p.ts = Some(1500);
+    p.inject(0, Flags::ACK, b"old");
+    assert_eq!(p.one().header.ack, p.seq, "answered with an ACK");
+    assert_eq!(p.engine.counters().paws_dropped, 1);
+    // No timestamp where there must be one: dropped without a word.
+    p.ts = None;
+    p.inject(0, Flags::ACK, b"none");
+    p.none();
+    assert_eq!(p.engine.counters().timestamp_missing, 1);
+    assert_eq!(p.read(), b"new");
+    // A reset needs none.
+    p.inject(0, Flags::RST, &[]);
+    assert_eq!(p.state(), State::Closed);
+}
+
+#[test]
+fn paws_forgets_after_24_days() {
+    let mut p = Peer::established(everything());
+    p.ts = Some(0x8000_0000);
+    p.data(b"x");
+    p.out();
+    p.pass(secs(25 * 86_400));
+    p.ts = Some(0x7fff_0000);
+    p.data(b"y");
+    assert_eq!(p.read(), b"xy");
+}
+
+#[test]
+fn timestamps_are_echoed_by_the_rule() {
+    let mut p = Peer::established(everything());
+    p.ts = Some(3000);
+    p.data(b"one");
+    p.pass(ms(50));
+    p.ts = Some(3100);
+    // Out of order: not the one to echo (RFC 7323 4.3).
+    p.inject(5, Flags::ACK, b"later");
+    assert_eq!(p.one().header.options.timestamps.unwrap().1, 3000);
+    p.ts = Some(3200);
+    p.data(b"fills");
+    assert_eq!(p.one().header.options.timestamps.unwrap().1, 3200);
+}
+
+#[test]
+fn segments_to_nobody_are_reset_within_a_limit() {
+    let config = Config { resets_per_second: 10, ..Config::default() };
+    let mut p = Peer::listening(config);
+    let t = tuple("10.0.0.2:81", "10.0.0.1:1");
+    p.engine.on_segment(&header(t, SeqNum(7), SeqNum(9), Flags::ACK), b"abc", p.now);
+    let rst = p.one();
+    assert_eq!((rst.header.flags, rst.header.seq), (Flags::RST, SeqNum(9)));
+    p.engine.on_segment(&header(t, SeqNum(7), SeqNum(9), Flags::SYN), &[], p.now);
+    let rst = p.one();
+    assert_eq!(rst.header.flags, Flags::RST | Flags::ACK);
+    assert_eq!((rst.header.seq, rst.header.ack), (SeqNum(0), SeqNum(8)));
+    // A reset is never answered.
+    p.engine.on_segment(&header(t, SeqNum(7), SeqNum(9), Flags::RST), &[], p.now);
+    p.none();
+    for _ in 0..100 {
+        p.engine.on_segment(&header(t, SeqNum(7), SeqNum(9), Flags::ACK), &[], p.now);
+    }
+    assert_eq!(p.out().len(), 8);
+    assert_eq!(p.engine.counters().resets_limited, 92);
+    p.pass(ms(500));
+    for _ in 0..100 {
+        p.engine.on_segment(&header(t, SeqNum(7), SeqNum(9), Flags::ACK), &[], p.now);
+    }
+    assert_eq!(p.out().len(), 5);
+}
+
+#[test]
+fn no_answer_is_larger_than_its_cause() {
+    // Whatever single segment comes for whatever state, at most one segment goes out at once.
+    let mut rng = Rng(9);
+    for round in 0..2000 {
+        let mut p = if round % 2 == 0 {
+            Peer::established(everything())
+        } else {
+            Peer::listening(Config::default())
+        };
+        let mut h = p.header(Flags(rng.next() as u8));
+        h.seq = h.seq + (rng.below(40) as u32) - 20;
+        h.ack = h.ack + (rng.below(40) as u32) - 20;
+        if rng.chance(0.3) {
+            h.tuple.local_port = 99;
+        }
+        let payload = vec![0; rng.below(3) as usize];
+        p.engine.on_segment(&h, &payload, p.now);
+        assert!(p.out().len() <= 1, "{h:?}");
+        assert!(p.out().is_empty());
+    }
+}
+
+#[test]
+fn two_engines_do_not_answer_each_other_for_ever() {
+    // Both believe in a connection the other has different numbers for.
+    let mut a = Peer::established(plain());
+    let mut b = Peer::established(plain());
+    let mut h = a.header(Flags::ACK);
+    h.seq = h.seq + 100_000;
+    a.engine.on_segment(&h, b"poke", a.now);
+    let mut total = 0;
+    for _ in 0..50 {
+        for s in a.out() {
+            total += 1;
+            let mut h = s.header;
+            h.tuple = b.tuple;
+            b.engine.on_segment(&h, &s.payload, b.now);
+        }
+        for s in b.out() {
+            total += 1;
+            let mut h = s.header;
+            h.tuple = a.tuple;
+            a.engine.on_segment(&h, &s.payload, a.now);
+        }
+    }
+    assert!(total < 10, "{total}");
+}
