@@ -78,7 +78,7 @@ fn run(connections: usize, rounds: usize) {
 
     let begin = Wall::now();
     let start = begin;
-    for i in 0..connections {
+    for (i, peer) in peers.iter_mut().enumerate() {
         let mut syn = header(i, Peer { seq: 0, ack: 0 }, Flags::SYN);
         syn.options.mss = Some(1460);
         syn.options.window_scale = Some(7);
@@ -86,8 +86,8 @@ fn run(connections: usize, rounds: usize) {
         engine.on_segment(&syn, &[], now);
         sink.0.clear();
         engine.poll_transmit(now, &mut sink);
-        peers[i].ack = sink.0[0].seq.0.wrapping_add(1);
-        engine.on_segment(&header(i, peers[i], Flags::ACK), &[], now);
+        peer.ack = sink.0[0].seq.0.wrapping_add(1);
+        engine.on_segment(&header(i, *peer, Flags::ACK), &[], now);
         ids.push(engine.accept(listener).expect("a connection"));
         engine.poll_transmit(now, &mut sink);
     }

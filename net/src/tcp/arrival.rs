@@ -300,6 +300,24 @@ fn schedule_ack(conn: &mut Conn, core: &mut Core, len: u32) {
     core.want_transmit(conn);
 }
 
+/// Whether the budget has room for `len` bytes more. What is out of order may not take the
+/// last eighth, and makes way for what is in order: else holes could not be filled.
+fn has_memory(conn: &mut Conn, core: &mut Core, len: u32, in_order: bool) -> bool {
+    let wanted = u64::from(len + CHUNK_OVERHEAD);
+    let limit = core.config.recv_memory;
+    if !in_order {
+        return core.recv_used + wanted <= limit - limit / 8;
+    }
+    if core.recv_used + wanted > limit
+        && let Some(cold) = &mut conn.cold
+    {
+        let before = cold.rcv.charge();
+        cold.rcv.forget_ranges();
+        core.recv_used -= u64::from(before - cold.rcv.charge());
+    }
+    core.recv_used + wanted <= limit
+}
+
 /// Payload of a segment that overlaps the window, anywhere in it.
 fn take_payload(conn: &mut Conn, core: &mut Core, seq: SeqNum, payload: &[u8], fin: &mut bool) {
     let mut seq = seq;
@@ -322,7 +340,7 @@ fn take_payload(conn: &mut Conn, core: &mut Core, seq: SeqNum, payload: &[u8], f
     if data.is_empty() {
         return;
     }
-    if core.recv_used + data.len() as u64 + u64::from(CHUNK_OVERHEAD) > core.config.recv_memory {
+    if !has_memory(conn, core, data.len() as u32, seq == conn.rcv_nxt) {
         core.counters.recv_memory_dropped += 1;
         *fin = false;
         core.ack_now(conn);
@@ -368,10 +386,8 @@ fn on_fin(conn: &mut Conn, core: &mut Core, now: Instant) {
     }
     if let Some(cold) = &mut conn.cold {
         let before = cold.rcv.charge();
-        let ready = std::mem::take(&mut cold.rcv.ready);
-        cold.rcv.clear();
-        cold.rcv.ready = ready;
-        core.recv_used = core.recv_used + u64::from(cold.rcv.charge()) - u64::from(before);
+        cold.rcv.forget_ranges();
+        core.recv_used -= u64::from(before - cold.rcv.charge());
     }
     conn.rcv_nxt += 1;
     if conn.rcv_adv.before(conn.rcv_nxt) {

@@ -231,9 +231,7 @@ impl Core {
         cold.sacked.clear();
         let before = cold.rcv.charge();
         if keep_ready {
-            let ready = std::mem::take(&mut cold.rcv.ready);
-            cold.rcv.clear();
-            cold.rcv.ready = ready;
+            cold.rcv.forget_ranges();
         } else {
             cold.rcv.clear();
         }

@@ -488,32 +488,25 @@ impl Engine {
     /// nothing is left or `egress` is full. Returns whether anything was sent.
     pub fn poll_transmit(&mut self, now: Instant, egress: &mut impl Egress) -> bool {
         self.now = now;
-        let mut sent = false;
+        let before = self.core.counters.segments_out;
         while let Some(reply) = self.core.replies.front() {
             if egress.send(reply, &Payload::EMPTY, 0, &mut 0).is_err() {
-                return sent;
+                return self.core.counters.segments_out != before;
             }
             self.core.replies.pop_front();
             self.core.counters.segments_out += 1;
-            sent = true;
         }
         while let Some(slot) = self.core.transmit.pop_front() {
-            let turn = match slot.kind() {
-                Kind::Half => {
-                    self.transmit_half(slot.index(), egress, now).map(|sent| Turn::Done { sent })
-                }
+            let done = match slot.kind() {
+                Kind::Half => self.transmit_half(slot.index(), egress, now),
                 _ => self.transmit_conn(slot.index(), egress, now),
             };
-            match turn {
-                Ok(Turn::Done { sent: some }) => sent |= some,
-                Ok(Turn::Again) => sent = true,
-                Err(Full) => {
-                    self.core.transmit.push_front(slot);
-                    break;
-                }
+            if done.is_err() {
+                self.core.transmit.push_front(slot);
+                break;
             }
         }
-        sent
+        self.core.counters.segments_out != before
     }
 
     fn transmit_conn(
@@ -521,11 +514,11 @@ impl Engine {
         index: u32,
         egress: &mut impl Egress,
         now: Instant,
-    ) -> Result<Turn, Full> {
+    ) -> Result<(), Full> {
         let conn = self.conns.get_mut(index);
         if !conn.has(flag::QUEUED) {
             // Freed since, and perhaps in use again.
-            return Ok(Turn::Done { sent: false });
+            return Ok(());
         }
         let turn = output::transmit(conn, &mut self.core, egress, now)?;
         conn.unset(flag::QUEUED);
@@ -533,7 +526,7 @@ impl Engine {
             self.core.want_transmit(conn);
         }
         self.settle(index);
-        Ok(turn)
+        Ok(())
     }
 
     /// Whether `poll_transmit` has anything to try.

@@ -438,11 +438,11 @@ impl Engine {
         index: u32,
         egress: &mut impl Egress,
         now: Instant,
-    ) -> Result<bool, Full> {
+    ) -> Result<(), Full> {
         let core = &mut self.core;
         let half = self.halves.get_mut(index);
         if !half.live || !half.queued {
-            return Ok(false);
+            return Ok(());
         }
         let mss = core.mss(&half.tuple);
         let flags = Flags::SYN | Flags::ACK;
@@ -459,7 +459,7 @@ impl Engine {
             let at = Tick::after(now, wait).instant(now);
             half.node = Some(core.wheel.insert(at, Slot::new(Kind::Half, index)));
         }
-        Ok(true)
+        Ok(())
     }
 
     /// A half-open connection's timer.

@@ -18,7 +18,7 @@ use super::timer::Tick;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Turn {
     /// Nothing (more) to send now.
-    Done { sent: bool },
+    Done,
     /// Its share is used up; it has more.
     Again,
 }
@@ -34,7 +34,6 @@ struct Output<'a, E> {
     mss: u32,
     /// Segments left of this turn's share.
     share: u32,
-    sent: bool,
 }
 
 /// Sends what `conn` has to send, at most its share.
@@ -56,7 +55,7 @@ pub(super) fn transmit(
         let taken = sack_len(sack.iter().flatten().count());
         mss = mss.saturating_sub(u32::from(taken)).max(1);
     }
-    Output { conn, core, egress, now, sack, mss, share, sent: false }.run()
+    Output { conn, core, egress, now, sack, mss, share }.run()
 }
 
 impl<E: Egress> Output<'_, E> {
@@ -65,7 +64,7 @@ impl<E: Egress> Output<'_, E> {
             return self.reset();
         }
         match self.conn.state {
-            State::Closed | State::TimeWait => return Ok(Turn::Done { sent: false }),
+            State::Closed | State::TimeWait => return Ok(Turn::Done),
             State::SynSent | State::SynReceived => return self.syn(),
             _ => {}
         }
@@ -85,7 +84,7 @@ impl<E: Egress> Output<'_, E> {
             self.emit(seq, 0, Flags::ACK, 0)?;
         }
         self.timers();
-        if self.share == 0 { Ok(Turn::Again) } else { Ok(Turn::Done { sent: self.sent }) }
+        if self.share == 0 { Ok(Turn::Again) } else { Ok(Turn::Done) }
     }
 
     /// Sets the timers that what happened in this turn calls for.
@@ -117,13 +116,13 @@ impl<E: Egress> Output<'_, E> {
         self.core.counters.segments_out += 1;
         self.core.counters.resets_out += 1;
         self.conn.unset(flag::SEND_RST);
-        Ok(Turn::Done { sent: true })
+        Ok(Turn::Done)
     }
 
     fn syn(self) -> Result<Turn, Full> {
         let Output { conn, core, egress, now, .. } = self;
         if !conn.has(flag::SEND_SYN) {
-            return Ok(Turn::Done { sent: false });
+            return Ok(Turn::Done);
         }
         let header = syn_header(conn, core, now);
         egress.send(&header, &Payload::EMPTY, 0, &mut conn.cookie)?;
@@ -133,7 +132,7 @@ impl<E: Egress> Output<'_, E> {
         conn.rexmit_at = Tick::NONE;
         recovery::start_timer(conn, core, now);
         core.arm(conn, now);
-        Ok(Turn::Done { sent: true })
+        Ok(Turn::Done)
     }
 
     fn stamp(&self, header: &mut Header) {
@@ -160,7 +159,6 @@ impl<E: Egress> Output<'_, E> {
         self.conn.last_ack = self.conn.rcv_nxt;
         self.conn.unset(flag::ACK_NOW | flag::ACK_LATER);
         self.conn.ack_at = Tick::NONE;
-        self.sent = true;
         Ok(())
     }
 

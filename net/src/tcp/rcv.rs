@@ -256,6 +256,12 @@ impl RecvQueue {
         blocks
     }
 
+    /// Drops what is out of order (RFC 2018 8 allows it, SACKed or not).
+    pub(super) fn forget_ranges(&mut self) {
+        self.ranges.clear();
+        self.fin = None;
+    }
+
     /// Drops everything.
     pub(super) fn clear(&mut self) {
         *self = RecvQueue::default();

@@ -7,5 +7,8 @@ mod checks;
 mod closing;
 mod opening;
 mod peer;
+mod random;
+mod receiving;
+mod sending;
 mod transfer;
 mod world;

@@ -145,6 +145,8 @@ pub struct World {
     /// Called with sender, segment and its number; `false` loses it.
     pub filter: Option<Filter>,
     pub events: [Vec<Event>; 2],
+    /// The tuple `connect` uses, if not a random one.
+    pub fixed: Option<FourTuple>,
     heap: BinaryHeap<Reverse<Arrival>>,
     flying: BTreeMap<u64, Segment>,
     count: u64,
@@ -169,6 +171,7 @@ impl World {
             sent: Vec::new(),
             filter: None,
             events: [Vec::new(), Vec::new()],
+            fixed: None,
             heap: BinaryHeap::new(),
             flying: BTreeMap::new(),
             count: 0,
@@ -285,7 +288,7 @@ impl World {
     pub fn connect(&mut self, listener: ListenerId) -> (ConnId, ConnId) {
         let port = 10_000 + (self.rng.next() % 50_000) as u16;
         let t = tuple(&format!("10.0.0.1:{port}"), "10.0.0.2:80");
-        self.connect_tuple(listener, t)
+        self.connect_tuple(listener, self.fixed.unwrap_or(t))
     }
 
     pub fn connect_tuple(&mut self, listener: ListenerId, t: FourTuple) -> (ConnId, ConnId) {
