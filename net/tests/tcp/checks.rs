@@ -203,7 +203,7 @@ fn two_engines_do_not_answer_each_other_for_ever() {
     let mut a = Peer::established(plain());
     let mut b = Peer::established(plain());
     let mut h = a.header(Flags::ACK);
-    h.seq = h.seq + 100_000;
+    h.seq += 100_000;
     a.engine.on_segment(&h, b"poke", a.now);
     let mut total = 0;
     for _ in 0..50 {

@@ -120,7 +120,7 @@ impl Peer {
     /// A segment `ahead` of the peer's next sequence number; does not move it.
     pub fn inject(&mut self, ahead: i64, flags: Flags, payload: &[u8]) {
         let mut h = self.header(flags);
-        h.seq = h.seq + ahead as u32;
+        h.seq += ahead as u32;
         self.engine.on_segment(&h, payload, self.now);
         self.engine.check_invariants();
     }

@@ -454,7 +454,7 @@ fn send_memory_is_shared_and_its_end_wakes() {
     p.events();
     for n in 1..=4u32 {
         let mut ack = first_ack;
-        ack.ack = ack.ack + n * 5_000;
+        ack.ack += n * 5_000;
         p.engine.on_segment(&ack, &[], p.now);
         p.out();
     }
