@@ -285,7 +285,8 @@ fn deliver(conn: &mut Conn, core: &mut Core, payload: &[u8]) {
     let cold = conn.cold.get_or_insert_with(|| core.pool.take());
     let before = cold.rcv.ready.charge();
     cold.rcv.ready.push(payload);
-    core.recv_used += u64::from(cold.rcv.ready.charge() - before);
+    // It may also shrink: what was gathered with room to spare has become an exact piece.
+    core.recv_used = core.recv_used + u64::from(cold.rcv.ready.charge()) - u64::from(before);
     core.counters.bytes_in += payload.len() as u64;
     conn.rcv_nxt += payload.len() as u32;
     conn.bytes_received += payload.len() as u64;
