@@ -44,12 +44,15 @@ pub(crate) struct Failing {
 
 impl Active {
     /// A context for a socket between messages that has received `part`.
-    pub(crate) fn new(role: Role, config: &Config, part: Vec<u8>) -> Self {
+    pub(crate) fn new(role: Role, config: &Config, part: &[u8]) -> Self {
         let mut tracker = Tracker::default();
-        tracker.feed(&part);
+        tracker.feed(part);
         let drained = part.is_empty();
+        // With the room tungstenite asks for, it goes on with this very buffer.
+        let mut buf = Vec::with_capacity(config.read_buffer_size.max(part.len()));
+        buf.extend_from_slice(part);
         Active {
-            context: WebSocketContext::from_partially_read(part, role, Some(config.protocol())),
+            context: WebSocketContext::from_partially_read(buf, role, Some(config.protocol())),
             tracker,
             drained,
             dirty: false,

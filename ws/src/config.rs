@@ -79,16 +79,7 @@ impl Default for Config {
 
 macro_rules! setters {
     ($($(#[$doc:meta])* $field:ident: $arg:ty => $value:expr;)*) => {
-        thread_local! {
-    static SHARED: Rc<Config> = Rc::new(Config::default());
-}
-
-impl Config {
-    /// The defaults, one copy for all the sockets of a shard.
-    pub(crate) fn shared() -> Rc<Config> {
-        SHARED.with(Rc::clone)
-    }
-
+        impl Config {
             $($(#[$doc])*
             #[must_use]
             pub fn $field(mut self, $field: $arg) -> Self {
@@ -128,7 +119,16 @@ setters! {
     park: bool => park;
 }
 
+thread_local! {
+    static SHARED: Rc<Config> = Rc::new(Config::default());
+}
+
 impl Config {
+    /// The defaults, one copy for all the sockets of a shard.
+    pub(crate) fn shared() -> Rc<Config> {
+        SHARED.with(Rc::clone)
+    }
+
     /// Whether an open socket needs a timer of its own.
     pub(crate) fn has_timers(&self) -> bool {
         self.ping_interval.is_some() || self.idle_timeout.is_some()

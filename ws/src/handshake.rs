@@ -28,11 +28,11 @@ pub type Decline = Box<Response<String>>;
 ///
 /// # Errors
 /// See [`accept_with`].
-pub async fn accept<S>(stream: S) -> Result<WebSocket<S>, Error>
+pub fn accept<S>(stream: S) -> impl Future<Output = Result<WebSocket<S>, Error>>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    accept_with(stream, Config::shared(), |_, response| Ok(response)).await
+    accept_with(stream, Config::shared(), |_, response| Ok(response))
 }
 
 /// Accepts a WebSocket: reads the request, asks `callback`, answers.
@@ -43,62 +43,65 @@ where
 /// # Errors
 /// [`Error::Handshake`]: the request is no WebSocket handshake (it has been answered with
 /// 400, 405 or 426), is too large (431), came too slowly, or was declined. [`Error::Io`].
-pub async fn accept_with<S>(
+pub fn accept_with<S>(
     mut stream: S,
     config: impl Into<Rc<Config>>,
     callback: impl FnOnce(&Request, Response<()>) -> Result<Response<()>, Decline>,
-) -> Result<WebSocket<S>, Error>
+) -> impl Future<Output = Result<WebSocket<S>, Error>>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let config = config.into();
-    // Boxed: its kilobytes are needed once, and would stay in the caller's future for good.
-    let handshake = Box::pin(within(config.handshake_timeout, async {
-        let (head, rest) = match read_head(&mut stream, config.max_handshake_size).await {
-            Ok(parts) => parts,
-            Err(error) => {
-                if let Error::Handshake(HandshakeError::TooLarge(_)) = error {
-                    refuse(&mut stream, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE).await;
+    // On the heap, because the task that awaits it is as large as it is for all its life.
+    Box::pin(async move {
+        let received = within(config.handshake_timeout, async {
+            let (head, rest) = match read_head(&mut stream, config.max_handshake_size).await {
+                Ok(parts) => parts,
+                Err(error) => {
+                    if let Error::Handshake(HandshakeError::TooLarge(_)) = error {
+                        refuse(&mut stream, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE).await;
+                    }
+                    return Err(error);
                 }
-                return Err(error);
+            };
+            let parsed = Request::try_parse(&head)
+                .and_then(|parsed| {
+                    parsed.ok_or(tungstenite::Error::Protocol(ProtocolError::HandshakeIncomplete))
+                })
+                .and_then(|(_, request)| {
+                    let response = server::create_response(&request)?;
+                    Ok((request, response))
+                });
+            let (request, response) = match parsed {
+                Ok(parsed) => parsed,
+                Err(error) => {
+                    let error = HandshakeError::from_protocol(error);
+                    refuse(&mut stream, error.status()).await;
+                    return Err(error.into());
+                }
+            };
+            match callback(&request, response) {
+                Ok(response) => {
+                    write_response(&mut stream, &response, None).await?;
+                    Ok(rest)
+                }
+                Err(response) => {
+                    let (mut parts, body) = response.into_parts();
+                    parts.headers.insert(http::header::CONTENT_LENGTH, body.len().into());
+                    parts
+                        .headers
+                        .insert(http::header::CONNECTION, http::HeaderValue::from_static("close"));
+                    let status = parts.status;
+                    write_response(&mut stream, &Response::from_parts(parts, ()), Some(&body))
+                        .await?;
+                    let _ = stream.close().await;
+                    Err(HandshakeError::Declined(status).into())
+                }
             }
-        };
-        let parsed = Request::try_parse(&head)
-            .and_then(|parsed| {
-                parsed.ok_or(tungstenite::Error::Protocol(ProtocolError::HandshakeIncomplete))
-            })
-            .and_then(|(_, request)| {
-                let response = server::create_response(&request)?;
-                Ok((request, response))
-            });
-        let (request, response) = match parsed {
-            Ok(parsed) => parsed,
-            Err(error) => {
-                let error = HandshakeError::from_protocol(error);
-                refuse(&mut stream, error.status()).await;
-                return Err(error.into());
-            }
-        };
-        match callback(&request, response) {
-            Ok(response) => {
-                write_response(&mut stream, &response, None).await?;
-                Ok(rest)
-            }
-            Err(response) => {
-                let (mut parts, body) = response.into_parts();
-                parts.headers.insert(http::header::CONTENT_LENGTH, body.len().into());
-                parts
-                    .headers
-                    .insert(http::header::CONNECTION, http::HeaderValue::from_static("close"));
-                let status = parts.status;
-                write_response(&mut stream, &Response::from_parts(parts, ()), Some(&body)).await?;
-                let _ = stream.close().await;
-                Err(HandshakeError::Declined(status).into())
-            }
-        }
-    }));
-    let received = handshake.await?;
-    Ok(WebSocket::from_stream(stream, Role::Server, config, received))
+        })
+        .await?;
+        Ok(WebSocket::from_stream(stream, Role::Server, config, received))
+    })
 }
 
 /// Opens a WebSocket as a client over a connected stream, with default [`Config`].
@@ -108,14 +111,14 @@ where
 ///
 /// # Errors
 /// See [`connect_with`].
-pub async fn connect<S>(
+pub fn connect<S>(
     request: impl IntoClientRequest,
     stream: S,
-) -> Result<(WebSocket<S>, Response<()>), Error>
+) -> impl Future<Output = Result<(WebSocket<S>, Response<()>), Error>>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    connect_with(request, stream, Config::shared()).await
+    connect_with(request, stream, Config::shared())
 }
 
 /// Opens a WebSocket as a client; also returns the server's response.
@@ -123,24 +126,26 @@ where
 /// # Errors
 /// [`Error::Handshake`]: the request is unusable, or the server refuses, breaks the protocol
 /// or takes too long. [`Error::Io`].
-pub async fn connect_with<S>(
+pub fn connect_with<S>(
     request: impl IntoClientRequest,
     mut stream: S,
     config: impl Into<Rc<Config>>,
-) -> Result<(WebSocket<S>, Response<()>), Error>
+) -> impl Future<Output = Result<(WebSocket<S>, Response<()>), Error>>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let config = config.into();
-    let request = request
-        .into_client_request()
-        .map_err(|error| HandshakeError::BadRequest(error.to_string()))?;
-    let handshake = Box::pin(within(config.handshake_timeout, async {
-        // tungstenite's handshake runs on memory; the bytes are carried between it and the
-        // stream here.
-        let start = ClientHandshake::start(Memory::default(), request, Some(config.protocol()));
-        let handshake =
-            match start.map_err(|error| HandshakeError::BadRequest(error.to_string()))?.handshake()
+    Box::pin(async move {
+        let request = request
+            .into_client_request()
+            .map_err(|error| HandshakeError::BadRequest(error.to_string()))?;
+        let (response, received) = within(config.handshake_timeout, async {
+            // tungstenite's handshake runs on memory; the bytes are carried between it and the
+            // stream here.
+            let start = ClientHandshake::start(Memory::default(), request, Some(config.protocol()));
+            let handshake = match start
+                .map_err(|error| HandshakeError::BadRequest(error.to_string()))?
+                .handshake()
             {
                 Err(tungstenite::HandshakeError::Interrupted(handshake)) => handshake,
                 Err(tungstenite::HandshakeError::Failure(error)) => {
@@ -151,23 +156,24 @@ where
                     return Err(HandshakeError::Malformed(what).into());
                 }
             };
-        stream.write_all(&handshake.get_ref().get_ref().written).await?;
-        stream.flush().await?;
-        let (head, rest) = read_head(&mut stream, config.max_handshake_size).await?;
-        let mut handshake = handshake;
-        handshake.get_mut().get_mut().unread = io::Cursor::new(head);
-        match handshake.handshake() {
-            Ok((_, response)) => Ok((response.map(|_| ()), rest)),
-            Err(tungstenite::HandshakeError::Failure(error)) => {
-                Err(HandshakeError::from_protocol(error).into())
+            stream.write_all(&handshake.get_ref().get_ref().written).await?;
+            stream.flush().await?;
+            let (head, rest) = read_head(&mut stream, config.max_handshake_size).await?;
+            let mut handshake = handshake;
+            handshake.get_mut().get_mut().unread = io::Cursor::new(head);
+            match handshake.handshake() {
+                Ok((_, response)) => Ok((response.map(|_| ()), rest)),
+                Err(tungstenite::HandshakeError::Failure(error)) => {
+                    Err(HandshakeError::from_protocol(error).into())
+                }
+                Err(tungstenite::HandshakeError::Interrupted(_)) => {
+                    Err(HandshakeError::Malformed("incomplete response head".to_owned()).into())
+                }
             }
-            Err(tungstenite::HandshakeError::Interrupted(_)) => {
-                Err(HandshakeError::Malformed("incomplete response head".to_owned()).into())
-            }
-        }
-    }));
-    let (response, received) = handshake.await?;
-    Ok((WebSocket::from_stream(stream, Role::Client, config, received), response))
+        })
+        .await?;
+        Ok((WebSocket::from_stream(stream, Role::Client, config, received), response))
+    })
 }
 
 impl HandshakeError {

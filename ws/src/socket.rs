@@ -37,7 +37,7 @@ const DRAIN_READS: usize = 32;
 ///
 /// **Parking.** A socket that waits with no partial frame, no open fragmented message and
 /// nothing to send holds no protocol state and no buffers: its size is that of this struct
-/// (72 bytes and the stream), plus one small box when it has timers.
+/// (48 bytes and the stream), plus one small box when it has timers.
 pub struct WebSocket<S> {
     io: S,
     active: Option<Box<Active>>,
@@ -83,7 +83,8 @@ impl<S> WebSocket<S> {
     ) -> Self {
         let config = config.into();
         let timers = config.has_timers().then(|| Box::new(Timers::new(throng_runtime::now())));
-        let active = (!received.is_empty()).then(|| Box::new(Active::new(role, &config, received)));
+        let active =
+            (!received.is_empty()).then(|| Box::new(Active::new(role, &config, &received)));
         WebSocket {
             io,
             active,
@@ -193,7 +194,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
             match ready!(Pin::new(&mut self.io).poll_read(cx, &mut buf)) {
                 Ok(0) => return self.end(Error::ClosedAbnormally),
                 Ok(n) => {
-                    let active = Active::new(self.role, &self.config, buf[..n].to_vec());
+                    let active = Active::new(self.role, &self.config, &buf[..n]);
                     self.active = Some(Box::new(active));
                 }
                 Err(error) => return self.end(Error::Io(error)),
@@ -255,7 +256,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
     fn fail(&mut self, error: Error) {
         let config = &self.config;
         let active =
-            self.active.get_or_insert_with(|| Box::new(Active::new(self.role, config, Vec::new())));
+            self.active.get_or_insert_with(|| Box::new(Active::new(self.role, config, &[])));
         active.failing = Some(Failing { error, shut: false, told: false });
         self.begin_closing(Phase::Failing);
     }
@@ -338,8 +339,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         }
         let closes = message.is_close();
         let (role, config) = (self.role, &self.config);
-        let active =
-            self.active.get_or_insert_with(|| Box::new(Active::new(role, config, Vec::new())));
+        let active = self.active.get_or_insert_with(|| Box::new(Active::new(role, config, &[])));
         active.queue(message, config).map_err(Error::from_protocol)?;
         if closes {
             self.begin_closing(Phase::Closing);
@@ -440,4 +440,4 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Sink<Message> for WebSocket<S> {
 }
 
 // An idle socket must stay small: a million of them are held at once.
-const _: () = assert!(mem::size_of::<WebSocket<()>>() <= 72);
+const _: () = assert!(mem::size_of::<WebSocket<()>>() <= 48);

@@ -9,6 +9,8 @@ use std::task::{Context, Poll, ready};
 use futures::io::{AsyncRead, AsyncWrite};
 use http::{Request, Response, StatusCode, header};
 use hyper::rt::{Read as _, ReadBuf, Write as _};
+use throng_http::ServerIo;
+use throng_net::{SendStream, TcpStream};
 use tungstenite::handshake::server;
 use tungstenite::protocol::Role;
 
@@ -58,7 +60,8 @@ impl Future for Upgrading {
         let upgraded =
             ready!(Pin::new(&mut self.upgrade).poll(cx)).map_err(HandshakeError::Upgrade)?;
         let config = self.config.clone();
-        let socket = WebSocket::from_stream(Upgraded(upgraded), Role::Server, config, Vec::new());
+        let (stream, received) = Upgraded::unwrap(upgraded);
+        let socket = WebSocket::from_stream(stream, Role::Server, config, received);
         Poll::Ready(Ok(socket))
     }
 }
@@ -87,40 +90,75 @@ pub fn refusal<R: Default>(error: &Error) -> Response<R> {
     response
 }
 
-/// An upgraded hyper connection as a `futures` stream.
-pub struct Upgraded(pub hyper::upgrade::Upgraded);
+/// The stream of an upgraded connection.
+pub enum Upgraded {
+    /// A connection of this shard: the very stream that was accepted.
+    Tcp(TcpStream),
+    /// Any other stream, in the box that hyper hands out.
+    Other(Box<hyper::upgrade::Upgraded>),
+}
+
+impl Upgraded {
+    /// Unwraps hyper's box where we know what is in it; also returns what was received ahead.
+    fn unwrap(upgraded: hyper::upgrade::Upgraded) -> (Upgraded, Vec<u8>) {
+        match upgraded.downcast::<ServerIo<SendStream>>() {
+            Ok(parts) => {
+                let (stream, ahead) = parts.io.into_parts();
+                (Upgraded::Tcp(stream.into_inner()), [parts.read_buf, ahead].concat())
+            }
+            Err(upgraded) => (Upgraded::Other(Box::new(upgraded)), Vec::new()),
+        }
+    }
+}
 
 impl fmt::Debug for Upgraded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Upgraded")
+        f.write_str(match self {
+            Upgraded::Tcp(_) => "Upgraded::Tcp",
+            Upgraded::Other(_) => "Upgraded::Other",
+        })
     }
 }
 
 impl AsyncRead for Upgraded {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        let mut buf = ReadBuf::new(buf);
-        Pin::new(&mut self.0).poll_read(cx, buf.unfilled()).map_ok(|()| buf.filled().len())
+        match self.get_mut() {
+            Upgraded::Tcp(stream) => AsyncRead::poll_read(Pin::new(stream), cx, buf),
+            Upgraded::Other(stream) => {
+                let mut buf = ReadBuf::new(buf);
+                Pin::new(stream).poll_read(cx, buf.unfilled()).map_ok(|()| buf.filled().len())
+            }
+        }
     }
 }
 
 impl AsyncWrite for Upgraded {
     fn poll_write(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
+        match self.get_mut() {
+            Upgraded::Tcp(stream) => AsyncWrite::poll_write(Pin::new(stream), cx, buf),
+            Upgraded::Other(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Upgraded::Tcp(stream) => AsyncWrite::poll_flush(Pin::new(stream), cx),
+            Upgraded::Other(stream) => Pin::new(stream).poll_flush(cx),
+        }
     }
 
-    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Upgraded::Tcp(stream) => Pin::new(stream).poll_close(cx),
+            Upgraded::Other(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
     }
 }

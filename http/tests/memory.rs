@@ -1,0 +1,78 @@
+//! What an idle HTTP connection costs, counted by the allocator.
+
+mod support;
+
+#[path = "support/counting.rs"]
+mod counting;
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use futures::{AsyncReadExt, AsyncWriteExt};
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::{Request, Response};
+use throng_http::Server;
+
+use counting::live;
+use support::listener::listen;
+use support::{End, run, spawn};
+
+async fn hello(_: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    Ok(Response::new(Full::from("hello")))
+}
+
+async fn ask(client: &mut End) {
+    client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let mut answer = [0; 500];
+    assert!(client.read(&mut answer).await.unwrap() > 0);
+}
+
+/// Bytes of one keep-alive connection between two requests: its task, its part of the
+/// server's books, hyper's state if that is there; not its stream's buffers.
+fn idle_bytes(settings: Server) -> isize {
+    const COUNT: usize = 1000;
+    run(async move {
+        let (dialer, listener) = listen();
+        let server = settings.start();
+        let running = server.clone();
+        spawn(async move {
+            running.serve(listener, throng_http::service_fn(hello)).await;
+        });
+        let mut clients: Vec<End> = Vec::with_capacity(COUNT);
+        let connect = |_| {
+            let client = dialer.connect();
+            client.set_capacity(500);
+            client
+        };
+        // The pipes by themselves, with buffers as large as this traffic makes them.
+        let before = live();
+        let mut pipes = Vec::with_capacity(COUNT);
+        for _ in 0..COUNT {
+            let (mut a, mut b) = support::duplex(500, support::Pace::FAST);
+            let mut bytes = [0; 500];
+            a.write_all(&bytes[..27]).await.unwrap();
+            b.read_exact(&mut bytes[..27]).await.unwrap();
+            b.write_all(&bytes[..113]).await.unwrap();
+            a.read_exact(&mut bytes[..113]).await.unwrap();
+            pipes.push((a, b));
+        }
+        let pipe = (live() - before) / COUNT as isize - size_of::<End>() as isize;
+        drop(pipes);
+        let before = live();
+        clients.extend((0..COUNT).map(connect));
+        for client in &mut clients {
+            ask(client).await;
+        }
+        throng_runtime::sleep(Duration::from_millis(1)).await;
+        (live() - before) / COUNT as isize - pipe
+    })
+}
+
+#[test]
+fn an_idle_connection_holds_no_state_of_hypers() {
+    let parked = idle_bytes(Server::new());
+    let unparked = idle_bytes(Server::new().park(false));
+    println!("an idle HTTP/1 connection: {parked} bytes parked, {unparked} not");
+    assert!(parked < 600, "{parked}");
+}
