@@ -1,0 +1,51 @@
+//! A TCP echo server (RFC 862) on every shard.
+//!
+//! ```sh
+//! THRONG_ADDRESS=10.0.0.2/24 cargo run --example echo -- --device tap:throng0
+//! ```
+
+use std::io;
+use std::net::SocketAddr;
+
+use clap::Parser;
+use throng::{Builder, TcpListener, TcpStream};
+
+#[derive(Parser)]
+struct Args {
+    /// The device, such as `tap:throng0`; addresses and more come from THRONG_* variables.
+    #[arg(long, env = "THRONG_DEVICE")]
+    device: String,
+    /// Where to listen.
+    #[arg(long, default_value = "[::]:7")]
+    listen: SocketAddr,
+}
+
+fn main() -> io::Result<()> {
+    let args = Args::parse();
+    let builder = Builder::from_env()?.device(args.device);
+    builder.run(move |_| serve(args.listen))?.into_iter().collect()
+}
+
+async fn serve(listen: SocketAddr) -> io::Result<()> {
+    let listener = TcpListener::bind(listen)?;
+    loop {
+        let (stream, peer) = listener.accept().await?;
+        let echoing = async move {
+            if let Err(error) = echo(stream).await {
+                eprintln!("{peer}: {error}");
+            }
+        };
+        throng::spawn_local(echoing).detach();
+    }
+}
+
+/// Sends every chunk back as it was received, without a copy.
+async fn echo(mut stream: TcpStream) -> io::Result<()> {
+    loop {
+        let chunk = stream.read_chunk(usize::MAX).await?;
+        if chunk.is_empty() {
+            return Ok(());
+        }
+        stream.write_chunk(chunk).await?;
+    }
+}

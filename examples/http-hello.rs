@@ -1,0 +1,56 @@
+//! A hyper server, HTTP/1.1 and HTTP/2, on every shard, with a graceful end.
+//!
+//! ```sh
+//! THRONG_ADDRESS=10.0.0.2/24 cargo run --example http-hello -- --device tap:throng0
+//! curl http://10.0.0.2/hello        # or with --http2-prior-knowledge
+//! ```
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use clap::Parser;
+use http_body_util::Full;
+use hyper::{Request, Response, body::Incoming};
+use throng::http::{Server, service_fn};
+use throng::{Builder, TcpListener};
+
+#[derive(Parser)]
+struct Args {
+    /// The device, such as `tap:throng0`; addresses and more come from THRONG_* variables.
+    #[arg(long, env = "THRONG_DEVICE")]
+    device: String,
+    /// Where to listen.
+    #[arg(long, default_value = "[::]:80")]
+    listen: SocketAddr,
+}
+
+fn main() -> io::Result<()> {
+    let args = Args::parse();
+    let builder = Builder::from_env()?.device(args.device);
+    builder.run(move |_| serve(args.listen))?.into_iter().collect()
+}
+
+async fn serve(listen: SocketAddr) -> io::Result<()> {
+    let server = Server::new().start();
+    let on_signal = server.clone();
+    let draining = async move {
+        throng::runtime::signal::terminate().await;
+        on_signal.drain(Duration::from_secs(10)).await;
+    };
+    throng::spawn_local(draining).detach();
+    let drained = server.serve(TcpListener::bind(listen)?, service_fn(hello)).await;
+    eprintln!("{drained:?}, {:?}", server.counters());
+    Ok(())
+}
+
+async fn hello(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let text = format!(
+        "hello from shard {}: {}\n",
+        throng::runtime::current_shard(),
+        request.uri().path()
+    );
+    Ok(Response::new(Full::from(text)))
+}

@@ -1,0 +1,52 @@
+//! A WebSocket client: sends some messages, prints what comes back and how long it took.
+//!
+//! ```sh
+//! THRONG_ADDRESS=10.0.0.3/24 cargo run --example ws-client -- --device tap:throng1 10.0.0.2:9001
+//! ```
+
+use std::io;
+use std::net::SocketAddr;
+
+use clap::Parser;
+use futures::{SinkExt, StreamExt};
+use throng::ws::{self, Message};
+use throng::{Builder, TcpStream, runtime};
+
+#[derive(Parser)]
+struct Args {
+    /// The device, such as `tap:throng1`; addresses and more come from THRONG_* variables.
+    #[arg(long, env = "THRONG_DEVICE")]
+    device: String,
+    /// How many messages to send.
+    #[arg(long, default_value_t = 3)]
+    count: u32,
+    /// The server.
+    server: SocketAddr,
+}
+
+fn main() -> io::Result<()> {
+    let args = Args::parse();
+    let builder = Builder::from_env()?.device(args.device).shards(1);
+    builder.run(move |_| talk(args.server, args.count))?.into_iter().collect()
+}
+
+async fn talk(server: SocketAddr, count: u32) -> io::Result<()> {
+    let stream = TcpStream::connect(server).await?;
+    echo(stream, server, count).await.map_err(io::Error::other)
+}
+
+async fn echo(stream: TcpStream, server: SocketAddr, count: u32) -> Result<(), ws::Error> {
+    stream.set_nodelay(true)?;
+    let (mut socket, _response) = ws::connect(format!("ws://{server}/"), stream).await?;
+    for i in 1..=count {
+        let begin = runtime::now();
+        socket.send(Message::text(format!("message {i}"))).await?;
+        while let Some(message) = socket.next().await {
+            if let Message::Text(text) = message? {
+                println!("{text}: {:?}", runtime::now() - begin);
+                break;
+            }
+        }
+    }
+    socket.close(None).await
+}

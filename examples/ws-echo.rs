@@ -1,0 +1,59 @@
+//! A WebSocket echo server on every shard.
+//!
+//! ```sh
+//! THRONG_ADDRESS=10.0.0.2/24 cargo run --example ws-echo -- --device tap:throng0
+//! python -m websockets ws://10.0.0.2:9001/
+//! ```
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use clap::Parser;
+use futures::{SinkExt, StreamExt};
+use throng::ws::{self, Config};
+use throng::{Builder, TcpListener, TcpStream};
+
+#[derive(Parser)]
+struct Args {
+    /// The device, such as `tap:throng0`; addresses and more come from THRONG_* variables.
+    #[arg(long, env = "THRONG_DEVICE")]
+    device: String,
+    /// Where to listen.
+    #[arg(long, default_value = "[::]:9001")]
+    listen: SocketAddr,
+}
+
+fn main() -> io::Result<()> {
+    let args = Args::parse();
+    let builder = Builder::from_env()?.device(args.device);
+    builder.run(move |_| serve(args.listen))?.into_iter().collect()
+}
+
+async fn serve(listen: SocketAddr) -> io::Result<()> {
+    let config = Rc::new(Config::default().ping_interval(Duration::from_secs(30)));
+    let listener = TcpListener::bind(listen)?;
+    loop {
+        let (stream, peer) = listener.accept().await?;
+        let echoing = echo(stream, config.clone());
+        let task = async move {
+            if let Err(error) = echoing.await {
+                eprintln!("{peer}: {error}");
+            }
+        };
+        throng::spawn_local(task).detach();
+    }
+}
+
+async fn echo(stream: TcpStream, config: Rc<Config>) -> Result<(), ws::Error> {
+    stream.set_nodelay(true)?;
+    let mut socket = ws::accept_with(stream, config, |_, response| Ok(response)).await?;
+    while let Some(message) = socket.next().await {
+        let message = message?;
+        if message.is_text() || message.is_binary() {
+            socket.send(message).await?;
+        }
+    }
+    Ok(())
+}
