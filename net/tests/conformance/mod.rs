@@ -63,10 +63,14 @@ impl Default for Traits {
 }
 
 /// One test for each case, in a module `$name`, over the sides that `$make` returns: a
-/// `fn() -> Option<Sides>`, which says why when it returns `None`.
+/// `fn() -> Option<Sides>`, which says why when it returns `None`. `$run` is given the path
+/// of each test and its body, to run it somewhere else than right here.
 macro_rules! conformance_suite {
     ($name:ident, $make:expr) => {
-        conformance_suite!($name, $make;
+        conformance_suite!($name, $make, |_path, body| body());
+    };
+    ($name:ident, $make:expr, $run:expr) => {
+        conformance_suite!($name, $make, $run;
             bursts_arrive_in_order_on_their_queue
             both_directions_work_at_once
             every_size_from_header_to_mtu
@@ -81,17 +85,20 @@ macro_rules! conformance_suite {
             counters_add_up
         );
     };
-    ($name:ident, $make:expr; $($case:ident)*) => {
+    ($name:ident, $make:expr, $run:expr; $($case:ident)*) => {
         mod $name {
             #[allow(unused_imports, reason = "$make may be a path of the parent or a closure")]
             use super::*;
             $(
                 #[test]
                 fn $case() {
-                    let make: fn() -> Option<crate::conformance::Sides> = $make;
-                    if let Some(sides) = make() {
-                        crate::conformance::$case(sides);
-                    }
+                    let run: fn(&str, fn()) = $run;
+                    run(concat!(module_path!(), "::", stringify!($case)), || {
+                        let make: fn() -> Option<crate::conformance::Sides> = $make;
+                        if let Some(sides) = make() {
+                            crate::conformance::$case(sides);
+                        }
+                    });
                 }
             )*
         }
@@ -519,7 +526,14 @@ fn wait(device: &dyn Device, timeout: Duration) -> bool {
     let fd = device.interrupt_fd().expect("a descriptor");
     let timeout =
         Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: i64::from(timeout.subsec_nanos()) };
-    poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], Some(&timeout)).is_ok_and(|n| n > 0)
+    loop {
+        match poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], Some(&timeout)) {
+            Ok(ready) => return ready > 0,
+            // Some drivers have the kernel signal each frame.
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => panic!("poll: {error}"),
+        }
+    }
 }
 
 pub(crate) fn no_wakeup_is_lost(mut sides: Sides) {
@@ -596,6 +610,9 @@ pub(crate) fn counters_add_up(mut sides: Sides) {
     for _direction in 0..2 {
         let sent = sum(&sides.near, |c| c.tx_frames);
         let sent_bytes = sum(&sides.near, |c| c.tx_bytes);
+        // Not zero where the link had to be waited for.
+        let tx_dropped = sum(&sides.near, |c| c.tx_dropped);
+        let rx_dropped = sum(&sides.far, |c| c.rx_dropped);
         let received = sum(&sides.far, |c| c.rx_frames);
         let received_bytes = sum(&sides.far, |c| c.rx_bytes);
         let queues = sides.near.len() as u64;
@@ -610,8 +627,8 @@ pub(crate) fn counters_add_up(mut sides: Sides) {
         // The host may have added a word.
         assert!(sum(&sides.far, |c| c.rx_frames) - received >= 50 * queues);
         assert!(sum(&sides.far, |c| c.rx_bytes) - received_bytes >= 50 * 123 * queues);
-        assert_eq!(sum(&sides.near, |c| c.tx_dropped), 0);
-        assert_eq!(sum(&sides.far, |c| c.rx_dropped), 0);
+        assert_eq!(sum(&sides.near, |c| c.tx_dropped), tx_dropped);
+        assert_eq!(sum(&sides.far, |c| c.rx_dropped), rx_dropped);
         sides.swap();
     }
 }

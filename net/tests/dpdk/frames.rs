@@ -135,5 +135,12 @@ pub(crate) fn rings(device: &dyn Device, limit: Duration) -> bool {
         tv_sec: limit.as_secs() as i64,
         tv_nsec: limit.subsec_nanos().into(),
     };
-    rustix::event::poll(&mut fds, Some(&limit)).unwrap() == 1
+    loop {
+        match rustix::event::poll(&mut fds, Some(&limit)) {
+            Ok(ready) => return ready == 1,
+            // net_tap has the kernel signal each frame.
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => panic!("poll: {error}"),
+        }
+    }
 }

@@ -2,6 +2,9 @@
 #![cfg(feature = "dpdk")]
 
 mod af_xdp;
+mod conform;
+#[path = "../conformance/mod.rs"]
+mod conformance;
 mod frames;
 mod isolated;
 mod memif;

@@ -1,8 +1,7 @@
 //! net_tap: the kernel on the other side.
 
 use std::collections::VecDeque;
-use std::io::Read;
-use std::net::{TcpListener, UdpSocket};
+use std::net::UdpSocket;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -11,7 +10,7 @@ use throng_net::packet::{ChecksumStatus, Packet, TxMeta};
 
 use crate::frames::{Port, frame, now, open_with, packet, receive_until, rings, send};
 use crate::isolated::{Need, isolated, run};
-use crate::tcp::{self, KERNEL, OURS, Position};
+use crate::tcp::{self, KERNEL, OURS};
 
 const INTERFACE: &str = "dpdktap0";
 
@@ -136,48 +135,6 @@ fn checksums_are_the_devices_business() {
             echo
         });
         assert_eq!(device.counters().tx_dropped, 0);
-    });
-}
-
-#[test]
-fn a_long_segment_is_cut_by_the_device() {
-    isolated("tap::a_long_segment_is_cut_by_the_device", Need::Network, || {
-        let mut queues = tap(1, &OpenOptions::default());
-        let device = &mut *queues[0];
-        assert!(device.capabilities().tso_max > 30_000);
-        let listener = TcpListener::bind(("10.77.0.1", 0)).unwrap();
-        let mac = kernel_mac();
-        let mut at = Position { port: listener.local_addr().unwrap().port(), seq: 1000, ack: 0 };
-        let say = |device: &mut dyn Device, at: Position, flags, payload: &[u8], mss| {
-            let (bytes, tx) = tcp::segment_at(device, mac, at, flags, payload);
-            let mut packet = packet(device, &bytes).unwrap();
-            packet.tx = TxMeta { tso_segment: mss, ..tx };
-            send(device, &mut VecDeque::from([packet]));
-        };
-        say(device, at, 0x02, &[], 0);
-        receive_until(device, "SYN and ACK", |frame| {
-            let Some((seq, ack, 0x12, _)) = tcp::parse(frame.data()) else { return false };
-            assert_eq!(ack, at.seq + 1);
-            at.ack = seq + 1;
-            true
-        });
-        at.seq += 1;
-        say(device, at, 0x10, &[], 0);
-        let (mut stream, _) = listener.accept().unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        // An even and an odd segment size; the kernel drops segments with a wrong sum.
-        for mss in [1448, 1447, 535] {
-            let payload: Vec<u8> = (0..30_001u32).map(|i| ((i * 13) >> 4) as u8).collect();
-            say(device, at, 0x18, &payload, mss);
-            at.seq += payload.len() as u32;
-            let mut got = vec![0; payload.len()];
-            stream.read_exact(&mut got).unwrap();
-            assert!(got == payload);
-        }
-        assert_eq!(device.counters().tx_dropped, 0);
-        // More pieces than the driver can cut: refused once instead of for ever.
-        say(device, at, 0x18, &[0; 10_000], 100);
-        assert_eq!(device.counters().tx_dropped, 1);
     });
 }
 

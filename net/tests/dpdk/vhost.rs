@@ -95,6 +95,7 @@ fn segmentation_and_checksums_are_left_to_the_device() {
                 true
             });
             assert_eq!(from.counters().tx_dropped, 0);
+            assert_eq!(to.counters().rx_flattened, 1);
         }
     });
 }

@@ -57,3 +57,27 @@ impl Bell {
         unsafe { libc::epoll_wait(self.epoll.as_raw_fd(), events.as_mut_ptr(), 2, 0) };
     }
 }
+
+/// Makes net_tap look at its descriptor `fd` again, if a frame waits there. Returns whether
+/// one does.
+///
+/// The driver reads a frame only after the kernel's signal for it. That may come later than
+/// the descriptor's readiness, and it comes once, even if the frame had to be left for want
+/// of a buffer. So the signal is repeated here; its handler counts, and nothing else.
+pub(super) fn nudge(fd: RawFd) -> bool {
+    let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+    // SAFETY: one pollfd; does not wait.
+    if unsafe { libc::poll(&mut poll, 1, 0) } != 1 || poll.revents & libc::POLLIN == 0 {
+        return false;
+    }
+    // SAFETY: asks for the descriptor's signal, 0 if it has none of its own.
+    let signal = unsafe { libc::fcntl(fd, F_GETSIG) };
+    if signal > 0 {
+        // SAFETY: the driver has installed a handler for this signal.
+        unsafe { libc::raise(signal) };
+    }
+    true
+}
+
+/// `F_GETSIG` of `<fcntl.h>`, which the libc crate lacks.
+const F_GETSIG: libc::c_int = 11;

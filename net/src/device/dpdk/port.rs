@@ -16,14 +16,12 @@ use crate::device::{OpenOptions, Rss};
 const ETHERNET_OVERHEAD: u32 = 18;
 /// Headers of 14 + 60 + 60 bytes and this make a frame of at most 65,535 bytes.
 const TSO_LIMIT: usize = 65_000;
-/// Segments net_tap can cut one frame into; it refuses a longer one for ever.
-const TAP_TSO_SEGMENTS: usize = 60;
 
 /// What a driver does that its `rte_eth_dev_info` does not say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Driver {
     /// The kernel's TAP: it has the port's MAC address itself, so ours must differ; it
-    /// claims RSS but hashes as the kernel does; segmentation is software with limits.
+    /// claims RSS but hashes as the kernel does; its segmentation is software, with faults.
     Tap,
     /// In-process pipes whose MAC address is a constant.
     Pipe,
@@ -86,8 +84,6 @@ pub(super) struct Settings {
     pub(super) tx_udp_checksum: bool,
     pub(super) multi_segment: bool,
     pub(super) tso_max: usize,
-    /// Most segments one frame may be cut into.
-    pub(super) tso_segments: usize,
     /// How bursts are called.
     pub(super) guard: Guard,
     pub(super) interrupts: bool,
@@ -241,23 +237,22 @@ impl Port {
         let mac = self.mac(options)?;
         let rss = rss::settle(self.id, &info, count, key.take());
         let tx = conf.txmode.offloads;
-        let multi_segment = tx & sys::THRONG_TX_OFFLOAD_MULTI_SEGS != 0;
+        // net_tap sums chained buffers wrongly where one but the last is of odd length; and it
+        // cuts in software, IPv4 only and with CWR on every segment: as well done by the stack.
+        let multi_segment =
+            tx & sys::THRONG_TX_OFFLOAD_MULTI_SEGS != 0 && self.driver != Driver::Tap;
         let tso = tx & sys::THRONG_TX_OFFLOAD_TCP_TSO != 0 && multi_segment;
         let settings = Settings {
             driver: self.driver,
             mac,
             mtu,
             max_frame: max_frame(self.driver, mtu),
-            rx_checksum: conf.rxmode.offloads & RX_CHECKSUM == RX_CHECKSUM,
+            rx_checksum: conf.rxmode.offloads & L4_CHECKSUM == L4_CHECKSUM,
             tx_ip_checksum: tx & sys::THRONG_TX_OFFLOAD_IPV4_CKSUM != 0,
             tx_tcp_checksum: tx & sys::THRONG_TX_OFFLOAD_TCP_CKSUM != 0,
             tx_udp_checksum: tx & sys::THRONG_TX_OFFLOAD_UDP_CKSUM != 0,
             multi_segment,
             tso_max: if tso { tso_max(&info, &pools) } else { 0 },
-            tso_segments: match self.driver {
-                Driver::Tap => TAP_TSO_SEGMENTS,
-                _ => usize::MAX,
-            },
             guard: match self.driver {
                 Driver::Memif if self.name.contains("zero-copy=yes") => Guard::Retains,
                 Driver::Memif => Guard::Copies,
@@ -341,9 +336,9 @@ impl Drop for Port {
     }
 }
 
-const RX_CHECKSUM: u64 = sys::THRONG_RX_OFFLOAD_IPV4_CKSUM
-    | sys::THRONG_RX_OFFLOAD_TCP_CKSUM
-    | sys::THRONG_RX_OFFLOAD_UDP_CKSUM;
+const L4_CHECKSUM: u64 = sys::THRONG_RX_OFFLOAD_TCP_CKSUM | sys::THRONG_RX_OFFLOAD_UDP_CKSUM;
+/// Where the port leaves out IPv4's, the queue sees to it.
+const RX_CHECKSUM: u64 = sys::THRONG_RX_OFFLOAD_IPV4_CKSUM | L4_CHECKSUM;
 
 const WANTED_TX: u64 = sys::THRONG_TX_OFFLOAD_IPV4_CKSUM
     | sys::THRONG_TX_OFFLOAD_TCP_CKSUM

@@ -10,12 +10,12 @@ use dpdk_sys as sys;
 use throng_runtime::Instant;
 
 use super::eal;
-use super::interrupt::Bell;
+use super::interrupt::{self, Bell};
 use super::mbuf::Mbuf;
 use super::pool::Pool;
 use super::port::{Driver, Guard, Port, Settings};
 use super::transmit::Stall;
-use crate::device::{Capabilities, Counters, Device};
+use crate::device::{Capabilities, Counters, Device, offload};
 use crate::packet::{ChecksumStatus, Packet};
 
 /// Frames per receive call.
@@ -131,6 +131,13 @@ impl DpdkQueue {
         kept
     }
 
+    /// Takes what has arrived now and keeps it for the next call of `receive`.
+    fn collect_early(&mut self) {
+        let mut early = std::mem::take(&mut self.early);
+        self.burst(RX_BURST, |packet| early.push_back(packet));
+        self.early = early;
+    }
+
     /// A received buffer as a frame for the stack.
     #[inline]
     fn accept(&mut self, mut mbuf: Mbuf) -> Option<Packet> {
@@ -187,11 +194,8 @@ fn ip_header_is_right(frame: &[u8]) -> bool {
     }
     let Some(&first) = frame.get(14) else { return false };
     let Some(header) = frame.get(14..14 + usize::from(first & 0x0f) * 4) else { return false };
-    // RFC 1071: the one's complement sum over a correct header is all ones.
-    let sum: u32 =
-        header.chunks_exact(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
-    let folded = (sum & 0xffff) + (sum >> 16);
-    (folded & 0xffff) + (folded >> 16) == 0xffff
+    // RFC 1071: the sum over a header that holds its checksum is all ones.
+    offload::sum(header) == 0xffff
 }
 
 impl Device for DpdkQueue {
@@ -243,9 +247,9 @@ impl Device for DpdkQueue {
         if !self.early.is_empty() {
             return false;
         }
+        let Some(bell) = &mut self.bell else { return false };
         // SAFETY: a valid queue of a started port.
         let fd = unsafe { sys::rte_eth_dev_rx_intr_ctl_q_get_fd(self.port_id, self.queue) };
-        let Some(bell) = &mut self.bell else { return false };
         if !bell.watch(fd) {
             return false;
         }
@@ -257,9 +261,13 @@ impl Device for DpdkQueue {
             return false;
         }
         // What came in before the interrupt was on rings no bell.
-        let mut early = std::mem::take(&mut self.early);
-        self.burst(RX_BURST, |packet| early.push_back(packet));
-        self.early = early;
+        self.collect_early();
+        if self.early.is_empty() && self.settings.driver == Driver::Tap && interrupt::nudge(fd) {
+            self.collect_early();
+            if self.early.is_empty() {
+                return false;
+            }
+        }
         if self.early.is_empty() {
             eal::flush_frees();
             return true;

@@ -6,16 +6,23 @@ use std::time::Duration;
 use dpdk_sys as sys;
 use throng_runtime::Instant;
 
-use super::port::{Driver, Guard, zeroed_link};
+use super::port::{Guard, zeroed_link};
 use super::queue::DpdkQueue;
 use crate::packet::Packet;
 
 /// Frames per transmit call.
 const TX_BURST: usize = 32;
+const ETHERNET_HEADER: usize = 14;
+/// Ethernet header with a VLAN tag.
+const FRAME_OVERHEAD: usize = ETHERNET_HEADER + 4;
+/// The longest headers in front of a TCP payload: Ethernet, IP and TCP with all options.
+const HEADERS: usize = ETHERNET_HEADER + 60 + 60;
 /// How often a port that takes no frames is asked whether its link is up.
 const LINK_CHECK: Duration = Duration::from_millis(5);
 /// The same when the link was down: it is cheaper to see that frames go out again.
 const LINK_DOWN_CHECK: Duration = Duration::from_millis(100);
+/// It is also asked after so many transmit calls, when time stands still.
+const VAIN_CALLS: u32 = 1000;
 /// How long a port with its link up may refuse a frame before the frame is given up. A driver
 /// that cannot send a frame as it is says so like one whose ring is full.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -26,6 +33,8 @@ pub(super) struct Stall {
     link_down: bool,
     /// When the port was last asked for its link.
     asked: Option<Instant>,
+    /// Transmit calls since then that sent nothing.
+    vain: u32,
     /// Since when nothing has gone out although something was to.
     since: Option<Instant>,
 }
@@ -70,6 +79,7 @@ impl DpdkQueue {
             self.counters.tx_frames += sent as u64;
             self.counters.tx_bytes += burst.bytes[..sent].iter().sum::<usize>() as u64;
             self.stall.since = None;
+            self.stall.link_down = false;
         }
         if refused {
             // It would be refused for ever, and block what is behind it.
@@ -134,22 +144,11 @@ impl DpdkQueue {
     /// Puts a frame into DPDK memory with its offload requests set.
     fn stage(&mut self, packet: &mut Packet) -> Staged {
         let tx = packet.tx;
-        let segment = match self.settings.driver {
-            // net_tap sums a frame piece by piece and only even pieces right; and it holds the
-            // Ethernet header against the MTU.
-            Driver::Tap => {
-                let headers = u16::from(tx.l2_len) + u16::from(tx.l3_len) + u16::from(tx.l4_len);
-                let most = (self.settings.mtu as u16).saturating_sub(headers);
-                tx.tso_segment.min(most) & !1
-            }
-            _ => tx.tso_segment,
+        let fits = match tx.tso_segment {
+            0 => packet.len() <= self.settings.mtu + FRAME_OVERHEAD,
+            _ => packet.len() <= self.settings.tso_max + HEADERS,
         };
-        let longest = if segment == 0 { self.settings.max_frame } else { usize::MAX };
-        let pieces = packet.len() / usize::from(segment).max(1);
-        if packet.len() > longest
-            || packet.is_empty()
-            || (segment != 0 && pieces > self.settings.tso_segments)
-        {
+        if packet.len() < ETHERNET_HEADER || !fits {
             return Staged::Refused;
         }
         if packet.mbuf_mut().is_none() {
@@ -175,7 +174,7 @@ impl DpdkQueue {
         if tx.udp_checksum {
             flags |= sys::THRONG_TX_UDP_CKSUM;
         }
-        if segment != 0 {
+        if tx.tso_segment != 0 {
             flags |= sys::THRONG_TX_TCP_SEG | sys::THRONG_TX_TCP_CKSUM;
         }
         if flags != 0 {
@@ -186,7 +185,7 @@ impl DpdkQueue {
         head.tx_offload = u64::from(tx.l2_len) << sys::THRONG_L2_LEN_SHIFT
             | u64::from(tx.l3_len) << sys::THRONG_L3_LEN_SHIFT
             | u64::from(tx.l4_len) << sys::THRONG_L4_LEN_SHIFT
-            | u64::from(segment) << sys::THRONG_TSO_SHIFT;
+            | u64::from(tx.tso_segment) << sys::THRONG_TSO_SHIFT;
         Staged::Ready { raw: mbuf.as_ptr(), offload: flags != 0 }
     }
 
@@ -215,7 +214,11 @@ impl DpdkQueue {
     /// Whether the port could send at all. Asked when it took nothing.
     fn link_up(&mut self, now: Instant) -> bool {
         let pause = if self.stall.link_down { LINK_DOWN_CHECK } else { LINK_CHECK };
-        if self.stall.asked.is_none_or(|asked| now.saturating_since(asked) >= pause) {
+        self.stall.vain += 1;
+        if self.stall.vain > VAIN_CALLS
+            || self.stall.asked.is_none_or(|asked| now.saturating_since(asked) >= pause)
+        {
+            self.stall.vain = 0;
             let mut link = zeroed_link();
             // SAFETY: an out-parameter; the port is valid.
             let code = unsafe { sys::rte_eth_link_get_nowait(self.port_id, &mut link) };
