@@ -37,6 +37,7 @@ const TOOLS: &[Package] = &[
     Package { name: "iproute2", probe: Program("ip"), why: "links and addresses" },
     Package { name: "ethtool", probe: Program("ethtool"), why: "checksum offload of veth" },
     Package { name: "iputils-ping", probe: Program("ping"), why: "ICMP and fragments" },
+    Package { name: "dnsmasq-base", probe: Program("dnsmasq"), why: "DHCP server" },
     Package { name: "curl", probe: Program("curl"), why: "HTTP/1.1 and HTTP/2 client" },
     Package { name: "wrk", probe: Program("wrk"), why: "HTTP load" },
     Package { name: "nghttp2-client", probe: Program("h2load"), why: "HTTP/2 load" },

@@ -38,6 +38,8 @@ pub(crate) struct SlowPath {
     sockets: SocketSet<'static>,
     queues: Queues,
     dhcp: Option<SocketHandle>,
+    /// There is a lease: smoltcp also reports at the start that there is none.
+    bound: bool,
     mtu: usize,
     ident: u32,
     /// When smoltcp wants to be polled even if nothing arrives.
@@ -54,12 +56,21 @@ impl SlowPath {
         let mut queues = Queues { rx: VecDeque::new(), tx: Vec::new() };
         let iface = Interface::new(config, &mut queues, SmolInstant::ZERO);
         let mut sockets = SocketSet::new(Vec::new());
-        let dhcp = dhcp.then(|| sockets.add(dhcpv4::Socket::new()));
+        let dhcp = dhcp.then(|| {
+            let mut socket = dhcpv4::Socket::new();
+            // RFC 2131 4.1 begins with four seconds; a link that is just coming up loses the
+            // first message more often than a server is overwhelmed by a second one.
+            let mut retries = dhcpv4::RetryConfig::default();
+            retries.discover_timeout = smoltcp::time::Duration::from_secs(2);
+            socket.set_retry_config(retries);
+            sockets.add(socket)
+        });
         SlowPath {
             iface,
             sockets,
             queues,
             dhcp,
+            bound: false,
             mtu,
             ident: seed as u32,
             poll_at: Some(Instant::ZERO),
@@ -131,8 +142,9 @@ impl SlowPath {
             .map(|at| Instant::from_micros(at.total_micros().max(0) as u64));
         let socket = self.sockets.get_mut::<dhcpv4::Socket<'_>>(self.dhcp?);
         match socket.poll()? {
-            dhcpv4::Event::Deconfigured => Some(Lease::Lost),
+            dhcpv4::Event::Deconfigured => std::mem::take(&mut self.bound).then_some(Lease::Lost),
             dhcpv4::Event::Configured(config) => {
+                self.bound = true;
                 Some(Lease::Bound(config.address.into(), config.router.map(IpAddr::from)))
             }
         }
