@@ -49,7 +49,8 @@ impl WakeList {
         if link.0.fetch_or(CLAIMED, Ordering::AcqRel) & CLAIMED != 0 {
             return false;
         }
-        let mut head = self.head.load(Ordering::Relaxed);
+        // Most often the list is empty, and a wrong guess is put right by the exchange.
+        let mut head = END;
         loop {
             // A swap and not a store: another waker's claim attempt may come in between,
             // and the owner must still read from it.
