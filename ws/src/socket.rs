@@ -60,6 +60,8 @@ enum Phase {
     Failing,
     /// The handshake is complete; our half of the stream is being shut.
     Shutdown,
+    /// It is; what the peer still sends is read away, so that it gets no reset.
+    Linger,
     Done,
 }
 
@@ -174,7 +176,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
                 Phase::Done => return Poll::Ready(None),
                 Phase::Open | Phase::Closing => self.poll_read(cx),
                 Phase::Failing => self.poll_fail(cx).map(|error| Some(Err(error))),
-                Phase::Shutdown => self.poll_shutdown(cx).map(|()| None),
+                Phase::Shutdown | Phase::Linger => self.poll_shutdown(cx).map(|()| None),
             };
             if let Poll::Ready(item) = progress {
                 return Poll::Ready(item);
@@ -270,11 +272,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
             Poll::Ready(false) => return self.failed(),
             Poll::Pending => return Poll::Pending,
         }
+        ready!(self.poll_drain(cx));
+        self.failed()
+    }
+
+    /// Throws away what comes until the stream ends.
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut scratch = [0; PARKED_READ];
         for _ in 0..DRAIN_READS {
             match ready!(Pin::new(&mut self.io).poll_read(cx, &mut scratch)) {
                 Ok(n) if n > 0 => {}
-                _ => return self.failed(),
+                _ => return Poll::Ready(()),
             }
         }
         cx.waker().wake_by_ref();
@@ -288,8 +296,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
     }
 
     fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        // The handshake is complete: an error now takes nothing from anyone.
-        let _ = ready!(Pin::new(&mut self.io).poll_close(cx));
+        if self.phase == Phase::Shutdown {
+            // The handshake is complete: an error now takes nothing from anyone.
+            let _ = ready!(Pin::new(&mut self.io).poll_close(cx));
+            self.phase = Phase::Linger;
+        }
+        ready!(self.poll_drain(cx));
         self.finish();
         Poll::Ready(())
     }
@@ -316,7 +328,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
             }
             Due::Close => {
                 let failing = self.active.as_mut().and_then(|active| active.failing.take());
-                let shut = self.phase == Phase::Shutdown || self.close_received;
+                let shut =
+                    matches!(self.phase, Phase::Shutdown | Phase::Linger) || self.close_received;
                 self.finish();
                 Some(match failing {
                     Some(failing) => Some(Err(failing.error)),
@@ -420,7 +433,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Sink<Message> for WebSocket<S> {
         let this = self.get_mut();
         match this.phase {
             Phase::Open | Phase::Closing => this.poll_send(cx),
-            Phase::Shutdown => Poll::Ready(Ok(())),
+            Phase::Shutdown | Phase::Linger => Poll::Ready(Ok(())),
             Phase::Failing | Phase::Done => Poll::Ready(Err(Error::Closed)),
         }
     }
@@ -434,7 +447,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Sink<Message> for WebSocket<S> {
         }
         match this.phase {
             Phase::Open | Phase::Closing => this.poll_send(cx),
-            Phase::Shutdown | Phase::Failing | Phase::Done => Poll::Ready(Ok(())),
+            _ => Poll::Ready(Ok(())),
         }
     }
 }
