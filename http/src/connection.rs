@@ -8,12 +8,15 @@
 //!    |     '--> Http2 (hyper)   |
 //!    '--------------------------'  parked: hyper's state and buffers are freed
 //! ```
+//!
+//! An HTTP/1 connection that ends with bytes unread lingers until the peer has ended too.
 
 use std::mem::{self, MaybeUninit};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Incoming};
@@ -36,6 +39,9 @@ const FIRST_READ: usize = 2048;
 /// Sent to a client whose request's head does not come to its end (RFC 9110 15.5.9).
 const REQUEST_TIMEOUT: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+/// How long, and how many reads in one go, a peer's bytes are read away at the end.
+const LINGER: Duration = Duration::from_secs(5);
+const DRAIN_READS: usize = 32;
 /// hyper's least buffer for a head.
 const MIN_BUFFER: usize = 8192;
 
@@ -68,6 +74,12 @@ where
     },
     Http1(Box<Http1<I, S>>),
     Http2(Box<Http2<I, S>>),
+    /// The last response is out; what the peer still sends is read away. Closing at once would
+    /// reset the connection (RFC 2525 2.17), and the response might be lost with it.
+    Linger {
+        io: I,
+        shut: bool,
+    },
     Done,
 }
 
@@ -79,6 +91,23 @@ where
     activity: Arc<Activity>,
     /// hyper has been told to end after the present request.
     ending: bool,
+    /// There was none when it was told.
+    quiet: bool,
+}
+
+impl<I, S, B> Http1<I, S>
+where
+    I: Read + Write + Unpin,
+    S: Service<Request<Incoming>, Response = Response<B>>,
+    S::Error: Into<BoxError>,
+    B: Body + 'static,
+    B::Error: Into<BoxError>,
+{
+    fn end(&mut self) {
+        self.ending = true;
+        self.quiet = !self.activity.is_busy();
+        Pin::new(&mut self.hyper).graceful_shutdown();
+    }
 }
 
 struct Http2<I, S>
@@ -175,7 +204,7 @@ where
             State::Http2(Box::new(Http2 { hyper, activity, ending: false }))
         } else {
             let hyper = http1_builder(settings).serve_connection(io, service).with_upgrades();
-            State::Http1(Box::new(Http1 { hyper, activity, ending: false }))
+            State::Http1(Box::new(Http1 { hyper, activity, ending: false, quiet: false }))
         };
     }
 
@@ -183,16 +212,19 @@ where
         let draining = self.draining();
         let State::Http1(http1) = &mut self.state else { return Next::Done };
         if draining && !http1.ending {
-            http1.ending = true;
-            Pin::new(&mut http1.hyper).graceful_shutdown();
+            http1.end();
         }
         let shared = &self.membership.shared;
         if let Poll::Ready(result) = Pin::new(&mut http1.hyper).poll(cx) {
-            if let Err(error) = result {
+            if let Err(error) = &result {
                 tracing::debug!(%error, "HTTP/1 connection failed");
                 shared.count(|counters| counters.errors += 1);
             }
-            return Next::Done;
+            // Only a request with a body, or a malformed one, leaves something unread.
+            return match result.is_err() || (http1.activity.has_body() && !http1.quiet) {
+                true => self.linger(),
+                false => Next::Done,
+            };
         }
         let activity = &http1.activity;
         if activity.is_busy() {
@@ -226,6 +258,39 @@ where
         self.membership.shared.count(|counters| counters.parked += 1);
         self.state = State::Waiting { io, head: Vec::new(), first: false };
         Next::Again
+    }
+
+    fn linger(&mut self) -> Next {
+        let State::Http1(http1) = mem::replace(&mut self.state, State::Done) else {
+            return Next::Done;
+        };
+        let Some(parts) = http1.hyper.into_parts() else { return Next::Done };
+        self.since = throng_runtime::now();
+        self.state = State::Linger { io: parts.io.into_parts().0, shut: false };
+        Next::Again
+    }
+
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Next {
+        let State::Linger { io, shut } = &mut self.state else { return Next::Done };
+        let wait = Next::Wait(Some(self.since + LINGER));
+        if !*shut {
+            match Pin::new(&mut *io).poll_shutdown(cx) {
+                Poll::Pending => return wait,
+                Poll::Ready(Ok(())) => *shut = true,
+                Poll::Ready(Err(_)) => return Next::Done,
+            }
+        }
+        let mut space = [MaybeUninit::uninit(); FIRST_READ];
+        for _ in 0..DRAIN_READS {
+            let mut buf = ReadBuf::uninit(&mut space);
+            match Pin::new(&mut *io).poll_read(cx, buf.unfilled()) {
+                Poll::Pending => return wait,
+                Poll::Ready(Ok(())) if !buf.filled().is_empty() => {}
+                Poll::Ready(_) => return Next::Done,
+            }
+        }
+        cx.waker().wake_by_ref();
+        wait
     }
 
     fn poll_http2(&mut self, cx: &mut Context<'_>) -> Next {
@@ -266,14 +331,12 @@ where
             }
             State::Http1(http1) if http1.activity.fresh_since().is_some() => {
                 shared.count(|counters| counters.header_timeouts += 1);
-                self.refuse(REQUEST_TIMEOUT, cx);
-                Next::Done
+                self.refuse(REQUEST_TIMEOUT, cx)
             }
             State::Http1(http1) if http1.ending => Next::Done,
             State::Http1(http1) => {
                 shared.count(|counters| counters.idle_timeouts += 1);
-                http1.ending = true;
-                Pin::new(&mut http1.hyper).graceful_shutdown();
+                http1.end();
                 self.since = throng_runtime::now();
                 Next::Again
             }
@@ -287,19 +350,17 @@ where
                 self.since = throng_runtime::now();
                 Next::Again
             }
-            State::Done => Next::Done,
+            State::Linger { .. } | State::Done => Next::Done,
         }
     }
 
     /// Says why and closes. What the stream does not take at once is not sent.
-    fn refuse(&mut self, response: &[u8], cx: &mut Context<'_>) {
-        let State::Http1(http1) = mem::replace(&mut self.state, State::Done) else { return };
-        let Some(parts) = http1.hyper.into_parts() else { return };
-        let (mut io, _) = parts.io.into_parts();
-        if Pin::new(&mut io).poll_write(cx, response).is_ready() {
-            let _ = Pin::new(&mut io).poll_flush(cx);
-            let _ = Pin::new(&mut io).poll_shutdown(cx);
+    fn refuse(&mut self, response: &[u8], cx: &mut Context<'_>) -> Next {
+        let next = self.linger();
+        if let State::Linger { io, .. } = &mut self.state {
+            let _ = Pin::new(io).poll_write(cx, response);
         }
+        next
     }
 }
 
@@ -326,6 +387,7 @@ where
                 State::Waiting { .. } => this.poll_waiting(cx),
                 State::Http1(_) => this.poll_http1(cx),
                 State::Http2(_) => this.poll_http2(cx),
+                State::Linger { .. } => this.poll_linger(cx),
                 State::Done => Next::Done,
             };
             let next = match next {

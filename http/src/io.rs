@@ -67,6 +67,11 @@ impl Activity {
         }
     }
 
+    /// The last request had a body.
+    pub(crate) fn has_body(&self) -> bool {
+        self.body.load(Relaxed)
+    }
+
     /// Between two HTTP/1 requests with nothing left to read or write of either.
     pub(crate) fn at_rest(&self) -> bool {
         let unrest = [&self.unflushed, &self.closing, &self.body];
