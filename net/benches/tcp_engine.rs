@@ -114,6 +114,7 @@ fn run(connections: usize, rounds: usize) {
     let bursts = std::env::var("TCP_ENGINE_BURSTS").ok().and_then(|n| n.parse().ok());
     let bursts: usize = bursts.unwrap_or(20_000);
     let mut burst = Vec::with_capacity(BURST);
+    let mut lookups = Vec::with_capacity(BURST);
     let mut chosen = [0usize; BURST];
     for round in 0..rounds {
         let mut spent = Duration::ZERO;
@@ -139,14 +140,18 @@ fn run(connections: usize, rounds: usize) {
 
             let start = Wall::now();
             engine.on_timeout(now);
+            lookups.clear();
             for (_, header) in &burst {
-                engine.prefetch(&header.tuple);
+                lookups.push(engine.prefetch(&header.tuple));
             }
-            for (_, header) in &burst {
-                black_box(engine.find(&header.tuple));
+            for lookup in &mut lookups {
+                engine.locate(lookup);
             }
-            for (_, header) in &burst {
-                engine.on_segment(header, &payload, now);
+            for lookup in &lookups {
+                engine.warm(lookup);
+            }
+            for ((_, header), lookup) in burst.iter().zip(&lookups) {
+                engine.on_segment_at(lookup, header, &payload, now);
             }
             while let Some(event) = engine.pop_event() {
                 if let Event::Readable(id) = event {

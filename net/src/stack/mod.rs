@@ -109,7 +109,7 @@ pub(crate) struct Stack {
     configuring: Vec<Waker>,
     /// Scratch space of `receive`, kept for its memory.
     frames: Vec<Packet>,
-    segments: Vec<(usize, Header, Range<usize>)>,
+    segments: Vec<(usize, Header, Range<usize>, crate::tcp::Lookup)>,
     stash: Option<Message>,
 }
 

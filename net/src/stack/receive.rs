@@ -71,8 +71,8 @@ impl Stack {
             }
             match parsed {
                 Ok(Parsed::Tcp(header, payload)) => {
-                    self.engine.prefetch(&header.tuple);
-                    segments.push((index, header, payload));
+                    let lookup = self.engine.prefetch(&header.tuple);
+                    segments.push((index, header, payload, lookup));
                 }
                 Ok(Parsed::Udp(tuple, payload)) => {
                     let data = &frame.data()[payload];
@@ -91,12 +91,16 @@ impl Stack {
                 Err(Malformed::Source) => self.link.counters.rx_bad_source += 1,
             }
         }
-        for (_, header, _) in &segments {
-            self.engine.find(&header.tuple);
+        for (.., lookup) in &mut segments {
+            self.engine.locate(lookup);
         }
-        for (index, header, payload) in segments.drain(..) {
+        for (.., lookup) in &segments {
+            self.engine.warm(lookup);
+        }
+        for (index, header, payload, lookup) in segments.drain(..) {
             self.link.counters.rx_segments += 1;
-            self.engine.on_segment(&header, &frames[index].data()[payload], now);
+            let payload = &frames[index].data()[payload];
+            self.engine.on_segment_at(&lookup, &header, payload, now);
         }
         self.segments = segments;
         frames.clear();

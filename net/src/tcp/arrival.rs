@@ -1,16 +1,15 @@
 //! A segment for a synchronized connection: header prediction, then RFC 9293 3.10.7.4.
 
-use throng_runtime::Instant;
-
 use super::core::Core;
 use super::error::Error;
-use super::handshake::{establish, hour, on_segment_syn_sent};
+use super::handshake::{establish, on_segment_syn_sent};
+use super::queue::CHUNK_OVERHEAD;
 use super::recovery;
 use super::segment::{Flags, Header};
 use super::seq::SeqNum;
-use super::snd::CHUNK_OVERHEAD;
+
 use super::state::{Conn, Phase, State, flag};
-use super::timer::Tick;
+use super::timer::Clock;
 
 /// Takes in the segment almost every segment is: next in order, nothing unusual about it
 /// (Van Jacobson's header prediction). Returns `false`, having done nothing, for any other.
@@ -19,13 +18,14 @@ pub(super) fn predict(
     core: &mut Core,
     header: &Header,
     payload: &[u8],
-    now: Instant,
+    now: Clock,
 ) -> bool {
     const OTHERS: u8 = Flags::FIN.0 | Flags::SYN.0 | Flags::RST.0 | Flags::URG.0;
     if conn.state != State::Established
         || header.flags.0 & (OTHERS | Flags::ACK.0) != Flags::ACK.0
         || header.seq != conn.rcv_nxt
         || conn.phase != Phase::Open
+        || conn.has(flag::UNUSUAL)
         || header.options.sack[0].is_some()
     {
         return false;
@@ -44,17 +44,12 @@ pub(super) fn predict(
         None if !conn.has(flag::TIMESTAMPS) => {}
         _ => return false,
     }
-    if let Some(cold) = &conn.cold
-        && (cold.rcv.has_ranges() || cold.rcv.fin.is_some() || !cold.sacked.is_empty())
-    {
-        return false;
-    }
     if core.recv_used + u64::from(len + CHUNK_OVERHEAD) > core.config.recv_memory {
         return false;
     }
 
     core.counters.predicted += 1;
-    conn.last_rcv = Tick::at(now);
+    conn.last_rcv = now.tick;
     conn.keep_probes = 0;
     take_timestamp(conn, header, now);
     if acked > 0 {
@@ -84,9 +79,9 @@ pub(super) fn on_segment(
     core: &mut Core,
     header: &Header,
     payload: &[u8],
-    now: Instant,
+    now: Clock,
 ) {
-    let tick = Tick::at(now);
+    let tick = now.tick;
     match conn.state {
         State::Closed | State::TimeWait => return,
         State::SynSent => return on_segment_syn_sent(conn, core, header, now),
@@ -115,7 +110,7 @@ pub(super) fn on_segment(
         match header.options.timestamps {
             Some((value, _)) => {
                 // RFC 7323 5.5: after 24 days the remembered value says nothing.
-                let stale = hour(now).wrapping_sub(conn.ts_hour) > 24 * 24;
+                let stale = now.hour.wrapping_sub(conn.ts_hour) > 24 * 24;
                 if (value.wrapping_sub(conn.ts_recent) as i32) < 0 && !stale {
                     core.counters.paws_dropped += 1;
                     if len > 0 {
@@ -248,7 +243,10 @@ pub(super) fn on_segment(
         if at == conn.rcv_nxt {
             on_fin(conn, core, now);
         } else if at.after(conn.rcv_nxt) && !conn.has(flag::PEER_FIN) {
-            conn.cold.get_or_insert_with(|| core.pool.take()).rcv.fin = Some(at);
+            let cold = conn.cold.get_or_insert_with(|| core.pool.take());
+            cold.rcv.fin = Some(at);
+            cold.used = true;
+            conn.set(flag::UNUSUAL);
             core.ack_now(conn);
         } else {
             core.ack_now(conn);
@@ -256,18 +254,19 @@ pub(super) fn on_segment(
     } else if conn.cold.as_ref().is_some_and(|cold| cold.rcv.fin == Some(conn.rcv_nxt)) {
         on_fin(conn, core, now);
     }
+    conn.note_unusual();
     core.put_away(conn);
     core.want_transmit(conn);
 }
 
 /// Keeps the peer's timestamp for the echo (RFC 7323 4.3).
-fn take_timestamp(conn: &mut Conn, header: &Header, now: Instant) {
+fn take_timestamp(conn: &mut Conn, header: &Header, now: Clock) {
     if let Some((value, _)) = header.options.timestamps
         && conn.has(flag::TIMESTAMPS)
         && header.seq.at_or_before(conn.last_ack)
     {
         conn.ts_recent = value;
-        conn.ts_hour = hour(now);
+        conn.ts_hour = now.hour;
     }
 }
 
@@ -353,6 +352,8 @@ fn take_payload(conn: &mut Conn, core: &mut Core, seq: SeqNum, payload: &[u8], f
         let cold = conn.cold.get_or_insert_with(|| core.pool.take());
         let before = cold.rcv.charge();
         let stored = cold.rcv.store(seq, data, max_ranges);
+        cold.used = true;
+        conn.flags |= flag::UNUSUAL;
         core.recv_used = core.recv_used + u64::from(cold.rcv.charge()) - u64::from(before);
         core.counters.out_of_order += 1;
         core.counters.duplicate_bytes += u64::from(stored.duplicate);
@@ -381,7 +382,7 @@ fn take_payload(conn: &mut Conn, core: &mut Core, seq: SeqNum, payload: &[u8], f
 }
 
 /// The peer's FIN, in order (RFC 9293 3.10.7.4, eighth).
-fn on_fin(conn: &mut Conn, core: &mut Core, now: Instant) {
+fn on_fin(conn: &mut Conn, core: &mut Core, now: Clock) {
     if conn.has(flag::PEER_FIN) {
         return;
     }
@@ -406,13 +407,13 @@ fn on_fin(conn: &mut Conn, core: &mut Core, now: Instant) {
 }
 
 /// Our FIN is acknowledged.
-fn on_fin_acknowledged(conn: &mut Conn, core: &mut Core, now: Instant) {
+fn on_fin_acknowledged(conn: &mut Conn, core: &mut Core, now: Clock) {
     match conn.state {
         State::FinWait1 => {
             conn.state = State::FinWait2;
             if conn.has(flag::ORPHAN) {
                 let patience = super::rtt::millis(core.config.fin_wait_2);
-                conn.keep_at = Tick::after(now, patience);
+                conn.keep_at = now.after(patience);
                 core.arm(conn, now);
             }
         }

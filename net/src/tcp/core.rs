@@ -17,7 +17,7 @@ use super::segment::{Flags, FourTuple, Header, Options};
 use super::seq::SeqNum;
 use super::state::{Conn, State, flag};
 use super::time_wait::{TimeWait, WaitTable};
-use super::timer::Tick;
+use super::timer::{Clock, Tick};
 use throng_runtime::wheel::TimerWheel;
 
 /// Replies that wait for room on the way out; more are dropped and counted.
@@ -166,7 +166,7 @@ impl Core {
     }
 
     /// Makes sure that the wheel calls at or before the earliest deadline of `conn`.
-    pub(super) fn arm(&mut self, conn: &mut Conn, now: Instant) {
+    pub(super) fn arm(&mut self, conn: &mut Conn, now: Clock) {
         let earliest = conn.rexmit_at.earliest(conn.ack_at).earliest(conn.keep_at);
         if !earliest.is_some() {
             return;
@@ -177,7 +177,7 @@ impl Core {
             }
             self.wheel.remove(node);
         }
-        conn.node = Some(self.wheel.insert(earliest.instant(now), conn.slot()));
+        conn.node = Some(self.wheel.insert(earliest.instant(now.instant), conn.slot()));
         conn.node_at = earliest;
     }
 
@@ -191,14 +191,14 @@ impl Core {
     }
 
     /// The reset that answers `segment` (RFC 9293 3.10.7.1), within the rate limit.
-    pub(super) fn reset_for(&mut self, segment: &Header, len: u32, now: Instant) {
+    pub(super) fn reset_for(&mut self, segment: &Header, len: u32, now: Clock) {
         if segment.flags.contains(Flags::RST) {
             return;
         }
         let rate = u64::from(self.config.resets_per_second);
-        let elapsed = now.saturating_since(self.resets_at).as_micros() as u64;
+        let elapsed = now.instant.saturating_since(self.resets_at).as_micros() as u64;
         self.resets = (self.resets + elapsed.saturating_mul(rate) / 1000).min(rate * 1000);
-        self.resets_at = now;
+        self.resets_at = now.instant;
         if self.resets < 1000 {
             self.counters.resets_limited += 1;
             return;
@@ -241,9 +241,14 @@ impl Core {
 
     /// Gives the cold box back if it is drained.
     pub(super) fn put_away(&mut self, conn: &mut Conn) {
-        if conn.cold.as_ref().is_some_and(|cold| cold.is_empty())
-            && let Some(cold) = conn.cold.take()
-        {
+        let drained = conn.cold.as_ref().is_some_and(|cold| {
+            // Out-of-order ranges lie further off in the box: only where there are any.
+            cold.snd.is_empty()
+                && cold.rcv.ready.is_empty()
+                && (!conn.has(flag::UNUSUAL) || cold.is_empty())
+        });
+        if drained && let Some(cold) = conn.cold.take() {
+            conn.unset(flag::UNUSUAL);
             self.pool.give(cold);
         }
     }
@@ -289,7 +294,7 @@ impl Core {
     }
 
     /// Moves a connection both of whose directions are closed to the TIME_WAIT table.
-    pub(super) fn enter_time_wait(&mut self, conn: &mut Conn, now: Instant) {
+    pub(super) fn enter_time_wait(&mut self, conn: &mut Conn, now: Clock) {
         let entry = TimeWait::new(conn);
         let ack = entry.ack(now);
         let send_ack = conn.has(flag::ACK_NOW | flag::ACK_LATER);

@@ -10,19 +10,16 @@ use super::config::{Config, Keepalive};
 use super::core::Core;
 use super::counters::Counters;
 use super::demux::{Kind, Slot};
-use super::egress::{Egress, Full};
-use super::error::{Error, RecvError, SendError, Unreachable};
+use super::error::{Error, RecvError, SendError};
 use super::handshake::Half;
 use super::info::Info;
 use super::listen::Listeners;
-use super::output::{self, Turn};
+use super::output;
 use super::rtt::millis;
-use super::segment::{Flags, FourTuple, Header};
+use super::segment::FourTuple;
 use super::slab::Slab;
-use super::snd::Payload;
 use super::state::{Conn, Phase, State, flag};
-use super::timer::Tick;
-use super::{arrival, time_wait};
+use super::timer::{Clock, Tick};
 
 /// Names a connection of an engine. Stays unique: an id is not used again after
 /// [`Engine::close`] or [`Engine::abort`], though its index is.
@@ -79,8 +76,9 @@ pub enum Event {
 
 /// TCP for one shard: segments in, segments out, time passed in.
 ///
-/// Call order, once per turn: [`prefetch`](Engine::prefetch), [`find`](Engine::find) and
-/// [`on_segment`](Engine::on_segment) for the burst received; [`on_timeout`](Engine::on_timeout);
+/// Call order, once per turn: [`prefetch`](Engine::prefetch), [`locate`](Engine::locate),
+/// [`warm`](Engine::warm) and [`on_segment_at`](Engine::on_segment_at), each over the whole
+/// burst received; [`on_timeout`](Engine::on_timeout);
 /// [`pop_event`](Engine::pop_event) until there is none; what the application does
 /// (`recv`, `send`, `accept`, ...); [`poll_transmit`](Engine::poll_transmit). Everything the
 /// engine wants to send, ACKs included, waits for `poll_transmit`, so an answer the
@@ -91,7 +89,7 @@ pub struct Engine {
     pub(super) listeners: Listeners,
     pub(super) core: Core,
     /// The clock at the last call that told it.
-    pub(super) now: Instant,
+    pub(super) clock: Clock,
 }
 
 impl Engine {
@@ -103,7 +101,7 @@ impl Engine {
             halves: Slab::new(),
             listeners: Listeners::default(),
             core: Core::new(config, &secret, now),
-            now,
+            clock: Clock::new(now),
         }
     }
 
@@ -129,7 +127,7 @@ impl Engine {
             if let Some(c) = self.owned(conn) {
                 c.unset(flag::UNACCEPTED);
             }
-            self.abort(conn, self.now);
+            self.abort(conn, self.clock.instant);
         }
     }
 
@@ -147,7 +145,7 @@ impl Engine {
     /// # Errors
     /// [`Error::AddrInUse`], [`Error::ConnectionLimit`].
     pub fn connect(&mut self, tuple: FourTuple, now: Instant) -> Result<ConnId, Error> {
-        self.now = now;
+        let now = self.tell(now);
         self.open(tuple, now)
     }
 
@@ -162,7 +160,7 @@ impl Engine {
     /// # Errors
     /// [`RecvError::WouldBlock`], or [`RecvError::Closed`] with why it ended.
     pub fn recv(&mut self, id: ConnId, max: usize, now: Instant) -> Result<Bytes, RecvError> {
-        self.now = now;
+        self.tell(now);
         let Some(conn) = get_owned(&mut self.conns, id) else {
             return Err(RecvError::Closed(Error::NotConnected));
         };
@@ -173,9 +171,7 @@ impl Engine {
             let before = cold.rcv.ready.charge();
             let bytes = cold.rcv.ready.pop(max.max(1));
             core.recv_used -= u64::from(before - cold.rcv.ready.charge());
-            if cold.is_empty() {
-                core.put_away(conn);
-            }
+            core.put_away(conn);
             // RFC 9293 3.8.6.2.2: say so when a good part of the window is free again.
             let fresh = output::free_window(conn, core);
             let step = (core.config.recv_buffer / 2).min(2 * u32::from(conn.rcv_mss));
@@ -213,7 +209,7 @@ impl Engine {
         if !can_send(conn) || self.core.send_used >= self.core.config.send_memory {
             return 0;
         }
-        self.core.config.send_buffer.saturating_sub(conn.queued()) as usize
+        send_room(conn, self.core.config.send_buffer) as usize
     }
 
     /// Queues bytes to be sent. All of them are taken if there is any room.
@@ -222,7 +218,7 @@ impl Engine {
     /// [`SendError::WouldBlock`] gives the bytes back, and a `Writable` event follows when
     /// there is room; [`SendError::Closed`] says why none will be taken any more.
     pub fn send(&mut self, id: ConnId, bytes: Bytes, now: Instant) -> Result<(), SendError> {
-        self.now = now;
+        self.tell(now);
         let Some(conn) = get_owned(&mut self.conns, id) else {
             return Err(SendError::Closed(Error::NotConnected));
         };
@@ -245,7 +241,7 @@ impl Engine {
             return Err(SendError::WouldBlock(bytes));
         }
         // Sequence space bounds a single chunk too.
-        if conn.queued() >= core.config.send_buffer || bytes.len() > 1 << 30 {
+        if send_room(conn, core.config.send_buffer) == 0 || bytes.len() > 1 << 30 {
             conn.set(flag::WANT_WRITE);
             return Err(SendError::WouldBlock(bytes));
         }
@@ -262,7 +258,7 @@ impl Engine {
             conn.set(flag::WANT_WRITE);
             if exhausted {
                 self.core.starve(conn);
-            } else if can_send(conn) && conn.queued() < self.core.config.send_buffer {
+            } else if can_send(conn) && send_room(conn, self.core.config.send_buffer) > 0 {
                 self.core.writable(conn);
             }
         }
@@ -270,7 +266,7 @@ impl Engine {
 
     /// No more data from us: a FIN follows what is queued (RFC 9293 3.10.4). Reading goes on.
     pub fn shutdown_write(&mut self, id: ConnId, now: Instant) {
-        self.now = now;
+        self.tell(now);
         if let Some(conn) = get_owned(&mut self.conns, id) {
             finish_writing(conn, &mut self.core);
         }
@@ -280,7 +276,7 @@ impl Engine {
     /// queued is still sent, then a FIN; but a reset where received data was not read
     /// (RFC 9293 3.6.1) or the linger time is zero.
     pub fn close(&mut self, id: ConnId, now: Instant) {
-        self.now = now;
+        let now = self.tell(now);
         let Some(conn) = get_owned(&mut self.conns, id) else { return };
         let core = &mut self.core;
         let unread = conn.cold.as_ref().is_some_and(|cold| !cold.rcv.ready.is_empty());
@@ -295,9 +291,9 @@ impl Engine {
             finish_writing(conn, core);
             if conn.linger > 1 {
                 conn.set(flag::LINGERING);
-                conn.keep_at = Tick::after(now, u32::from(conn.linger - 1) * 1000);
+                conn.keep_at = now.after(u32::from(conn.linger - 1) * 1000);
             } else if conn.state == State::FinWait2 {
-                conn.keep_at = Tick::after(now, millis(core.config.fin_wait_2));
+                conn.keep_at = now.after(millis(core.config.fin_wait_2));
             }
             core.arm(conn, now);
         } else {
@@ -308,7 +304,7 @@ impl Engine {
 
     /// Ends the connection at once, with a reset to the peer; the id becomes invalid.
     pub fn abort(&mut self, id: ConnId, now: Instant) {
-        self.now = now;
+        self.tell(now);
         let Some(conn) = get_owned(&mut self.conns, id) else { return };
         self.core.abort(conn);
         conn.set(flag::ORPHAN);
@@ -335,11 +331,11 @@ impl Engine {
         conn.keep_probes = 0;
         conn.keep_at = match keepalive {
             Some(keepalive) if can_send(conn) || conn.has(flag::FIN_QUEUED) => {
-                Tick::after(self.now, millis(keepalive.idle))
+                self.clock.after(millis(keepalive.idle))
             }
             _ => Tick::NONE,
         };
-        self.core.arm(conn, self.now);
+        self.core.arm(conn, self.clock);
     }
 
     /// How long sent data may stay unacknowledged before the connection fails (RFC 5482).
@@ -348,8 +344,8 @@ impl Engine {
         if let Some(conn) = get_owned(&mut self.conns, id) {
             conn.user_timeout = timeout.map_or(0, |t| millis(t).max(1));
             if conn.rexmit_at.is_some() {
-                super::recovery::start_timer(conn, &self.core, self.now);
-                self.core.arm(conn, self.now);
+                super::recovery::start_timer(conn, &self.core, self.clock);
+                self.core.arm(conn, self.clock);
             }
         }
     }
@@ -422,153 +418,6 @@ impl Engine {
         }
     }
 
-    /// Stage 1 for a burst: asks the cache for the table's line.
-    pub fn prefetch(&self, tuple: &FourTuple) {
-        self.core.demux.prefetch(self.core.demux.hash(tuple));
-    }
-
-    /// Stage 2 for a burst: what the segment belongs to, and asks the cache for it.
-    pub fn find(&self, tuple: &FourTuple) -> Option<Slot> {
-        let slot = self.core.demux.find_first(self.core.demux.hash(tuple))?;
-        if slot.kind() == Kind::Conn {
-            throng_runtime::prefetch_read(self.conns.get(slot.index()));
-        }
-        Some(slot)
-    }
-
-    /// Stage 3: a segment has come. `payload` is copied as far as it is kept; checksums are
-    /// verified already.
-    pub fn on_segment(&mut self, header: &Header, payload: &[u8], now: Instant) {
-        self.now = now;
-        self.core.counters.segments_in += 1;
-        let tuple = &header.tuple;
-        match self.lookup(self.core.demux.hash(tuple), tuple) {
-            Some(slot) if slot.kind() == Kind::Conn => {
-                self.on_segment_conn(slot.index(), header, payload, now);
-            }
-            Some(slot) if slot.kind() == Kind::Half => {
-                self.on_segment_half(slot.index(), header, payload, now);
-            }
-            Some(slot) => self.on_segment_wait(slot.index(), header, payload, now),
-            None => self.on_segment_none(header, payload, now),
-        }
-    }
-
-    /// An ICMP error about a segment we sent with sequence number `seq`. It is believed if
-    /// that is in flight (RFC 5927 4.1); it ends a connection attempt if it is hard, and
-    /// otherwise is what a later timeout reports (RFC 5461).
-    pub fn on_icmp_unreachable(
-        &mut self,
-        tuple: FourTuple,
-        seq: super::seq::SeqNum,
-        kind: Unreachable,
-        now: Instant,
-    ) {
-        self.now = now;
-        let slot = self.lookup(self.core.demux.hash(&tuple), &tuple);
-        let Some(slot) = slot.filter(|slot| slot.kind() == Kind::Conn) else {
-            self.core.counters.icmp_ignored += 1;
-            return;
-        };
-        let conn = self.conns.get_mut(slot.index());
-        if !seq.in_window(conn.snd_una, conn.flight()) {
-            self.core.counters.icmp_ignored += 1;
-            return;
-        }
-        if conn.state == State::SynSent && kind.is_hard() {
-            self.core.counters.connect_failures += 1;
-            self.core.end(conn, Some(kind.error()));
-        } else {
-            conn.soft_error = Some(kind.error());
-        }
-        self.settle(slot.index());
-    }
-
-    /// Sends what waits to be sent, connection by connection in the order they asked, until
-    /// nothing is left or `egress` is full. Returns whether anything was sent.
-    pub fn poll_transmit(&mut self, now: Instant, egress: &mut impl Egress) -> bool {
-        self.now = now;
-        let before = self.core.counters.segments_out;
-        while let Some(reply) = self.core.replies.front() {
-            if egress.send(reply, &Payload::EMPTY, 0, &mut 0).is_err() {
-                return self.core.counters.segments_out != before;
-            }
-            self.core.replies.pop_front();
-            self.core.counters.segments_out += 1;
-        }
-        while let Some(slot) = self.core.transmit.pop_front() {
-            let done = match slot.kind() {
-                Kind::Half => self.transmit_half(slot.index(), egress, now),
-                _ => self.transmit_conn(slot.index(), egress, now),
-            };
-            if done.is_err() {
-                self.core.transmit.push_front(slot);
-                break;
-            }
-        }
-        self.core.counters.segments_out != before
-    }
-
-    fn transmit_conn(
-        &mut self,
-        index: u32,
-        egress: &mut impl Egress,
-        now: Instant,
-    ) -> Result<(), Full> {
-        let conn = self.conns.get_mut(index);
-        if !conn.has(flag::QUEUED) {
-            // Freed since, and perhaps in use again.
-            return Ok(());
-        }
-        let turn = output::transmit(conn, &mut self.core, egress, now)?;
-        conn.unset(flag::QUEUED);
-        if turn == Turn::Again {
-            self.core.want_transmit(conn);
-        }
-        self.settle(index);
-        Ok(())
-    }
-
-    /// Whether `poll_transmit` has anything to try.
-    pub fn wants_transmit(&self) -> bool {
-        !self.core.transmit.is_empty() || !self.core.replies.is_empty()
-    }
-
-    /// The next event, if there is one.
-    pub fn pop_event(&mut self) -> Option<Event> {
-        if self.core.has_starved() {
-            for id in self.core.take_starved() {
-                if let Some(conn) = get_owned(&mut self.conns, id) {
-                    conn.unset(flag::STARVED);
-                    self.core.writable(conn);
-                }
-            }
-        }
-        loop {
-            let event = self.core.events.pop_front()?;
-            match event {
-                Event::Readable(id) => {
-                    if let Some(conn) = get_owned(&mut self.conns, id) {
-                        conn.unset(flag::EVENT_READ);
-                        return Some(event);
-                    }
-                }
-                Event::Writable(id) => {
-                    if let Some(conn) = get_owned(&mut self.conns, id) {
-                        conn.unset(flag::EVENT_WRITE);
-                        return Some(event);
-                    }
-                }
-                Event::Acceptable(id) => {
-                    if let Some(listener) = self.listeners.get_mut(id) {
-                        listener.event = false;
-                        return Some(event);
-                    }
-                }
-            }
-        }
-    }
-
     /// Why the connection ended, told once here (and always by `recv` and `send`).
     pub fn take_error(&mut self, id: ConnId) -> Option<Error> {
         let conn = get_owned(&mut self.conns, id)?;
@@ -578,58 +427,6 @@ impl Engine {
     /// Totals.
     pub fn counters(&self) -> &Counters {
         &self.core.counters
-    }
-
-    pub(super) fn on_segment_conn(
-        &mut self,
-        index: u32,
-        header: &Header,
-        payload: &[u8],
-        now: Instant,
-    ) {
-        let conn = self.conns.get_mut(index);
-        if !arrival::predict(conn, &mut self.core, header, payload, now) {
-            arrival::on_segment(conn, &mut self.core, header, payload, now);
-            self.settle(index);
-        }
-    }
-
-    fn on_segment_wait(&mut self, index: u32, header: &Header, payload: &[u8], now: Instant) {
-        let flags = header.flags;
-        let syn = flags.contains(Flags::SYN) && !flags.contains(Flags::ACK);
-        let entry = self.core.waits.get(index);
-        if syn && !flags.contains(Flags::RST) && entry.yields_to(header) {
-            let beyond = entry.snd_nxt;
-            if let Some(listener) = self.listeners.find(&header.tuple) {
-                self.core.counters.time_wait_reused += 1;
-                self.core.drop_wait(index, &header.tuple);
-                self.on_syn(listener, header, Some(beyond), now);
-                return;
-            }
-        }
-        let len = segment_len(header, payload);
-        time_wait::on_segment(&mut self.core, index, header, len, now);
-    }
-
-    fn on_segment_none(&mut self, header: &Header, payload: &[u8], now: Instant) {
-        let flags = header.flags;
-        if flags.contains(Flags::RST) {
-            self.core.counters.no_connection += 1;
-            return;
-        }
-        if flags.0 & (Flags::SYN.0 | Flags::ACK.0 | Flags::FIN.0) == Flags::SYN.0
-            && let Some(listener) = self.listeners.find(&header.tuple)
-        {
-            self.on_syn(listener, header, None, now);
-            return;
-        }
-        if flags.contains(Flags::SYN | Flags::FIN) {
-            self.core.counters.malformed += 1;
-            return;
-        }
-        // RFC 9293 3.10.7.1 and 3.10.7.2.
-        self.core.counters.no_connection += 1;
-        self.core.reset_for(header, segment_len(header, payload), now);
     }
 
     /// Frees a block that nobody needs any more.
@@ -649,7 +446,15 @@ impl Engine {
         }
     }
 
-    fn lookup(&self, hash: u32, tuple: &FourTuple) -> Option<Slot> {
+    /// Takes note of the clock.
+    pub(super) fn tell(&mut self, now: Instant) -> Clock {
+        if now != self.clock.instant {
+            self.clock = Clock::new(now);
+        }
+        self.clock
+    }
+
+    pub(super) fn lookup(&self, hash: u32, tuple: &FourTuple) -> Option<Slot> {
         self.core.demux.find(hash, |slot| {
             let index = slot.index();
             let found = match slot.kind() {
@@ -683,21 +488,17 @@ impl Conn {
     }
 }
 
-fn get_owned(conns: &mut Slab<Conn>, id: ConnId) -> Option<&mut Conn> {
-    conns.try_get(id.index)?;
-    let conn = conns.get_mut(id.index);
+pub(super) fn get_owned(conns: &mut Slab<Conn>, id: ConnId) -> Option<&mut Conn> {
+    let conn = conns.try_get_mut(id.index)?;
     (conn.generation == id.generation && conn.is_owned()).then_some(conn)
+}
+
+fn send_room(conn: &Conn, limit: u32) -> u32 {
+    conn.cold.as_ref().map_or(limit, |cold| cold.snd.room(limit))
 }
 
 fn can_send(conn: &Conn) -> bool {
     matches!(conn.state, State::Established | State::CloseWait) && !conn.has(flag::FIN_QUEUED)
-}
-
-/// What a segment takes of sequence space (RFC 9293 3.4).
-fn segment_len(header: &Header, payload: &[u8]) -> u32 {
-    payload.len() as u32
-        + u32::from(header.flags.contains(Flags::SYN))
-        + u32::from(header.flags.contains(Flags::FIN))
 }
 
 fn finish_writing(conn: &mut Conn, core: &mut Core) {

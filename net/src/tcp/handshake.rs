@@ -1,8 +1,6 @@
 //! Opening: SYN_RECEIVED as a compact state of its own, and SYN_SENT
 //! (RFC 9293 3.5, 3.10.7.2, 3.10.7.3).
 
-use throng_runtime::Instant;
-
 use super::core::{Core, plain};
 use super::demux::{Kind, Slot};
 use super::egress::{Egress, Full};
@@ -14,7 +12,7 @@ use super::seq::SeqNum;
 use super::slab::Entry;
 use super::snd::Payload;
 use super::state::{Conn, State, flag};
-use super::timer::Tick;
+use super::timer::{Clock, Tick};
 use throng_runtime::wheel::TimerKey;
 
 /// A half-open passive connection: a SYN came, our SYN-ACK is out.
@@ -124,7 +122,7 @@ impl Conn {
     }
 
     /// Settles what both SYNs agreed on.
-    fn negotiate(&mut self, core: &Core, offer: &Offer, irs: SeqNum, window: u16, now: Instant) {
+    fn negotiate(&mut self, core: &Core, offer: &Offer, irs: SeqNum, window: u16, now: Clock) {
         self.mss = offer.mss;
         if let Some(scale) = offer.scale {
             self.set(flag::SCALE);
@@ -136,7 +134,7 @@ impl Conn {
         if let Some(theirs) = offer.timestamp {
             self.set(flag::TIMESTAMPS);
             self.ts_recent = theirs;
-            self.ts_hour = hour(now);
+            self.ts_hour = now.hour;
             self.mss -= options::TIMESTAMPS_LEN;
         }
         self.rcv_nxt = irs + 1;
@@ -148,7 +146,7 @@ impl Conn {
         self.snd_wl1 = irs;
         self.snd_wl2 = self.snd_una;
         self.congestion = super::congestion::Congestion::new(self.initial_window(core));
-        self.last_rcv = Tick::at(now);
+        self.last_rcv = now.tick;
     }
 
     /// RFC 6928 2.
@@ -159,15 +157,10 @@ impl Conn {
     }
 }
 
-/// Hours of the engine's clock modulo 2^16: the age of a timestamp (RFC 7323 5.5).
-pub(super) fn hour(now: Instant) -> u16 {
-    (now.as_millis() / 3_600_000) as u16
-}
-
 /// The SYN or SYN-ACK of a connection in SYN_SENT or SYN_RECEIVED.
-pub(super) fn syn_header(conn: &Conn, core: &Core, now: Instant) -> Header {
+pub(super) fn syn_header(conn: &Conn, core: &Core, now: Clock) -> Header {
     let mss = core.mss(&conn.tuple);
-    let timestamp = Tick::at(now).0.wrapping_add(conn.ts_offset);
+    let timestamp = now.tick.0.wrapping_add(conn.ts_offset);
     let window = syn_window(core);
     if conn.state == State::SynSent {
         let mut syn = plain(conn.tuple, conn.snd_una, SeqNum(0), Flags::SYN, window);
@@ -187,7 +180,7 @@ pub(super) fn syn_header(conn: &Conn, core: &Core, now: Instant) -> Header {
 }
 
 /// A segment for a connection in SYN_SENT (RFC 9293 3.10.7.3).
-pub(super) fn on_segment_syn_sent(conn: &mut Conn, core: &mut Core, header: &Header, now: Instant) {
+pub(super) fn on_segment_syn_sent(conn: &mut Conn, core: &mut Core, header: &Header, now: Clock) {
     let flags = header.flags;
     let acknowledged = flags.contains(Flags::ACK) && header.ack == conn.snd_nxt;
     if flags.contains(Flags::ACK) && !acknowledged {
@@ -219,14 +212,14 @@ pub(super) fn on_segment_syn_sent(conn: &mut Conn, core: &mut Core, header: &Hea
         return;
     }
     if conn.retries == 0 {
-        conn.rtt.sample((now.as_micros() as u32).wrapping_sub(conn.rtt_at));
+        conn.rtt.sample(now.micros.wrapping_sub(conn.rtt_at), &core.rto);
     }
     establish(conn, core, now);
     core.ack_now(conn);
 }
 
 /// Our SYN is acknowledged.
-pub(super) fn establish(conn: &mut Conn, core: &mut Core, now: Instant) {
+pub(super) fn establish(conn: &mut Conn, core: &mut Core, now: Clock) {
     conn.state = State::Established;
     conn.unset(flag::SEND_SYN);
     // RFC 6298 5.7: a lost SYN leaves a timeout of three seconds there; the first sample
@@ -236,7 +229,7 @@ pub(super) fn establish(conn: &mut Conn, core: &mut Core, now: Instant) {
     (conn.recover, conn.high_rxt) = (conn.snd_una, conn.snd_una);
     conn.short_end = conn.snd_una;
     if let Some(keepalive) = core.keepalive(conn.keepalive) {
-        conn.keep_at = Tick::after(now, super::rtt::millis(keepalive.idle));
+        conn.keep_at = now.after(super::rtt::millis(keepalive.idle));
     }
     if conn.has(flag::FIN_QUEUED) {
         conn.state = State::FinWait1;
@@ -253,7 +246,7 @@ impl Engine {
         id: ListenerId,
         header: &Header,
         beyond: Option<SeqNum>,
-        now: Instant,
+        now: Clock,
     ) {
         let core = &mut self.core;
         let Some(listener) = self.listeners.get_mut(id) else { return };
@@ -276,7 +269,7 @@ impl Engine {
         let iss = match beyond {
             // As Linux does: beyond anything the old connection can have in the network.
             Some(old) => old + 65_535 + 2,
-            None => core.secret.isn(&tuple, now),
+            None => core.secret.isn(&tuple, now.instant),
         };
         let index = self.halves.insert(Half {
             tuple,
@@ -310,7 +303,7 @@ impl Engine {
         index: u32,
         header: &Header,
         payload: &[u8],
-        now: Instant,
+        now: Clock,
     ) {
         let core = &mut self.core;
         let half = self.halves.get_mut(index);
@@ -389,7 +382,7 @@ impl Engine {
         conn.set(flag::UNACCEPTED);
         let cookie = half.cookie;
         if half.retries == 0 {
-            conn.rtt.sample((now.as_micros() as u32).wrapping_sub(half.sent_at));
+            conn.rtt.sample(now.micros.wrapping_sub(half.sent_at), &core.rto);
         }
         establish(&mut conn, core, now);
         conn.unset(flag::QUEUED);
@@ -437,7 +430,7 @@ impl Engine {
         &mut self,
         index: u32,
         egress: &mut impl Egress,
-        now: Instant,
+        now: Clock,
     ) -> Result<(), Full> {
         let core = &mut self.core;
         let half = self.halves.get_mut(index);
@@ -447,16 +440,16 @@ impl Engine {
         let mss = core.mss(&half.tuple);
         let flags = Flags::SYN | Flags::ACK;
         let mut header = plain(half.tuple, half.iss, half.irs + 1, flags, syn_window(core));
-        let timestamp = Tick::at(now).0.wrapping_add(half.ts_offset);
+        let timestamp = now.tick.0.wrapping_add(half.ts_offset);
         header.options = options::syn_ack(&half.offer(), mss, core.rcv_scale, timestamp);
         egress.send(&header, &Payload::EMPTY, 0, &mut half.cookie)?;
         core.counters.segments_out += 1;
         half.queued = false;
-        half.sent_at = now.as_micros() as u32;
+        half.sent_at = now.micros;
         if half.node.is_none() {
             let wait = Default::default();
             let wait = super::rtt::Rtt::rto_ms(&wait, &core.rto, half.retries);
-            let at = Tick::after(now, wait).instant(now);
+            let at = now.after(wait).instant(now.instant);
             half.node = Some(core.wheel.insert(at, Slot::new(Kind::Half, index)));
         }
         Ok(())
@@ -483,7 +476,7 @@ impl Engine {
     }
 
     /// Starts an active open (RFC 9293 3.10.1).
-    pub(super) fn open(&mut self, tuple: FourTuple, now: Instant) -> Result<ConnId, Error> {
+    pub(super) fn open(&mut self, tuple: FourTuple, now: Clock) -> Result<ConnId, Error> {
         if self.conns.len() >= self.core.config.max_connections {
             return Err(Error::ConnectionLimit);
         }
@@ -491,13 +484,13 @@ impl Engine {
             return Err(Error::AddrInUse);
         }
         let core = &mut self.core;
-        let iss = core.secret.isn(&tuple, now);
+        let iss = core.secret.isn(&tuple, now.instant);
         let ts_offset = core.secret.timestamp_offset(&tuple);
         let conn = Conn::open(core, tuple, State::SynSent, iss, ts_offset);
         let index = self.conns.insert(conn);
         let conn = self.conns.get_mut(index);
         conn.index = index;
-        conn.progress_at = Tick::at(now);
+        conn.progress_at = now.tick;
         conn.set(flag::SEND_SYN);
         core.demux.insert(core.demux.hash(&tuple), conn.slot());
         core.counters.connects += 1;
@@ -507,8 +500,8 @@ impl Engine {
 }
 
 /// RFC 5961: asks the peer of a half-open connection whether it meant that.
-fn challenge(half: &mut Half, core: &mut Core, now: Instant) {
-    let tick = Tick::at(now);
+fn challenge(half: &mut Half, core: &mut Core, now: Clock) {
+    let tick = now.tick;
     if half.challenge_at.is_some() && tick.since(half.challenge_at) < core.challenge_ms {
         core.counters.challenge_limited += 1;
         return;

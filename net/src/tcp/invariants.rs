@@ -91,6 +91,7 @@ fn check(conn: &Conn) {
     assert!(conn.flight() < 1 << 31, "una <= nxt");
     assert!(conn.offered() < 1 << 31, "the right edge is not behind RCV.NXT");
     if let Some(cold) = &conn.cold {
+        assert!(!cold.is_unusual() || conn.has(flag::UNUSUAL) && cold.used, "told beforehand");
         cold.snd.check();
         cold.rcv.check(conn.rcv_nxt);
         cold.sacked.check(conn.snd_una, conn.snd_nxt);

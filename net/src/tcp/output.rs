@@ -1,8 +1,6 @@
 //! What goes out: retransmissions, new data, FIN, probes, ACKs (RFC 9293 3.8, RFC 5681,
 //! RFC 6675 5).
 
-use throng_runtime::Instant;
-
 use super::core::{Core, plain};
 use super::egress::{Egress, Full};
 use super::handshake::syn_header;
@@ -12,7 +10,7 @@ use super::segment::{Flags, Header, SackBlock};
 use super::seq::SeqNum;
 use super::snd::Payload;
 use super::state::{Conn, Phase, State, flag};
-use super::timer::Tick;
+use super::timer::{Clock, Tick};
 
 /// What became of a connection's turn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,7 +26,7 @@ struct Output<'a, E> {
     conn: &'a mut Conn,
     core: &'a mut Core,
     egress: &'a mut E,
-    now: Instant,
+    now: Clock,
     sack: [Option<SackBlock>; 4],
     /// Largest payload of a segment, SACK blocks taken off.
     mss: u32,
@@ -41,8 +39,11 @@ pub(super) fn transmit(
     conn: &mut Conn,
     core: &mut Core,
     egress: &mut impl Egress,
-    now: Instant,
+    now: Clock,
 ) -> Result<Turn, Full> {
+    if let Some(done) = transmit_plain(conn, core, egress, now) {
+        return done;
+    }
     let share = u32::from(core.config.burst.max(1));
     let mut sack = [None; 4];
     let mut mss = u32::from(conn.mss);
@@ -56,6 +57,67 @@ pub(super) fn transmit(
         mss = mss.saturating_sub(u32::from(taken)).max(1);
     }
     Output { conn, core, egress, now, sack, mss, share }.run()
+}
+
+/// The turn almost every turn is: nothing lost, closed or out of order, and at most one
+/// segment to send, or an ACK. `None`, having done nothing, for any other.
+fn transmit_plain(
+    conn: &mut Conn,
+    core: &mut Core,
+    egress: &mut impl Egress,
+    now: Clock,
+) -> Option<Result<Turn, Full>> {
+    const OTHERS: u32 = flag::SEND_RST
+        | flag::SEND_SYN
+        | flag::SEND_PROBE
+        | flag::FIN_QUEUED
+        | flag::FORCE_RETRANSMIT
+        | flag::OVERRIDE
+        | flag::UNUSUAL;
+    if conn.state != State::Established
+        || conn.phase != Phase::Open
+        || conn.has(OTHERS)
+        || conn.dup_acks > 0
+    {
+        return None;
+    }
+    let flight = conn.flight();
+    let len = conn.queued() - flight;
+    let mss = u32::from(conn.mss);
+    if len > 0 {
+        let room = conn.snd_wnd.min(conn.congestion.cwnd).saturating_sub(flight);
+        let held = len < mss && !conn.has(flag::NODELAY) && conn.short_end.after(conn.snd_una);
+        if len > mss || len > room || flight == 0 && is_restart(conn, core, now) || held {
+            return None;
+        }
+    } else if !conn.has(flag::ACK_NOW) {
+        if conn.has(flag::ACK_LATER) && !conn.ack_at.is_some() {
+            conn.ack_at = now.after(core.delayed_ack_ms);
+            core.arm(conn, now);
+        }
+        return Some(Ok(Turn::Done));
+    }
+    conn.unset(flag::CWND_LIMITED);
+    let mut output = Output { conn, core, egress, now, sack: [None; 4], mss, share: 1 };
+    let sent = if len > 0 {
+        output.send_new(len, len, false).map(|_| ())
+    } else {
+        let seq = output.conn.snd_nxt;
+        output.emit(seq, 0, Flags::ACK, 0)
+    };
+    Some(sent.map(|()| {
+        if output.conn.snd_nxt != output.conn.snd_una && !output.conn.rexmit_at.is_some() {
+            recovery::start_timer(output.conn, output.core, now);
+        }
+        output.core.arm(output.conn, now);
+        Turn::Done
+    }))
+}
+
+/// Whether the connection was silent for longer than a timeout (RFC 5681 4.1).
+fn is_restart(conn: &Conn, core: &Core, now: Clock) -> bool {
+    let idle = now.tick.since(conn.last_snd);
+    conn.last_snd.is_some() && idle > conn.rtt.rto_ms(&core.rto, 0) as i32
 }
 
 impl<E: Egress> Output<'_, E> {
@@ -91,7 +153,7 @@ impl<E: Egress> Output<'_, E> {
     fn timers(&mut self) {
         let conn = &mut *self.conn;
         if conn.has(flag::ACK_LATER) && !conn.ack_at.is_some() {
-            conn.ack_at = Tick::after(self.now, self.core.delayed_ack_ms);
+            conn.ack_at = self.now.after(self.core.delayed_ack_ms);
         }
         if conn.flight() > 0 {
             if !conn.rexmit_at.is_some() {
@@ -101,7 +163,7 @@ impl<E: Egress> Output<'_, E> {
             // Nothing is out, so only the peer's window can be in the way: RFC 9293 3.8.6.1.
             if !conn.rexmit_at.is_some() {
                 conn.set(flag::PERSIST);
-                conn.progress_at = Tick::at(self.now);
+                conn.progress_at = self.now.tick;
                 recovery::start_timer(conn, self.core, self.now);
             }
         }
@@ -128,7 +190,7 @@ impl<E: Egress> Output<'_, E> {
         egress.send(&header, &Payload::EMPTY, 0, &mut conn.cookie)?;
         core.counters.segments_out += 1;
         conn.unset(flag::SEND_SYN);
-        conn.rtt_at = now.as_micros() as u32;
+        conn.rtt_at = now.micros;
         conn.rexmit_at = Tick::NONE;
         recovery::start_timer(conn, core, now);
         core.arm(conn, now);
@@ -137,7 +199,7 @@ impl<E: Egress> Output<'_, E> {
 
     fn stamp(&self, header: &mut Header) {
         if self.conn.has(flag::TIMESTAMPS) {
-            let clock = Tick::at(self.now).0.wrapping_add(self.conn.ts_offset);
+            let clock = self.now.tick.0.wrapping_add(self.conn.ts_offset);
             header.options.timestamps = Some((clock, self.conn.ts_recent));
         }
     }
@@ -207,7 +269,7 @@ impl<E: Egress> Output<'_, E> {
             self.conn.unset(flag::TIMING);
             self.conn.retransmits = self.conn.retransmits.saturating_add(1);
             self.core.counters.retransmits += 1;
-            self.conn.last_snd = Tick::at(self.now);
+            self.conn.last_snd = self.now.tick;
             *pipe += end - from;
             self.share -= 1;
         }
@@ -295,7 +357,7 @@ impl<E: Egress> Output<'_, E> {
         let seq = self.conn.snd_nxt;
         self.emit(seq, len, flags, gso)?;
         let conn = &mut *self.conn;
-        let tick = Tick::at(self.now);
+        let tick = self.now.tick;
         if conn.flight() == 0 {
             conn.progress_at = tick;
             // What ran so far was the probe timer.
@@ -313,7 +375,7 @@ impl<E: Egress> Output<'_, E> {
         if !conn.has(flag::TIMING) && conn.phase == Phase::Open {
             conn.set(flag::TIMING);
             conn.rtt_seq = conn.snd_nxt;
-            conn.rtt_at = self.now.as_micros() as u32;
+            conn.rtt_at = self.now.micros;
         }
         conn.unset(flag::OVERRIDE);
         conn.last_snd = tick;
@@ -325,11 +387,8 @@ impl<E: Egress> Output<'_, E> {
     /// RFC 5681 4.1: after a timeout's length of silence the window starts anew.
     fn restart_after_idle(&mut self) {
         let conn = &mut *self.conn;
-        if conn.flight() > 0 || !conn.last_snd.is_some() || conn.unsent() == 0 {
-            return;
-        }
-        let idle = Tick::at(self.now).since(conn.last_snd);
-        if idle > conn.rtt.rto_ms(&self.core.rto, 0) as i32 {
+        if conn.flight() == 0 && conn.unsent() > 0 && is_restart(conn, self.core, self.now) {
+            let idle = self.now.tick.since(conn.last_snd);
             let initial = conn.initial_window(self.core);
             conn.congestion.on_idle(idle as u32, initial);
         }

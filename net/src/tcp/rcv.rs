@@ -13,13 +13,11 @@
 //! copied into memory of its own size; small pieces that the reader lets lie are gathered, so
 //! that what is held stays near what is counted.
 
-use std::collections::VecDeque;
-
 use bytes::Bytes;
 
+use super::queue::{CHUNK_OVERHEAD, Chunk, ChunkQueue};
 use super::segment::SackBlock;
 use super::seq::SeqNum;
-use super::snd::CHUNK_OVERHEAD;
 
 /// Pieces shorter than this are gathered when others wait already.
 const SMALL: usize = 1024;
@@ -29,8 +27,7 @@ const GATHERED: usize = 16 << 10;
 /// Bytes in a row, in pieces of their own memory.
 #[derive(Debug, Default)]
 pub(super) struct Rope {
-    /// Pieces and what each counts for.
-    chunks: VecDeque<(Bytes, u32)>,
+    chunks: ChunkQueue,
     /// The gathered piece at the end, still growing.
     tail: Vec<u8>,
     len: u32,
@@ -73,7 +70,7 @@ impl Rope {
     fn append(&mut self, bytes: Bytes) {
         let charge = bytes.len() as u32 + CHUNK_OVERHEAD;
         self.charge += charge;
-        self.chunks.push_back((bytes, charge));
+        self.chunks.push(Chunk { bytes, charge });
     }
 
     fn tail_charge(&self) -> u32 {
@@ -95,14 +92,12 @@ impl Rope {
         if self.chunks.is_empty() {
             self.seal();
         }
-        let Some((front, charge)) = self.chunks.front_mut() else { return Bytes::new() };
-        let bytes = if front.len() > max {
-            front.split_to(max)
+        let Some(front) = self.chunks.front_mut() else { return Bytes::new() };
+        let bytes = if front.bytes.len() > max {
+            front.bytes.split_to(max)
         } else {
-            let (charge, bytes) = (*charge, std::mem::take(front));
-            self.charge -= charge;
-            self.chunks.pop_front();
-            bytes
+            self.charge -= front.charge;
+            self.chunks.pop().map(|chunk| chunk.bytes).unwrap_or_default()
         };
         self.len -= bytes.len() as u32;
         bytes
@@ -115,20 +110,20 @@ impl Rope {
         }
     }
 
+    /// Gives back memory that an empty rope holds for nothing.
+    pub(super) fn shrink(&mut self) {
+        self.chunks.shrink();
+    }
+
     /// Moves all of `other` to the end.
     fn join(&mut self, mut other: Rope) {
         self.seal();
         other.seal();
-        self.chunks.append(&mut other.chunks);
+        while let Some(chunk) = other.chunks.pop() {
+            self.chunks.push(chunk);
+        }
         self.len += other.len;
         self.charge += other.charge;
-    }
-
-    fn shrink(&mut self) {
-        debug_assert!(self.is_empty());
-        if self.chunks.capacity() > 8 {
-            self.chunks = VecDeque::new();
-        }
     }
 }
 
@@ -269,16 +264,15 @@ impl RecvQueue {
 
     /// Gives back memory that an empty queue holds for nothing.
     pub(super) fn shrink(&mut self) {
-        self.ready.shrink();
         if self.ranges.capacity() > 4 {
             self.ranges = Vec::new();
         }
     }
 
     pub(super) fn check(&self, next: SeqNum) {
-        let total: usize = self.ready.chunks.iter().map(|(b, _)| b.len()).sum();
+        let total: usize = self.ready.chunks.iter().map(|c| c.bytes.len()).sum();
         assert_eq!(total + self.ready.tail.len(), self.ready.len as usize, "receive queue length");
-        let charge: u32 = self.ready.chunks.iter().map(|(_, c)| c).sum();
+        let charge: u32 = self.ready.chunks.iter().map(|c| c.charge).sum();
         assert_eq!(charge + self.ready.tail_charge(), self.ready.charge, "receive queue charge");
         let mut end = next;
         for range in &self.ranges {

@@ -1,17 +1,15 @@
 //! Acknowledgements and loss: what is out of the network, what is lost, what goes again
 //! (RFC 5681, RFC 6675, RFC 6582, RFC 6298).
 
-use throng_runtime::Instant;
-
 use super::core::Core;
 use super::sack::DUP_THRESH;
 use super::segment::Header;
 use super::seq::SeqNum;
 use super::state::{Conn, Phase, flag};
-use super::timer::Tick;
+use super::timer::{Clock, Tick};
 
 /// An acknowledgement in SND.UNA..=SND.NXT of a segment with `len` of its own.
-pub(super) fn on_ack(conn: &mut Conn, core: &mut Core, header: &Header, len: u32, now: Instant) {
+pub(super) fn on_ack(conn: &mut Conn, core: &mut Core, header: &Header, len: u32, now: Clock) {
     let news = on_sack_only(conn, core, header);
     let window = u32::from(header.window) << conn.snd_scale;
     if header.ack != conn.snd_una {
@@ -22,7 +20,7 @@ pub(super) fn on_ack(conn: &mut Conn, core: &mut Core, header: &Header, len: u32
     }
     if conn.has(flag::PERSIST) && window == 0 {
         // RFC 9293 3.8.6.1: a peer that answers probes may keep its window closed for ever.
-        conn.progress_at = Tick::at(now);
+        conn.progress_at = now.tick;
     }
     if conn.phase == Phase::Open && conn.flight() > 0 && is_lost(conn) {
         enter_recovery(conn, core);
@@ -39,6 +37,8 @@ pub(super) fn on_sack_only(conn: &mut Conn, core: &mut Core, header: &Header) ->
     }
     let (una, nxt) = (conn.snd_una, conn.snd_nxt);
     let Some(cold) = &mut conn.cold else { return false };
+    cold.used = true;
+    conn.flags |= flag::UNUSUAL;
     let mut news = false;
     for block in header.options.sack.iter().map_while(|b| *b) {
         // Blocks may begin where this very segment's ACK ends; below it they are D-SACKs.
@@ -51,11 +51,11 @@ pub(super) fn on_sack_only(conn: &mut Conn, core: &mut Core, header: &Header) ->
 }
 
 /// SND.UNA moves to the segment's ACK, which is after it.
-pub(super) fn acknowledge(conn: &mut Conn, core: &mut Core, header: &Header, now: Instant) {
-    let tick = Tick::at(now);
+pub(super) fn acknowledge(conn: &mut Conn, core: &mut Core, header: &Header, now: Clock) {
+    let tick = now.tick;
     let acked = header.ack - conn.snd_una;
     let flight = conn.flight();
-    sample_rtt(conn, header, now);
+    sample_rtt(conn, core, header, now);
     // The FIN is the last of the sequence space and not in the queue.
     let fin = conn.has(flag::FIN_SENT) && header.ack == conn.snd_nxt;
     let payload = acked - u32::from(fin);
@@ -63,7 +63,7 @@ pub(super) fn acknowledge(conn: &mut Conn, core: &mut Core, header: &Header, now
     conn.bytes_acked += u64::from(payload);
     if let Some(cold) = &mut conn.cold {
         core.send_used -= u64::from(cold.snd.release(payload));
-        if !cold.sacked.is_empty() {
+        if conn.flags & flag::UNUSUAL != 0 {
             cold.sacked.acknowledge(header.ack);
         }
     }
@@ -119,26 +119,28 @@ pub(super) fn acknowledge(conn: &mut Conn, core: &mut Core, header: &Header, now
     }
     if conn.has(flag::WANT_WRITE)
         && !conn.has(flag::STARVED)
-        && conn.queued() <= core.config.send_buffer / 4 * 3
+        && conn.cold.as_ref().is_none_or(|cold| {
+            cold.snd.room(core.config.send_buffer) >= core.config.send_buffer / 4
+        })
     {
         core.writable(conn);
     }
 }
 
 /// Starts the retransmission timer from now, not beyond the user timeout.
-pub(super) fn start_timer(conn: &mut Conn, core: &Core, now: Instant) {
-    conn.rexmit_at = Tick::after(now, conn.rtt.rto_ms(&core.rto, conn.retries));
+pub(super) fn start_timer(conn: &mut Conn, core: &Core, now: Clock) {
+    conn.rexmit_at = now.after(conn.rtt.rto_ms(&core.rto, conn.retries));
     if conn.user_timeout > 0 {
         let limit = Tick(conn.progress_at.0.wrapping_add(conn.user_timeout).max(1));
         conn.rexmit_at = conn.rexmit_at.earliest(limit);
     }
 }
 
-fn sample_rtt(conn: &mut Conn, header: &Header, now: Instant) {
+fn sample_rtt(conn: &mut Conn, core: &Core, header: &Header, now: Clock) {
     if conn.has(flag::TIMING) {
         if header.ack.at_or_after(conn.rtt_seq) {
             conn.unset(flag::TIMING);
-            conn.rtt.sample((now.as_micros() as u32).wrapping_sub(conn.rtt_at));
+            conn.rtt.sample(now.micros.wrapping_sub(conn.rtt_at), &core.rto);
         }
         return;
     }
@@ -147,10 +149,10 @@ fn sample_rtt(conn: &mut Conn, header: &Header, now: Instant) {
         && let Some((_, echo)) = header.options.timestamps
         && echo != 0
     {
-        let clock = Tick::at(now).0.wrapping_add(conn.ts_offset);
+        let clock = now.tick.0.wrapping_add(conn.ts_offset);
         let ms = clock.wrapping_sub(echo);
         if ms < 1 << 20 {
-            conn.rtt.sample(ms.max(1) * 1000);
+            conn.rtt.sample(ms.max(1) * 1000, &core.rto);
         }
     }
 }
@@ -176,7 +178,7 @@ fn enter_recovery(conn: &mut Conn, core: &mut Core) {
 }
 
 /// The retransmission timeout (RFC 6298 5.4 to 5.7).
-pub(super) fn on_timeout(conn: &mut Conn, core: &mut Core, now: Instant) {
+pub(super) fn on_timeout(conn: &mut Conn, core: &mut Core, now: Clock) {
     core.counters.timeouts += 1;
     let first = conn.retries == 0;
     conn.retries = conn.retries.saturating_add(1);

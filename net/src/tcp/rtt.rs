@@ -10,21 +10,28 @@ pub(super) struct Rtt {
     /// Four times RTTVAR.
     rttvar4: u32,
     min: u32,
+    /// The timeout in milliseconds that follows from the samples.
+    rto: u32,
 }
 
 impl Rtt {
     /// Takes a sample in, in microseconds (RFC 6298 2.2, 2.3).
-    pub(super) fn sample(&mut self, micros: u32) {
+    pub(super) fn sample(&mut self, micros: u32, limits: &RtoLimits) {
         let sample = micros.clamp(1, 1 << 28);
-        self.min = if self.min == 0 { sample } else { self.min.min(sample) };
         if self.srtt8 == 0 {
+            self.min = sample;
             self.srtt8 = sample * 8;
             self.rttvar4 = sample * 2;
-            return;
+        } else {
+            self.min = self.min.min(sample);
+            let error = sample.abs_diff(self.srtt8 / 8);
+            self.rttvar4 = self.rttvar4 - self.rttvar4 / 4 + error;
+            self.srtt8 = self.srtt8 - self.srtt8 / 8 + sample;
         }
-        let error = sample.abs_diff(self.srtt8 / 8);
-        self.rttvar4 = self.rttvar4 - self.rttvar4 / 4 + error;
-        self.srtt8 = self.srtt8 - self.srtt8 / 8 + sample;
+        // RFC 6298 2.3: SRTT + max(G, 4 * RTTVAR). As in Linux the minimum bounds the
+        // variation's share, so that a delayed ACK never meets the timeout.
+        let timeout = self.srtt() + self.rttvar4.max(limits.min * 1000);
+        self.rto = timeout.div_ceil(1000).clamp(limits.min, limits.max);
     }
 
     /// SRTT in microseconds.
@@ -42,19 +49,14 @@ impl Rtt {
         self.min
     }
 
-    /// The timeout in milliseconds after `backoff` doublings.
+    /// The timeout in milliseconds after `backoff` doublings (RFC 6298 5.5).
     pub(super) fn rto_ms(&self, limits: &RtoLimits, backoff: u8) -> u32 {
-        let base = if self.srtt8 == 0 {
-            limits.initial
-        } else {
-            // RFC 6298 2.3: SRTT + max(G, 4 * RTTVAR). As in Linux the minimum bounds the
-            // variation's share, so that a delayed ACK never meets the timeout.
-            (self.srtt() + self.rttvar4.max(limits.min * 1000)).div_ceil(1000)
-        };
-        let base = base.clamp(limits.min, limits.max);
-        base.checked_shl(u32::from(backoff.min(31)))
-            .filter(|&ms| ms >> backoff.min(31) == base)
-            .map_or(limits.max, |ms| ms.min(limits.max))
+        let base = if self.rto == 0 { limits.initial } else { self.rto };
+        if backoff == 0 {
+            return base;
+        }
+        let doubled = u64::from(base) << backoff.min(31);
+        doubled.min(u64::from(limits.max)) as u32
     }
 }
 

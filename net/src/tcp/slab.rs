@@ -81,6 +81,11 @@ impl<T: Entry> Slab<T> {
         self.chunks.get(index as usize / Self::CHUNK)?.get(index as usize % Self::CHUNK)
     }
 
+    /// The same, to change.
+    pub(super) fn try_get_mut(&mut self, index: u32) -> Option<&mut T> {
+        self.chunks.get_mut(index as usize / Self::CHUNK)?.get_mut(index as usize % Self::CHUNK)
+    }
+
     /// All entries with their indices, free ones too.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
         self.chunks.iter().flatten().enumerate().map(|(i, entry)| (i as u32, entry))

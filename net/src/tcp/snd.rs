@@ -12,29 +12,20 @@
 //! SND.NXT never goes back: what is sent again is chosen by the scoreboard (`recovery`). SYN
 //! and FIN occupy sequence space but not the queue.
 
-use std::collections::VecDeque;
-use std::collections::vec_deque;
-
 use bytes::Bytes;
 
-/// Bytes of bookkeeping counted for each chunk in a queue beside its payload.
-pub(super) const CHUNK_OVERHEAD: u32 = 64;
-
-/// One `Bytes` in the send queue and what it was counted for in the memory budget.
-#[derive(Debug)]
-pub(super) struct Chunk {
-    bytes: Bytes,
-    charge: u32,
-}
+use super::queue::{CHUNK_OVERHEAD, Chunk, ChunkQueue};
 
 /// The bytes from SND.UNA on, in the pieces the application gave.
 #[derive(Debug, Default)]
 pub(super) struct SendQueue {
-    chunks: VecDeque<Chunk>,
+    chunks: ChunkQueue,
     /// Bytes of the first chunk that are acknowledged already.
     skip: u32,
     /// Bytes not acknowledged, over all chunks.
     len: u32,
+    /// What all chunks count for in the memory budget.
+    charge: u32,
     /// Where the last gather ended: (offset from SND.UNA, index of the chunk, offset in it).
     cursor: (u32, u32, u32),
 }
@@ -49,6 +40,16 @@ impl SendQueue {
         self.len == 0
     }
 
+    /// How many more bytes there is room for under `limit`. Many tiny chunks fill a queue too:
+    /// their bookkeeping may take four times the limit.
+    pub(super) fn room(&self, limit: u32) -> u32 {
+        if self.charge / 4 >= limit { 0 } else { limit.saturating_sub(self.len) }
+    }
+
+    pub(super) fn shrink(&mut self) {
+        self.chunks.shrink();
+    }
+
     /// Appends `bytes` (not empty); returns what it counts for in the memory budget. Bytes that are
     /// shared (a broadcast) count for their bookkeeping only: the payload is not this
     /// queue's to free.
@@ -56,7 +57,8 @@ impl SendQueue {
         let len = bytes.len() as u32;
         let charge = CHUNK_OVERHEAD + if bytes.is_unique() { len } else { 0 };
         self.len += len;
-        self.chunks.push_back(Chunk { bytes, charge });
+        self.charge += charge;
+        self.chunks.push(Chunk { bytes, charge });
         charge
     }
 
@@ -67,7 +69,7 @@ impl SendQueue {
         let mut freed = 0;
         let mut gone = 0;
         let mut left = self.skip + n;
-        while let Some(first) = self.chunks.front() {
+        while let Some(first) = self.chunks.front_mut() {
             let len = first.bytes.len() as u32;
             if left < len {
                 break;
@@ -75,9 +77,10 @@ impl SendQueue {
             left -= len;
             freed += first.charge;
             gone += 1;
-            self.chunks.pop_front();
+            self.chunks.pop();
         }
         self.skip = left;
+        self.charge -= freed;
         let (at, chunk, offset) = self.cursor;
         self.cursor =
             if at > n && chunk >= gone { (at - n, chunk - gone, offset) } else { (0, 0, 0) };
@@ -86,10 +89,9 @@ impl SendQueue {
 
     /// Drops everything; returns what the budget gets back.
     pub(super) fn clear(&mut self) -> u32 {
-        let freed = self.chunks.iter().map(|c| c.charge).sum();
         self.chunks.clear();
         (self.skip, self.len, self.cursor) = (0, 0, (0, 0, 0));
-        freed
+        std::mem::take(&mut self.charge)
     }
 
     /// The `len` bytes that begin `offset` after SND.UNA. They must be in the queue.
@@ -117,25 +119,19 @@ impl SendQueue {
         }
     }
 
-    /// Gives back memory that an empty queue holds for nothing.
-    pub(super) fn shrink(&mut self) {
-        debug_assert!(self.chunks.is_empty());
-        if self.chunks.capacity() > 8 {
-            self.chunks = VecDeque::new();
-        }
-    }
-
     pub(super) fn check(&self) {
         let total: u64 = self.chunks.iter().map(|c| c.bytes.len() as u64).sum();
         assert_eq!(total, u64::from(self.len) + u64::from(self.skip), "send queue length");
-        assert!(self.chunks.front().is_none_or(|c| (self.skip as usize) < c.bytes.len()));
+        let charge: u32 = self.chunks.iter().map(|c| c.charge).sum();
+        assert_eq!(charge, self.charge, "send queue charge");
+        assert!(self.chunks.get(0).is_none_or(|c| (self.skip as usize) < c.bytes.len()));
     }
 }
 
 /// The payload of a segment about to be sent: slices of the send queue, not copied.
 #[derive(Clone, Copy, Debug)]
 pub struct Payload<'a> {
-    chunks: Option<(&'a VecDeque<Chunk>, usize)>,
+    chunks: Option<(&'a ChunkQueue, usize)>,
     skip: usize,
     len: usize,
 }
@@ -156,9 +152,7 @@ impl<'a> Payload<'a> {
 
     /// The slices in order, none of them empty.
     pub fn iter(&self) -> Slices<'a> {
-        let chunks =
-            self.chunks.filter(|_| self.len > 0).map(|(chunks, from)| chunks.range(from..));
-        Slices { chunks, skip: self.skip, left: self.len }
+        Slices { chunks: self.chunks, skip: self.skip, left: self.len }
     }
 
     /// Copies all of it to the start of `to`.
@@ -192,7 +186,7 @@ impl<'a> IntoIterator for &Payload<'a> {
 /// The slices of a [`Payload`].
 #[derive(Clone, Debug)]
 pub struct Slices<'a> {
-    chunks: Option<vec_deque::Iter<'a, Chunk>>,
+    chunks: Option<(&'a ChunkQueue, usize)>,
     skip: usize,
     left: usize,
 }
@@ -204,7 +198,9 @@ impl<'a> Iterator for Slices<'a> {
         if self.left == 0 {
             return None;
         }
-        let chunk = self.chunks.as_mut()?.next()?;
+        let (chunks, index) = self.chunks.as_mut()?;
+        let chunk = chunks.get(*index)?;
+        *index += 1;
         let bytes = &chunk.bytes[self.skip..];
         let bytes = &bytes[..bytes.len().min(self.left)];
         self.skip = 0;

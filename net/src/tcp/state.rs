@@ -1,5 +1,7 @@
 //! The hot block: what every connection owns all the time, and nothing else.
 
+use throng_runtime::prefetch_read;
+
 use super::cold::Cold;
 use super::congestion::Congestion;
 use super::demux::{Kind, Slot};
@@ -106,6 +108,9 @@ pub(super) mod flag {
     pub(crate) const LINGERING: u32 = 1 << 25;
     /// This retransmission timer waits for a window to open.
     pub(crate) const PERSIST: u32 = 1 << 26;
+    /// The cold box may hold more than plain queues: out-of-order ranges, an early FIN, a
+    /// scoreboard.
+    pub(crate) const UNUSUAL: u32 = 1 << 27;
 }
 
 /// A connection's hot block. The first 128 bytes are what a predicted segment touches.
@@ -221,6 +226,22 @@ impl Conn {
     pub(super) fn queue_end(&self) -> SeqNum {
         let syn = u32::from(matches!(self.state, State::SynSent | State::SynReceived));
         self.snd_una + syn + self.queued()
+    }
+
+    /// Asks the cache for all of it.
+    pub(super) fn prefetch(&self) {
+        prefetch_read(&self.tuple);
+        prefetch_read(&self.cold);
+        prefetch_read(&self.bytes_acked);
+        prefetch_read(&self.max_wnd);
+    }
+
+    /// Finds out anew whether the cold box holds more than plain queues.
+    pub(super) fn note_unusual(&mut self) {
+        self.unset(flag::UNUSUAL);
+        if self.cold.as_ref().is_some_and(|cold| cold.is_unusual()) {
+            self.set(flag::UNUSUAL);
+        }
     }
 
     /// Payload queued beyond SND.NXT.

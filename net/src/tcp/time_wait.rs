@@ -7,7 +7,7 @@ use super::segment::{Flags, FourTuple, Header};
 use super::seq::SeqNum;
 use super::slab::{Entry, Slab};
 use super::state::{Conn, flag};
-use super::timer::Tick;
+use super::timer::{Clock, Tick};
 
 /// What is left of a connection in TIME_WAIT.
 #[derive(Debug)]
@@ -48,10 +48,10 @@ impl TimeWait {
     }
 
     /// The ACK it answers with.
-    pub(super) fn ack(&self, now: Instant) -> Header {
+    pub(super) fn ack(&self, now: Clock) -> Header {
         let mut header = plain(self.tuple, self.snd_nxt, self.rcv_nxt, Flags::ACK, self.window);
         if self.timestamps {
-            let value = Tick::at(now).0.wrapping_add(self.ts_offset);
+            let value = now.tick.0.wrapping_add(self.ts_offset);
             header.options.timestamps = Some((value, self.ts_recent));
         }
         header
@@ -109,14 +109,14 @@ impl WaitTable {
         self.slab.memory()
     }
 
-    pub(super) fn insert(&mut self, entry: TimeWait, now: Instant) -> u32 {
+    pub(super) fn insert(&mut self, entry: TimeWait, now: Clock) -> u32 {
         let index = self.slab.insert(entry);
         self.append(index, now);
         index
     }
 
-    fn append(&mut self, index: u32, now: Instant) {
-        let (tail, expires) = (self.tail, Tick::after(now, self.lifetime_ms));
+    fn append(&mut self, index: u32, now: Clock) {
+        let (tail, expires) = (self.tail, now.after(self.lifetime_ms));
         let entry = self.slab.get_mut(index);
         (entry.previous, entry.next, entry.expires) = (tail, NONE, expires);
         match tail {
@@ -150,23 +150,23 @@ impl WaitTable {
     }
 
     /// Whether the oldest entry's time is over.
-    pub(super) fn is_due(&self, now: Instant) -> bool {
-        self.head != NONE && self.slab.get(self.head).expires.is_due(Tick::at(now))
+    pub(super) fn is_due(&self, now: Clock) -> bool {
+        self.head != NONE && self.slab.get(self.head).expires.is_due(now.tick)
     }
 
     /// When the oldest entry expires, `now` being near.
-    pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
-        (self.head != NONE).then(|| self.slab.get(self.head).expires.instant(now))
+    pub(super) fn deadline(&self, now: Clock) -> Option<Instant> {
+        (self.head != NONE).then(|| self.slab.get(self.head).expires.instant(now.instant))
     }
 }
 
 /// A segment for a TIME_WAIT entry that does not take it over (RFC 9293 3.10.7.4).
-pub(super) fn on_segment(core: &mut Core, index: u32, header: &Header, len: u32, now: Instant) {
+pub(super) fn on_segment(core: &mut Core, index: u32, header: &Header, len: u32, now: Clock) {
     // RFC 1337: a reset does not cut TIME_WAIT short.
     if header.flags.contains(Flags::RST) {
         return;
     }
-    let tick = Tick::at(now);
+    let tick = now.tick;
     let entry = core.waits.slab.get_mut(index);
     let again = header.flags.contains(Flags::FIN) && header.seq + len == entry.rcv_nxt;
     // A mere ACK needs no answer, and two ends in TIME_WAIT must not answer each other.

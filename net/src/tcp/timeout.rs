@@ -8,7 +8,7 @@ use super::engine::Engine;
 use super::recovery;
 use super::rtt::millis;
 use super::state::{Conn, State, flag};
-use super::timer::Tick;
+use super::timer::{Clock, Tick};
 
 /// Timers run by one `on_timeout`.
 const BUDGET: usize = 4096;
@@ -16,9 +16,9 @@ const BUDGET: usize = 4096;
 impl Engine {
     /// Runs timers that are due, a bounded number. Returns whether any was.
     pub fn on_timeout(&mut self, now: Instant) -> bool {
-        self.now = now;
+        let now = self.tell(now);
         let mut due = Vec::new();
-        self.core.wheel.advance(now, BUDGET, &mut |slot| due.push(slot));
+        self.core.wheel.advance(now.instant, BUDGET, &mut |slot| due.push(slot));
         let mut any = !due.is_empty();
         for slot in due {
             match slot.kind() {
@@ -45,7 +45,7 @@ impl Engine {
     /// were pushed out are found to be so when they come up.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let wheel = self.core.wheel.next_deadline();
-        let wait = self.core.waits.deadline(self.now);
+        let wait = self.core.waits.deadline(self.clock);
         match (wheel, wait) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
@@ -54,8 +54,8 @@ impl Engine {
 }
 
 /// A connection's wheel node has come up.
-fn on_timer(conn: &mut Conn, core: &mut Core, now: Instant) {
-    let tick = Tick::at(now);
+fn on_timer(conn: &mut Conn, core: &mut Core, now: Clock) {
+    let tick = now.tick;
     if conn.ack_at.is_due(tick) {
         conn.ack_at = Tick::NONE;
         core.ack_now(conn);
@@ -73,10 +73,10 @@ fn on_timer(conn: &mut Conn, core: &mut Core, now: Instant) {
     core.arm(conn, now);
 }
 
-fn on_rexmit(conn: &mut Conn, core: &mut Core, now: Instant) {
+fn on_rexmit(conn: &mut Conn, core: &mut Core, now: Clock) {
     conn.rexmit_at = Tick::NONE;
     let orphan = conn.has(flag::ORPHAN);
-    let waited = Tick::at(now).since(conn.progress_at);
+    let waited = now.tick.since(conn.progress_at);
     if conn.user_timeout > 0 && waited >= conn.user_timeout as i32 {
         // RFC 9293 3.10.8, user timeout.
         core.time_out(conn);
@@ -137,22 +137,22 @@ fn on_impatience(conn: &mut Conn, core: &mut Core) {
 }
 
 /// RFC 9293 3.8.4.
-fn on_keepalive(conn: &mut Conn, core: &mut Core, now: Instant) {
+fn on_keepalive(conn: &mut Conn, core: &mut Core, now: Clock) {
     conn.keep_at = Tick::NONE;
     let Some(keepalive) = core.keepalive(conn.keepalive) else { return };
     let idle = millis(keepalive.idle).max(1);
-    let silent = Tick::at(now).since(conn.last_rcv);
+    let silent = now.tick.since(conn.last_rcv);
     if conn.flight() > 0 || conn.has(flag::PERSIST) {
         // Retransmissions or window probes ask already.
-        conn.keep_at = Tick::after(now, idle);
+        conn.keep_at = now.after(idle);
     } else if silent < idle as i32 {
-        conn.keep_at = Tick::after(now, idle - silent.max(0) as u32);
+        conn.keep_at = now.after(idle - silent.max(0) as u32);
     } else if conn.keep_probes >= keepalive.count {
         core.time_out(conn);
     } else {
         conn.keep_probes += 1;
         conn.set(flag::SEND_PROBE);
         core.want_transmit(conn);
-        conn.keep_at = Tick::after(now, millis(keepalive.interval).max(1));
+        conn.keep_at = now.after(millis(keepalive.interval).max(1));
     }
 }

@@ -16,17 +16,6 @@ pub(super) struct Tick(pub(super) u32);
 impl Tick {
     pub(super) const NONE: Tick = Tick(0);
 
-    /// The tick that has begun at `now`.
-    pub(super) fn at(now: Instant) -> Tick {
-        Tick((now.as_millis() as u32).max(1))
-    }
-
-    /// The first tick at least `ms` after `now`; never `NONE`.
-    pub(super) fn after(now: Instant, ms: u32) -> Tick {
-        let up = now.as_nanos().div_ceil(1_000_000) as u32;
-        Tick(up.wrapping_add(ms).max(1))
-    }
-
     pub(super) fn is_some(self) -> bool {
         self.0 != 0
     }
@@ -54,5 +43,36 @@ impl Tick {
     pub(super) fn instant(self, now: Instant) -> Instant {
         let ahead = i64::from(self.0.wrapping_sub(now.as_millis() as u32) as i32);
         Instant::from_millis(now.as_millis().saturating_add_signed(ahead))
+    }
+}
+
+/// A clock reading in the forms connections use, worked out once a turn.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clock {
+    pub(super) instant: Instant,
+    /// The tick that has begun.
+    pub(super) tick: Tick,
+    /// The tick that begins next, or this one at its very start.
+    next: u32,
+    /// Microseconds modulo 2^32.
+    pub(super) micros: u32,
+    /// Hours modulo 2^16: the age of a timestamp (RFC 7323 5.5).
+    pub(super) hour: u16,
+}
+
+impl Clock {
+    pub(super) fn new(instant: Instant) -> Clock {
+        Clock {
+            instant,
+            tick: Tick((instant.as_millis() as u32).max(1)),
+            next: instant.as_nanos().div_ceil(1_000_000) as u32,
+            micros: instant.as_micros() as u32,
+            hour: (instant.as_millis() / 3_600_000) as u16,
+        }
+    }
+
+    /// The first tick at least `ms` from now; never `NONE`.
+    pub(super) fn after(&self, ms: u32) -> Tick {
+        Tick(self.next.wrapping_add(ms).max(1))
     }
 }

@@ -1,0 +1,272 @@
+//! The engine's other face, towards the wire: segments, transmission, events.
+
+use throng_runtime::Instant;
+
+use super::demux::{Kind, Slot};
+use super::egress::{Egress, Full};
+use super::engine::{Engine, Event, get_owned};
+use super::error::Unreachable;
+use super::output::{self, Turn};
+use super::segment::{Flags, FourTuple, Header};
+use super::seq::SeqNum;
+use super::snd::Payload;
+use super::state::{State, flag};
+use super::timer::Clock;
+use super::{arrival, time_wait};
+
+/// A segment's way through the stages of a burst; see [`Engine::prefetch`].
+#[derive(Clone, Copy, Debug)]
+pub struct Lookup {
+    hash: u32,
+    slot: Option<Slot>,
+}
+
+impl Engine {
+    /// Stage 1 for a burst: hashes the tuple and asks the cache for the table's line.
+    pub fn prefetch(&self, tuple: &FourTuple) -> Lookup {
+        let hash = self.core.demux.hash(tuple);
+        self.core.demux.prefetch(hash);
+        Lookup { hash, slot: None }
+    }
+
+    /// Stage 2 for a burst: finds what the segment (most likely) belongs to and asks the
+    /// cache for it. Returns whether there is anything.
+    pub fn locate(&self, lookup: &mut Lookup) -> bool {
+        lookup.slot = self.core.demux.find_first(lookup.hash);
+        if let Some(slot) = lookup.slot.filter(|slot| slot.kind() == Kind::Conn) {
+            self.conns.get(slot.index()).prefetch();
+        }
+        lookup.slot.is_some()
+    }
+
+    /// Stage 3 for a burst, worth it where connections are many: asks the cache for the
+    /// buffers of what was located, if it has any.
+    pub fn warm(&self, lookup: &Lookup) {
+        if let Some(slot) = lookup.slot.filter(|slot| slot.kind() == Kind::Conn)
+            && let Some(cold) = &self.conns.get(slot.index()).cold
+        {
+            cold.prefetch();
+        }
+    }
+
+    /// Last stage: a segment has come. `payload` is copied as far as it is kept; checksums
+    /// are verified already. `lookup` is of this segment's tuple; what other segments of the
+    /// burst have changed since it was made does not matter.
+    pub fn on_segment_at(
+        &mut self,
+        lookup: &Lookup,
+        header: &Header,
+        payload: &[u8],
+        now: Instant,
+    ) {
+        let clock = self.tell(now);
+        if let Some(slot) = lookup.slot.filter(|slot| slot.kind() == Kind::Conn) {
+            let conn = self.conns.get_mut(slot.index());
+            if conn.has(flag::MAPPED) && conn.tuple == header.tuple {
+                self.core.counters.segments_in += 1;
+                self.on_segment_conn(slot.index(), header, payload, clock);
+                return;
+            }
+        }
+        self.dispatch(lookup.hash, header, payload, clock);
+    }
+
+    /// What a segment with this tuple belongs to, without the stages.
+    pub fn find(&self, tuple: &FourTuple) -> Option<Slot> {
+        self.lookup(self.core.demux.hash(tuple), tuple)
+    }
+
+    /// All stages in one, for a segment that comes alone.
+    pub fn on_segment(&mut self, header: &Header, payload: &[u8], now: Instant) {
+        let clock = self.tell(now);
+        self.dispatch(self.core.demux.hash(&header.tuple), header, payload, clock);
+    }
+
+    fn dispatch(&mut self, hash: u32, header: &Header, payload: &[u8], now: Clock) {
+        self.core.counters.segments_in += 1;
+        match self.lookup(hash, &header.tuple) {
+            Some(slot) if slot.kind() == Kind::Conn => {
+                self.on_segment_conn(slot.index(), header, payload, now);
+            }
+            Some(slot) if slot.kind() == Kind::Half => {
+                self.on_segment_half(slot.index(), header, payload, now);
+            }
+            Some(slot) => self.on_segment_wait(slot.index(), header, payload, now),
+            None => self.on_segment_none(header, payload, now),
+        }
+    }
+
+    /// An ICMP error about a segment we sent with sequence number `seq`. It is believed if
+    /// that is in flight (RFC 5927 4.1); it ends a connection attempt if it is hard, and
+    /// otherwise is what a later timeout reports (RFC 5461).
+    pub fn on_icmp_unreachable(
+        &mut self,
+        tuple: FourTuple,
+        seq: SeqNum,
+        kind: Unreachable,
+        now: Instant,
+    ) {
+        self.tell(now);
+        let slot = self.lookup(self.core.demux.hash(&tuple), &tuple);
+        let Some(slot) = slot.filter(|slot| slot.kind() == Kind::Conn) else {
+            self.core.counters.icmp_ignored += 1;
+            return;
+        };
+        let conn = self.conns.get_mut(slot.index());
+        if !seq.in_window(conn.snd_una, conn.flight()) {
+            self.core.counters.icmp_ignored += 1;
+            return;
+        }
+        if conn.state == State::SynSent && kind.is_hard() {
+            self.core.counters.connect_failures += 1;
+            self.core.end(conn, Some(kind.error()));
+        } else {
+            conn.soft_error = Some(kind.error());
+        }
+        self.settle(slot.index());
+    }
+
+    /// Sends what waits to be sent, connection by connection in the order they asked, until
+    /// nothing is left or `egress` is full. Returns whether anything was sent.
+    pub fn poll_transmit(&mut self, now: Instant, egress: &mut impl Egress) -> bool {
+        let now = self.tell(now);
+        let before = self.core.counters.segments_out;
+        while let Some(reply) = self.core.replies.front() {
+            if egress.send(reply, &Payload::EMPTY, 0, &mut 0).is_err() {
+                return self.core.counters.segments_out != before;
+            }
+            self.core.replies.pop_front();
+            self.core.counters.segments_out += 1;
+        }
+        while let Some(slot) = self.core.transmit.pop_front() {
+            let done = match slot.kind() {
+                Kind::Half => self.transmit_half(slot.index(), egress, now),
+                _ => self.transmit_conn(slot.index(), egress, now),
+            };
+            if done.is_err() {
+                self.core.transmit.push_front(slot);
+                break;
+            }
+        }
+        self.core.counters.segments_out != before
+    }
+
+    fn transmit_conn(
+        &mut self,
+        index: u32,
+        egress: &mut impl Egress,
+        now: Clock,
+    ) -> Result<(), Full> {
+        let conn = self.conns.get_mut(index);
+        if !conn.has(flag::QUEUED) {
+            // Freed since, and perhaps in use again.
+            return Ok(());
+        }
+        let turn = output::transmit(conn, &mut self.core, egress, now)?;
+        conn.unset(flag::QUEUED);
+        if turn == Turn::Again {
+            self.core.want_transmit(conn);
+        }
+        self.settle(index);
+        Ok(())
+    }
+
+    /// Whether `poll_transmit` has anything to try.
+    pub fn wants_transmit(&self) -> bool {
+        !self.core.transmit.is_empty() || !self.core.replies.is_empty()
+    }
+
+    /// The next event, if there is one.
+    pub fn pop_event(&mut self) -> Option<Event> {
+        if self.core.has_starved() {
+            for id in self.core.take_starved() {
+                if let Some(conn) = get_owned(&mut self.conns, id) {
+                    conn.unset(flag::STARVED);
+                    self.core.writable(conn);
+                }
+            }
+        }
+        loop {
+            let event = self.core.events.pop_front()?;
+            match event {
+                Event::Readable(id) => {
+                    if let Some(conn) = get_owned(&mut self.conns, id) {
+                        conn.unset(flag::EVENT_READ);
+                        return Some(event);
+                    }
+                }
+                Event::Writable(id) => {
+                    if let Some(conn) = get_owned(&mut self.conns, id) {
+                        conn.unset(flag::EVENT_WRITE);
+                        return Some(event);
+                    }
+                }
+                Event::Acceptable(id) => {
+                    if let Some(listener) = self.listeners.get_mut(id) {
+                        listener.event = false;
+                        return Some(event);
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn on_segment_conn(
+        &mut self,
+        index: u32,
+        header: &Header,
+        payload: &[u8],
+        now: Clock,
+    ) {
+        let conn = self.conns.get_mut(index);
+        if !arrival::predict(conn, &mut self.core, header, payload, now) {
+            arrival::on_segment(conn, &mut self.core, header, payload, now);
+            self.settle(index);
+        }
+    }
+
+    fn on_segment_wait(&mut self, index: u32, header: &Header, payload: &[u8], now: Clock) {
+        let flags = header.flags;
+        let syn = flags.contains(Flags::SYN) && !flags.contains(Flags::ACK);
+        let entry = self.core.waits.get(index);
+        if syn && !flags.contains(Flags::RST) && entry.yields_to(header) {
+            let beyond = entry.snd_nxt;
+            if let Some(listener) = self.listeners.find(&header.tuple) {
+                self.core.counters.time_wait_reused += 1;
+                self.core.drop_wait(index, &header.tuple);
+                self.on_syn(listener, header, Some(beyond), now);
+                return;
+            }
+        }
+        let len = segment_len(header, payload);
+        time_wait::on_segment(&mut self.core, index, header, len, now);
+    }
+
+    fn on_segment_none(&mut self, header: &Header, payload: &[u8], now: Clock) {
+        let flags = header.flags;
+        if flags.contains(Flags::RST) {
+            self.core.counters.no_connection += 1;
+            return;
+        }
+        if flags.0 & (Flags::SYN.0 | Flags::ACK.0 | Flags::FIN.0) == Flags::SYN.0
+            && let Some(listener) = self.listeners.find(&header.tuple)
+        {
+            self.on_syn(listener, header, None, now);
+            return;
+        }
+        if flags.contains(Flags::SYN | Flags::FIN) {
+            self.core.counters.malformed += 1;
+            return;
+        }
+        // RFC 9293 3.10.7.1 and 3.10.7.2.
+        self.core.counters.no_connection += 1;
+        self.core.reset_for(header, segment_len(header, payload), now);
+    }
+}
+
+/// What a segment takes of sequence space (RFC 9293 3.4).
+fn segment_len(header: &Header, payload: &[u8]) -> u32 {
+    payload.len() as u32
+        + u32::from(header.flags.contains(Flags::SYN))
+        + u32::from(header.flags.contains(Flags::FIN))
+}
