@@ -6,7 +6,7 @@ use throng_net::device::{OpenOptions, dpdk};
 
 use crate::conformance::{Sides, Traits, conformance_suite};
 use crate::frames::{Port, connect, open_with};
-use crate::isolated::{Need, is_root, isolated, run};
+use crate::isolated::{Need, has_huge_pages, is_root, isolated, run};
 use crate::peers::socket;
 
 const QUEUES: usize = 2;
@@ -56,6 +56,10 @@ fn memif(client_arguments: &str, buffers: usize, limit: Option<usize>) -> Option
     let client = devargs(1, "client") + client_arguments;
     let far = open_with(&client, QUEUES, &options(buffers));
     joined(near, far, Traits { holds: 400, buffers: limit, ..Traits::default() })
+}
+
+fn memif_zero_copy() -> Option<Sides> {
+    has_huge_pages().then(|| memif(",zero-copy=yes", 4096, None))?
 }
 
 fn vhost(near_is_guest: bool) -> Option<Sides> {
@@ -130,7 +134,7 @@ fn quiet_network() {
 
 conformance_suite!(net_ring, ring, alone);
 conformance_suite!(net_memif, || memif("", 2048, Some(2048)), alone);
-conformance_suite!(net_memif_zero_copy, || memif(",zero-copy=yes", 4096, None), alone);
+conformance_suite!(net_memif_zero_copy, memif_zero_copy, alone);
 conformance_suite!(net_vhost_from_the_guest, || vhost(true), alone);
 conformance_suite!(net_vhost_from_the_host, || vhost(false), alone);
 conformance_suite!(net_tap, tap, alone_in_a_network);

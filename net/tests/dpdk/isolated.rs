@@ -64,7 +64,8 @@ pub(crate) fn isolated(name: &str, need: Need, body: fn()) {
         std::thread::sleep(Duration::from_millis(10));
     };
     let output = output.join().unwrap();
-    for reason in output.lines().filter(|line| line.starts_with("skipped:")) {
+    // Behind "test <name> ... " if the test says nothing before.
+    for reason in output.lines().filter_map(|line| line.find("skipped:").map(|at| &line[at..])) {
         println!("{reason}");
     }
     let errors = errors.join().unwrap();
@@ -117,6 +118,21 @@ pub(crate) fn is_root() -> bool {
     let root = status.lines().any(|line| line.starts_with("Uid:\t0\t"));
     let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     root && map.split_whitespace().collect::<Vec<_>>() == ["0", "0", "4294967295"]
+}
+
+/// Whether there are huge pages for a test. Says so if not.
+pub(crate) fn has_huge_pages() -> bool {
+    let count = |file: &str| -> usize {
+        let path = format!("/sys/kernel/mm/hugepages/hugepages-2048kB/{file}");
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        text.trim().parse().unwrap_or(0)
+    };
+    let refused = std::env::var("THRONG_EAL_ARGS").is_ok_and(|args| args.contains("--no-huge"));
+    let enough = !refused && count("free_hugepages") > count("resv_hugepages") + 200;
+    if !enough {
+        println!("skipped: zero copy between processes needs huge pages (vm.nr_hugepages)");
+    }
+    enough
 }
 
 /// Runs a program of the host and expects it to succeed.

@@ -7,7 +7,7 @@ use throng_net::device::OpenOptions;
 use throng_net::packet::Packet;
 
 use crate::frames::{connect, exchange, frame, now, number, open, open_with};
-use crate::isolated::{Need, isolated};
+use crate::isolated::{Need, has_huge_pages, isolated};
 use crate::peers::{peers_that_die, socket};
 
 #[test]
@@ -48,6 +48,9 @@ fn a_peer_process_that_is_killed_is_survived() {
 #[test]
 fn a_zero_copy_peer_that_is_killed_is_survived() {
     isolated("memif::a_zero_copy_peer_that_is_killed_is_survived", Need::Nothing, || {
+        if !has_huge_pages() {
+            return;
+        }
         peers_that_die(
             "memif::a_zero_copy_peer_that_is_killed_is_survived",
             |socket| open(&server(socket), 1),

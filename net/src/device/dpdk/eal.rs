@@ -94,7 +94,8 @@ fn arguments(ports: &[String], memory: usize, huge: usize, extra: &str) -> Vec<S
     ];
     // Reserved at once, with huge pages too: growing later takes a lock that virtio_user holds
     // while it waits for an answer of its vhost peer, which may be in this process.
-    let reserve = if huge >= memory {
+    // With a margin: who finds too few after all cannot start again without.
+    let reserve = if huge >= memory + memory / 2 {
         // One file per segment list: memif's zero-copy and virtio_user share memory with a
         // peer by passing its descriptors, and may pass only a few.
         args.extend(["--in-memory", "--single-file-segments"].map(str::to_owned));
@@ -135,7 +136,7 @@ fn cpus() -> String {
     list.iter().map(usize::to_string).collect::<Vec<_>>().join(",")
 }
 
-/// Bytes in free huge pages of all sizes.
+/// Bytes in huge pages of all sizes that nobody has mapped or reserved.
 fn free_huge_pages() -> usize {
     let Ok(sizes) = std::fs::read_dir("/sys/kernel/mm/hugepages") else { return 0 };
     sizes
@@ -144,8 +145,11 @@ fn free_huge_pages() -> usize {
             let name = size.file_name().into_string().ok()?;
             let kilobytes: usize =
                 name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
-            let free = std::fs::read_to_string(size.path().join("free_hugepages")).ok()?;
-            Some(kilobytes * 1024 * free.trim().parse::<usize>().ok()?)
+            let count = |file: &str| -> Option<usize> {
+                std::fs::read_to_string(size.path().join(file)).ok()?.trim().parse().ok()
+            };
+            let free = count("free_hugepages")?.saturating_sub(count("resv_hugepages")?);
+            Some(kilobytes * 1024 * free)
         })
         .sum()
 }
@@ -354,7 +358,7 @@ mod tests {
 
     #[test]
     fn huge_pages_are_used_when_there_are_enough() {
-        let with = arguments(&["net_ring0".into()], 100 << 20, 100 << 20, "-n 2");
+        let with = arguments(&["net_ring0".into()], 100 << 20, 150 << 20, "-n 2");
         assert!(
             with.contains(&"--in-memory".to_owned()) && with.ends_with(&["-n".into(), "2".into()])
         );
