@@ -18,8 +18,8 @@ const ETHERNET: usize = 14;
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Datagrams that may be under way at once.
 const MAX_DATAGRAMS: usize = 64;
-/// Largest IP payload: the length field has 16 bits.
-const MAX_PAYLOAD: usize = 65_535;
+/// Largest IP payload: IPv4's 16 bits of length cover a header of up to 60 bytes as well.
+const MAX_PAYLOAD: usize = 65_535 - 60;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Key {

@@ -19,6 +19,8 @@ use crate::packet::Packet;
 use crate::tcp::segment::{Addr, FourTuple, Header};
 use crate::tcp::{Egress, Full, Payload};
 
+/// Payload of a frame that the device cuts into segments: with headers below 65,536 bytes.
+const MAX_SEGMENTS: usize = 65_000;
 /// Frames that may wait for the device's ring. Beyond it connections keep their data.
 const MAX_QUEUED: usize = 512;
 
@@ -41,7 +43,8 @@ pub(crate) struct Link {
 impl Link {
     pub(crate) fn new(device: Box<dyn Device>, routes: Routes, max_neighbors: usize) -> Link {
         let caps = device.capabilities();
-        let (mac, mtu, tso_max) = (caps.mac, caps.mtu, caps.tso_max);
+        // IP's length field bounds a frame that the device will cut.
+        let (mac, mtu, tso_max) = (caps.mac, caps.mtu, caps.tso_max.min(MAX_SEGMENTS));
         let offload = Offload::from(caps);
         Link {
             device,

@@ -49,7 +49,7 @@ use ports::EphemeralPorts;
 use route::Routes;
 use slow::{Lease, SlowPath};
 use udp::UdpTable;
-use wakers::Wakers;
+use wakers::{Wakers, wait_in};
 
 /// What shards tell each other.
 pub(crate) enum Message {
@@ -189,7 +189,7 @@ impl Stack {
     /// Whether the interface has its addresses; if not, `cx` is woken when it has.
     pub(crate) fn poll_configured(&mut self, cx: &Context<'_>) -> bool {
         if !self.configured {
-            self.configuring.push(cx.waker().clone());
+            wait_in(&mut self.configuring, cx);
         }
         self.configured
     }
@@ -206,10 +206,7 @@ impl Stack {
 
     /// Registers the task of `cx` with a listener.
     pub(crate) fn register_accept(&mut self, id: ListenerId, cx: &Context<'_>) {
-        let waiting = self.accepting.entry(id).or_default();
-        if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
-            waiting.push(cx.waker().clone());
-        }
+        wait_in(self.accepting.entry(id).or_default(), cx);
     }
 
     /// Listens at `addr`; port 0 asks for a free one.

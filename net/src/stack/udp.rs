@@ -10,6 +10,7 @@ use slab::Slab;
 
 use super::Stack;
 use super::counters::Counters;
+use super::wakers::wait_in;
 use crate::tcp::segment::{Addr, FourTuple};
 
 /// Largest payload of a UDP datagram over IPv4, in bytes.
@@ -144,7 +145,7 @@ impl Stack {
                 Poll::Ready((from, payload))
             }
             None => {
-                socket.readers.push(cx.waker().clone());
+                wait_in(&mut socket.readers, cx);
                 Poll::Pending
             }
         }
@@ -176,7 +177,7 @@ impl Stack {
         match self.link.send_udp(&tuple, payload, &mut 0) {
             Ok(()) => Poll::Ready(Ok(())),
             Err(_) => {
-                self.udp.writers.push(cx.waker().clone());
+                wait_in(&mut self.udp.writers, cx);
                 Poll::Pending
             }
         }

@@ -3,6 +3,13 @@
 
 use std::task::{Context, Waker};
 
+/// Adds the task of `cx` to tasks that wait for the same thing, once.
+pub(crate) fn wait_in(waiting: &mut Vec<Waker>, cx: &Context<'_>) {
+    if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+        waiting.push(cx.waker().clone());
+    }
+}
+
 /// Slots per chunk: growing allocates one chunk and moves none.
 const CHUNK: usize = 1024;
 
