@@ -126,6 +126,7 @@ fn an_interface_that_is_down_or_gone_is_survived() {
     assert_eq!(queues[0].transmit(&mut frames, Instant::ZERO), 1);
     assert_eq!(queues[0].counters().tx_dropped, 3);
     assert_eq!(queues[0].receive(&mut Vec::new(), 64, Instant::ZERO), 0);
+    assert!(queues[0].interrupt_fd().is_none(), "it would end every wait at once");
 }
 
 #[test]

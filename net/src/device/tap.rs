@@ -108,6 +108,8 @@ pub struct TapQueue {
     /// Where the rest of a longer packet goes.
     large: Option<Buffer>,
     small_size: usize,
+    /// The interface was deleted: its descriptor would end every wait at once.
+    gone: bool,
     counters: Counters,
 }
 
@@ -135,6 +137,7 @@ impl TapQueue {
             small: None,
             large: None,
             small_size,
+            gone: false,
             counters: Counters::default(),
         }
     }
@@ -236,7 +239,13 @@ impl Device for TapQueue {
                     self.counters.no_buffer += 1;
                     break;
                 }
-                // Nothing there, or (EBADFD) the interface is gone.
+                Err(Errno::BADFD) => {
+                    if !std::mem::replace(&mut self.gone, true) {
+                        tracing::warn!(device = self.capabilities.name, "the interface is gone");
+                    }
+                    break;
+                }
+                // Nothing there.
                 Err(_) => break,
             }
         }
@@ -273,14 +282,14 @@ impl Device for TapQueue {
     }
 
     fn interrupt_fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.file.as_fd())
+        (!self.gone).then(|| self.file.as_fd())
     }
 
     fn arm(&mut self) -> bool {
         // The descriptor is level-triggered, so nothing can be lost; a look saves a wait.
         let mut fds = [PollFd::new(&self.file, PollFlags::IN)];
         let none = Timespec { tv_sec: 0, tv_nsec: 0 };
-        !matches!(poll(&mut fds, Some(&none)), Ok(ready) if ready > 0)
+        !self.gone && !matches!(poll(&mut fds, Some(&none)), Ok(ready) if ready > 0)
     }
 
     fn counters(&self) -> Counters {

@@ -10,6 +10,8 @@ use super::{SharedStack, Stack};
 
 /// How long a shard naps at a time on a device that cannot wake it.
 const NAP: Duration = Duration::from_micros(50);
+/// How soon a full ring is looked at again. Not at once: a virtual clock would stand still.
+const RETRY: Duration = Duration::from_micros(5);
 
 /// A shard's [`Driver`].
 pub(crate) struct StackDriver {
@@ -83,8 +85,8 @@ impl Stack {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        // Frames the ring had no room for: look again at once.
-        let waiting = (!self.link.queue.is_empty()).then_some(self.link.now);
+        // Frames the ring had no room for.
+        let waiting = (!self.link.queue.is_empty()).then(|| self.link.now + RETRY);
         [
             waiting,
             self.engine.poll_timeout(),
