@@ -21,8 +21,6 @@ use crate::shared::{Counters, Drained, Membership, Phase, Shared};
 /// Any error of a service or body, as hyper takes it.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Connections accepted in one go before other tasks get their turn.
-const ACCEPT_BUDGET: u32 = 32;
 /// First pause after the listener fails; it doubles up to [`BACKOFF_MAX`].
 const BACKOFF_MIN: Duration = Duration::from_millis(5);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
@@ -251,7 +249,6 @@ impl Running {
         B::Error: Into<BoxError>,
     {
         let mut backoff = BACKOFF_MIN;
-        let mut budget = ACCEPT_BUDGET;
         while let Some(accepted) = poll_fn(|cx| self.poll_accept(&listener, cx)).await {
             match accepted {
                 Ok((io, peer)) => {
@@ -268,11 +265,7 @@ impl Running {
                     backoff = (2 * backoff).min(BACKOFF_MAX);
                 }
             }
-            budget -= 1;
-            if budget == 0 {
-                budget = ACCEPT_BUDGET;
-                throng_runtime::yield_now().await;
-            }
+            throng_runtime::coop::consume_budget().await;
         }
         drop(listener);
         let mut deadline = Alarm::default();

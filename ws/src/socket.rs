@@ -396,6 +396,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream for WebSocket<S> {
     type Item = Result<Message, Error>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        ready!(throng_runtime::coop::poll_proceed(cx));
         let this = self.get_mut();
         let item = this.poll_message(cx);
         if item.is_pending() && !this.reader.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {

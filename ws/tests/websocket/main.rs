@@ -6,6 +6,7 @@ mod support;
 mod close;
 mod handshake;
 mod messages;
+mod random;
 mod raw;
 mod split;
 mod timers;
