@@ -294,7 +294,10 @@ fn deliver(conn: &mut Conn, core: &mut Core, payload: &[u8]) {
 /// When to acknowledge payload in order: RFC 5681 4.2, every second full segment, else soon.
 fn schedule_ack(conn: &mut Conn, core: &mut Core, len: u32) {
     let unacknowledged = conn.rcv_nxt - conn.last_ack;
-    conn.rcv_mss = conn.rcv_mss.max(len.min(u32::from(core.mss(&conn.tuple))) as u16);
+    if len > u32::from(conn.rcv_mss) {
+        // Software that merges segments (GRO) may hand in longer ones than a peer sends.
+        conn.rcv_mss = len.min(u32::from(core.mss(&conn.tuple))) as u16;
+    }
     let full = unacknowledged >= 2 * u32::from(conn.rcv_mss);
     conn.set(if full { flag::ACK_NOW } else { flag::ACK_LATER });
     core.want_transmit(conn);

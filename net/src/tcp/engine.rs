@@ -173,14 +173,8 @@ impl Engine {
             core.recv_used -= u64::from(before - cold.rcv.ready.charge());
             core.put_away(conn);
             // RFC 9293 3.8.6.2.2: say so when a good part of the window is free again.
-            let fresh = output::free_window(conn, core);
-            let step = (core.config.recv_buffer / 2).min(2 * u32::from(conn.rcv_mss));
-            if conn.has(flag::MAPPED)
-                && !conn.has(flag::PEER_FIN)
-                && conn.offered() < core.config.recv_buffer / 2
-                && fresh >= conn.offered() + step
-            {
-                core.ack_now(conn);
+            if conn.offered() < core.config.recv_buffer / 2 {
+                output::offer_more(conn, core);
             }
             return Ok(bytes);
         }

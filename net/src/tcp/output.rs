@@ -229,10 +229,12 @@ impl<E: Egress> Output<'_, E> {
     fn window(&self) -> u32 {
         let conn = &*self.conn;
         let offered = conn.offered();
-        let fresh = free_window(conn, self.core);
         let scale = conn.rcv_scale;
-        let step = (self.core.config.recv_buffer / 2).min(u32::from(conn.rcv_mss).max(1));
-        let window = if fresh >= offered.saturating_add(step) { fresh } else { offered };
+        let buffer = self.core.config.recv_buffer;
+        let enough = offered.saturating_add((buffer / 2).min(u32::from(conn.rcv_mss).max(1)));
+        // Nothing to work out where even an empty buffer has no step to give.
+        let fresh = if enough <= buffer { free_window(conn, self.core) } else { 0 };
+        let window = if fresh >= enough { fresh } else { offered };
         // Rounded up, so that scaling does not draw the right edge back.
         let max = 0xffff_u32 << scale;
         (window.div_ceil(1 << scale) << scale).min(max)
@@ -403,6 +405,18 @@ impl<E: Egress> Output<'_, E> {
         self.conn.unset(flag::SEND_PROBE);
         self.core.counters.probes += 1;
         Ok(())
+    }
+}
+
+/// Has a window update sent if the application has read enough to be worth it.
+#[cold]
+pub(super) fn offer_more(conn: &mut Conn, core: &mut Core) {
+    let step = (core.config.recv_buffer / 2).min(2 * u32::from(conn.rcv_mss));
+    if conn.has(flag::MAPPED)
+        && !conn.has(flag::PEER_FIN)
+        && free_window(conn, core) >= conn.offered() + step
+    {
+        core.ack_now(conn);
     }
 }
 

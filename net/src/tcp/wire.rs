@@ -167,7 +167,9 @@ impl Engine {
         if turn == Turn::Again {
             self.core.want_transmit(conn);
         }
-        self.settle(index);
+        if conn.has(flag::ORPHAN) {
+            self.settle(index);
+        }
         Ok(())
     }
 
@@ -179,12 +181,7 @@ impl Engine {
     /// The next event, if there is one.
     pub fn pop_event(&mut self) -> Option<Event> {
         if self.core.has_starved() {
-            for id in self.core.take_starved() {
-                if let Some(conn) = get_owned(&mut self.conns, id) {
-                    conn.unset(flag::STARVED);
-                    self.core.writable(conn);
-                }
-            }
+            self.wake_starved();
         }
         loop {
             let event = self.core.events.pop_front()?;
@@ -211,6 +208,17 @@ impl Engine {
         }
     }
 
+    /// Tells the connections that waited for send memory that there is some.
+    #[cold]
+    fn wake_starved(&mut self) {
+        for id in self.core.take_starved() {
+            if let Some(conn) = get_owned(&mut self.conns, id) {
+                conn.unset(flag::STARVED);
+                self.core.writable(conn);
+            }
+        }
+    }
+
     pub(super) fn on_segment_conn(
         &mut self,
         index: u32,
@@ -221,7 +229,9 @@ impl Engine {
         let conn = self.conns.get_mut(index);
         if !arrival::predict(conn, &mut self.core, header, payload, now) {
             arrival::on_segment(conn, &mut self.core, header, payload, now);
-            self.settle(index);
+            if conn.has(flag::ORPHAN) {
+                self.settle(index);
+            }
         }
     }
 
