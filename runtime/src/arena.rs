@@ -105,8 +105,20 @@ impl Slot {
 
     #[inline]
     pub(crate) fn generation(&self) -> u32 {
-        self.state() >> FLAG_BITS
+        generation(self.state())
     }
+
+    /// Owner only: the task's allocation.
+    #[inline]
+    pub(crate) fn task(&self) -> *mut Header {
+        self.task.get()
+    }
+}
+
+/// The generation in a slot's state.
+#[inline]
+pub(crate) fn generation(state: u32) -> u32 {
+    state >> FLAG_BITS
 }
 
 /// Memory for `count` slots, zeroed: vacant, generation 0, in no list. Asking the allocator

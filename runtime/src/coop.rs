@@ -4,32 +4,27 @@
 //! ready over and over asks [`poll_proceed`] first: after 128 goes in one poll it says
 //! `Pending` and has the task polled again behind all others.
 
-use std::cell::Cell;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use crate::shard;
+
 /// Goes in one poll of a task.
-const BUDGET: u32 = 128;
-
-thread_local! {
-    static LEFT: Cell<u32> = const { Cell::new(BUDGET) };
-}
-
-pub(crate) fn refill() {
-    LEFT.set(BUDGET);
-}
+pub(crate) const BUDGET: u32 = 128;
 
 /// Takes one go from the running task's budget. `Pending` when it is used up: the task
 /// has been woken and is to return; it comes back with a new budget. On threads without a
 /// shard it is always ready.
 #[inline]
 pub fn poll_proceed(cx: &mut Context<'_>) -> Poll<()> {
-    let left = LEFT.get();
-    if left > 0 {
-        LEFT.set(left - 1);
-        return Poll::Ready(());
-    }
-    if crate::shard::try_with(|_| ()).is_none() {
+    let proceed = shard::try_with(|shard| match shard.budget.get() {
+        0 => false,
+        left => {
+            shard.budget.set(left - 1);
+            true
+        }
+    });
+    if proceed.unwrap_or(true) {
         return Poll::Ready(());
     }
     cx.waker().wake_by_ref();

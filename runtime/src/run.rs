@@ -141,7 +141,8 @@ where
     Fut: Future + 'static,
 {
     fn clock(&self) -> Instant {
-        Instant::ZERO + self.origin.elapsed()
+        let elapsed = self.origin.elapsed();
+        Instant::from_nanos(elapsed.as_secs() * 1_000_000_000 + u64::from(elapsed.subsec_nanos()))
     }
 
     /// A shard's thread. `None`: another shard failed first.

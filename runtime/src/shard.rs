@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use crate::arena::{ABORT, ALIVE, Arena, DONE, HANDLE, QUEUED, TaskId, WAITER};
+use crate::arena::{ABORT, ALIVE, Arena, DONE, HANDLE, QUEUED, Slot, TaskId, WAITER, generation};
 use crate::config::ShardId;
 use crate::coop;
 use crate::error::{SpawnError, panic_text};
@@ -22,7 +22,7 @@ use crate::group::{Group, Lease};
 use crate::inbound::Chain;
 use crate::mesh::Port;
 use crate::prefetch::prefetch;
-use crate::ready::ReadyQueue;
+use crate::ready::{BATCH, ReadyQueue};
 use crate::stats::{Counters, Stats};
 use crate::task::{self, Header};
 use crate::time::Instant;
@@ -39,9 +39,6 @@ pub(crate) type Envelope = Box<dyn FnOnce() + Send>;
 /// Rounds of the ready queue in one turn, so that a task woken by another runs in the same
 /// turn, while one that keeps waking itself runs this often at most.
 const ROUNDS: usize = 4;
-/// How far ahead of the poll a task's slot and its memory are fetched into the cache.
-const SLOT_AHEAD: usize = 8;
-const TASK_AHEAD: usize = 4;
 
 /// What few tasks need and only for a while.
 #[derive(Default)]
@@ -56,6 +53,8 @@ pub(crate) struct Shard {
     pub(crate) group: Arc<Group>,
     now: Cell<Instant>,
     ready: RefCell<ReadyQueue>,
+    /// What is left of the running task's cooperative budget.
+    pub(crate) budget: Cell<u32>,
     /// Remote wakes taken from the list and not yet looked at.
     chain: Cell<Chain>,
     pub(crate) timers: RefCell<TimerWheel<Waker>>,
@@ -99,6 +98,7 @@ impl Shard {
             group,
             now: Cell::new(Instant::ZERO),
             ready: RefCell::new(ReadyQueue::new()),
+            budget: Cell::new(coop::BUDGET),
             chain: Cell::new(Chain::default()),
             timers: RefCell::new(TimerWheel::new()),
             fired: RefCell::new(Vec::new()),
@@ -168,8 +168,7 @@ impl Shard {
 
     /// Puts a task in the ready queue unless it is there or has ended.
     #[inline]
-    fn schedule(&self, index: u32) {
-        let slot = self.arena().slot(index);
+    fn schedule(&self, index: u32, slot: &Slot) {
         let state = slot.state();
         if state & (ALIVE | QUEUED) == ALIVE {
             slot.set_state(state | QUEUED);
@@ -182,7 +181,7 @@ impl Shard {
         let slot = self.arena().slot(index);
         if slot.state() & ALIVE != 0 {
             slot.set_state(slot.state() | ABORT);
-            self.schedule(index);
+            self.schedule(index, slot);
         }
     }
 
@@ -248,7 +247,7 @@ impl Shard {
                 chain = self.arena().wakes().take();
             }
             let Some(index) = chain.pop(|index| &self.arena().slot(index).link) else { break };
-            self.schedule(index);
+            self.schedule(index, self.arena().slot(index));
             taken += 1;
         }
         self.chain.set(chain);
@@ -276,26 +275,32 @@ impl Shard {
     }
 
     /// Stage: polls ready tasks, at most `budget`. Returns how many.
+    ///
+    /// In batches of three steps: fetch the slots, fetch the tasks, poll. With a million
+    /// tasks neither is in the cache, and one after the other would wait for both each time.
     pub(crate) fn run_tasks(&self, budget: usize) -> usize {
         let mut polls = 0;
+        let mut batch = [0; BATCH];
         for _ in 0..ROUNDS {
-            let round = self.ready.borrow().len().min(budget - polls);
+            let mut round = self.ready.borrow().len().min(budget - polls);
             if round == 0 {
                 break;
             }
-            for _ in 0..round {
-                let mut ready = self.ready.borrow_mut();
-                let Some(index) = ready.pop() else { break };
-                if let Some(ahead) = ready.peek(TASK_AHEAD) {
-                    prefetch(self.arena().task(ahead));
-                }
-                if let Some(ahead) = ready.peek(SLOT_AHEAD) {
-                    prefetch(self.arena().slot(ahead));
-                }
-                drop(ready);
-                self.poll_task(index);
-            }
             polls += round;
+            while round > 0 {
+                let count = self.ready.borrow_mut().pop(round, &mut batch);
+                let batch = &batch[..count];
+                for &index in batch {
+                    prefetch(self.arena().slot(index));
+                }
+                for &index in batch {
+                    prefetch(self.arena().task(index));
+                }
+                for &index in batch {
+                    self.poll_task(index);
+                }
+                round -= count;
+            }
         }
         polls
     }
@@ -308,18 +313,17 @@ impl Shard {
             return;
         }
         slot.set_state(state & !QUEUED);
-        if state & ALIVE == 0 {
+        if state & (ALIVE | ABORT) != ALIVE {
+            if state & ALIVE != 0 {
+                self.cancel(index, slot.task());
+            }
             return;
         }
-        let task = self.arena().task(index);
-        if state & ABORT != 0 {
-            self.cancel(index, task);
-            return;
-        }
+        let task = slot.task();
         let waker =
-            waker(TaskId { arena: self.arena().id(), index, generation: slot.generation() });
+            waker(TaskId { arena: self.arena().id(), index, generation: generation(state) });
         let mut cx = Context::from_waker(&waker);
-        coop::refill();
+        self.budget.set(coop::BUDGET);
         self.counters.polls.add(1);
         let mut gone = false;
         let polled = catch_unwind(AssertUnwindSafe(|| {
@@ -410,7 +414,7 @@ impl Shard {
     }
 
     pub(crate) fn has_ready(&self) -> bool {
-        self.ready.borrow().len() != 0
+        !self.ready.borrow().is_empty()
     }
 
     /// Drops all tasks, on this thread and with this shard as the current one. Refuses
@@ -425,9 +429,16 @@ impl Shard {
         }
         // A slot left in the chain could not be woken from outside in its next life.
         while self.take_remote_wakes(usize::MAX) > 0 {}
-        while let Some(index) = { self.ready.borrow_mut().pop() } {
-            let slot = self.arena().slot(index);
-            slot.set_state(slot.state() & !QUEUED);
+        let mut batch = [0; BATCH];
+        loop {
+            let count = self.ready.borrow_mut().pop(BATCH, &mut batch);
+            for &index in &batch[..count] {
+                let slot = self.arena().slot(index);
+                slot.set_state(slot.state() & !QUEUED);
+            }
+            if count == 0 {
+                break;
+            }
         }
         let waiters = self.signal_waiters.take();
         drop(waiters);
@@ -514,8 +525,9 @@ pub(crate) fn wake_if_own(id: TaskId) -> bool {
         if shard.arena().id() != id.arena {
             return false;
         }
-        if shard.arena().slot(id.index).generation() == id.generation {
-            shard.schedule(id.index);
+        let slot = shard.arena().slot(id.index);
+        if slot.generation() == id.generation {
+            shard.schedule(id.index, slot);
         }
         true
     })
