@@ -6,6 +6,7 @@
 mod bench;
 mod cargo;
 mod demo;
+mod guest;
 mod host;
 mod hugepages;
 mod interop;

@@ -45,6 +45,12 @@ const TOOLS: &[Package] = &[
     Package { name: "python3-venv", probe: Venv, why: "websockets and kosoku clients" },
 ];
 
+/// What `cargo xtask test --guest` takes beside those.
+const GUEST: &[Package] = &[
+    Package { name: "qemu-system-x86", probe: Program("qemu-system-x86_64"), why: "the guest" },
+    Package { name: "busybox-static", probe: Program("busybox"), why: "the guest's user land" },
+];
+
 /// Python packages and their versions, for the virtual environment under `target/`.
 const PYTHON: &[&str] = &["websockets==17.4", "kosoku==0.1.0"];
 
@@ -61,6 +67,8 @@ pub(crate) enum Need {
     Build,
     /// All of the tests.
     Everything,
+    /// The guest's test.
+    Guest,
 }
 
 /// `cargo xtask setup`.
@@ -148,14 +156,15 @@ fn privilege() -> Option<&'static [&'static str]> {
 }
 
 fn missing(need: Need) -> Vec<&'static Package> {
-    let tools = if need == Need::Everything { TOOLS } else { &[] };
+    let tools = if need == Need::Build { &[] } else { TOOLS };
+    let guest = if need == Need::Guest { GUEST } else { &[] };
     let there = |package: &&Package| match package.probe {
         Program(program) => host::find_program(program).is_some(),
         Dpdk => host::pkg_config("libdpdk", "22.11"),
         Libclang => host::has_libclang(),
         Venv => can_make_venv(),
     };
-    BUILD.iter().chain(tools).filter(|package| !there(package)).collect()
+    BUILD.iter().chain(tools).chain(guest).filter(|package| !there(package)).collect()
 }
 
 /// Debian's own interpreter, for which `python3-venv` is; else the first on the PATH.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::cargo::{cargo, features};
 use crate::host;
 use crate::hugepages::Hugepages;
+use crate::interop::{self, Backend};
 use crate::process::Cmd;
 use crate::report::{Outcome, Report};
 use crate::setup::{self, HUGEPAGES, Need};
@@ -17,6 +18,9 @@ pub(crate) struct Options {
     /// Run only the steps whose name contains this (may be given again)
     #[arg(long = "only", value_name = "STEP")]
     only: Vec<String>,
+    /// Instead of everything else: our server in a guest with an emulated PCI NIC
+    #[arg(long)]
+    guest: bool,
     /// Name the steps and end
     #[arg(long)]
     list: bool,
@@ -33,14 +37,18 @@ pub(crate) fn command(options: &Options) -> io::Result<ExitCode> {
     } else {
         let _ = std::fs::remove_dir_all(host::logs());
         std::fs::create_dir_all(host::logs())?;
-        setup::packages(Need::Everything)?;
+        setup::packages(if options.guest { Need::Guest } else { Need::Everything })?;
         if let Err(why) = host::dpdk() {
             println!("without DPDK: {why}");
         }
         Some(Hugepages::reserve(HUGEPAGES))
     };
-    static_checks(&mut report);
-    cargo_tests(&mut report);
+    if options.guest {
+        interop::steps(&mut report, &[Backend::Guest], &[]);
+    } else {
+        static_checks(&mut report);
+        cargo_tests(&mut report);
+    }
     drop(pages);
     Ok(if report.finish() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -59,6 +59,24 @@ pub(crate) fn functional(run: &mut Run) {
     run.check("kosoku", kosoku);
 }
 
+/// What is asked of the server in a guest, where everything is emulated and slow.
+pub(crate) fn guest(run: &mut Run) {
+    for (family, host, address) in
+        [("IPv4", SERVER_V4.to_owned(), SERVER_V4), ("IPv6", format!("[{SERVER_V6}]"), SERVER_V6)]
+    {
+        for size in ["56", "3000"] {
+            run.check(&format!("ping {size} {family}"), |_| ping(address, size));
+        }
+        for (version, flag) in [("HTTP/1.1", "--http1.1"), ("HTTP/2", "--http2-prior-knowledge")] {
+            run.check(&format!("curl {version} {family}"), |_| {
+                get(&format!("http://{host}/"), &[flag, "-m5", "-w", "\n%{http_version}"])
+            });
+        }
+        run.check(&format!("TCP echo {family}"), |_| tcp_echo(address));
+        run.check(&format!("shards' shares {family}"), |_| shares(address));
+    }
+}
+
 /// Load, whose capture is judged apart.
 pub(crate) fn load(run: &mut Run) {
     for (family, host, seconds) in
@@ -348,8 +366,9 @@ pub(crate) fn compare_counters(before: &BTreeMap<String, u64>) -> Verdict {
     }
 }
 
-/// The server has neither panicked nor logged an error, and said how flows are steered.
-pub(crate) fn server_log(run: &Run) -> Verdict {
+/// The server has neither panicked nor logged an error, and said how flows are steered:
+/// by `wanted`, if given.
+pub(crate) fn server_log(run: &Run, wanted: Option<&str>) -> Verdict {
     let log = std::fs::read_to_string(run.logs.join("server.log"))
         .map_err(|error| format!("server.log: {error}"))?;
     let bad: Vec<&str> =
@@ -357,6 +376,12 @@ pub(crate) fn server_log(run: &Run) -> Verdict {
     if !bad.is_empty() {
         return Err(bad.join("\n"));
     }
-    let steering = log.lines().find(|line| line.contains("steering"));
-    steering.map(str::to_owned).ok_or("the log does not say how flows are steered".into())
+    let said: Vec<&str> = log.lines().filter(|line| line.contains("steering:")).collect();
+    match said.iter().find(|line| wanted.is_none_or(|wanted| line.contains(wanted))) {
+        Some(line) => Ok((*line).to_owned()),
+        None => Err(format!(
+            "the log does not say that flows are steered{}; it says: {said:?}",
+            wanted.map_or_else(String::new, |by| format!(" by {by}"))
+        )),
+    }
 }

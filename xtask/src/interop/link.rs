@@ -5,6 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::Backend;
+use crate::guest;
 use crate::process::Cmd;
 
 /// The kernel's addresses on the link.
@@ -28,6 +29,11 @@ impl Link {
     /// What has to be there before the server starts.
     pub(crate) fn prepare(backend: Backend) -> Result<Link, String> {
         match backend {
+            Backend::Guest => {
+                // Made here and opened by qemu; the guest's own start-up names its device.
+                run(&format!("ip tuntap add dev {} mode tap multi_queue", guest::TAP))?;
+                Ok(Link { interface: guest::TAP, device: String::new() })
+            }
             Backend::Tap => Ok(Link { interface: "ttap0", device: "tap:ttap0".into() }),
             Backend::NetTap => {
                 Ok(Link { interface: "dtap0", device: "dpdk:net_tap0,iface=dtap0".into() })

@@ -9,11 +9,12 @@ mod inside;
 mod link;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::cargo::{cargo, features};
+use crate::guest;
 use crate::host;
 use crate::hugepages::Hugepages;
 use crate::process::Cmd;
@@ -34,10 +35,12 @@ pub(crate) enum Backend {
     AfXdp,
     /// Plain Linux TAP, no DPDK
     Tap,
+    /// An emulated PCI NIC in a guest under qemu (see `guest`)
+    Guest,
 }
 
 impl Backend {
-    /// All of them, in the order they are run.
+    /// Those of every run, in their order.
     pub(crate) const ALL: [Backend; 3] = [Backend::NetTap, Backend::AfXdp, Backend::Tap];
 
     /// Its name on the command line and in reports.
@@ -46,6 +49,7 @@ impl Backend {
             Backend::NetTap => "net-tap",
             Backend::AfXdp => "af-xdp",
             Backend::Tap => "tap",
+            Backend::Guest => "guest",
         }
     }
 
@@ -54,7 +58,7 @@ impl Backend {
         host::can_own_network()?;
         match self {
             Backend::Tap => Ok(()),
-            Backend::NetTap => host::dpdk(),
+            Backend::NetTap | Backend::Guest => host::dpdk(),
             Backend::AfXdp if !host::is_root() => Err("loading an XDP program needs root".into()),
             Backend::AfXdp => host::dpdk(),
         }
@@ -102,7 +106,10 @@ fn run(backend: Backend, only: &[String]) -> Result<Outcome, String> {
     let _ = std::fs::remove_dir_all(&logs);
     std::fs::create_dir_all(&logs).map_err(missing)?;
 
-    let server = build_server(&logs)?;
+    let server = match backend {
+        Backend::Guest => guest::prepare(&logs)?,
+        _ => build_server(&logs)?,
+    };
     let python = setup::python()?;
     let results = logs.join("results.jsonl");
     let this = std::env::current_exe().map_err(missing)?;
@@ -131,7 +138,7 @@ fn run(backend: Backend, only: &[String]) -> Result<Outcome, String> {
 }
 
 /// Builds the server with every feature that is to be had. Returns its path.
-pub(crate) fn build_server(logs: &std::path::Path) -> Result<PathBuf, String> {
+pub(crate) fn build_server(logs: &Path) -> Result<PathBuf, String> {
     let build = cargo(["build", "--locked", "--quiet", "--package", SERVER])
         .arg(features())
         .log(logs.join("build.log"))
@@ -144,7 +151,7 @@ pub(crate) fn build_server(logs: &std::path::Path) -> Result<PathBuf, String> {
     Ok(host::target().join("debug").join(SERVER))
 }
 
-fn read_results(path: &std::path::Path, backend: Backend) -> Outcome {
+fn read_results(path: &Path, backend: Backend) -> Outcome {
     let mut outcome = Outcome::default();
     let text = std::fs::read_to_string(path).unwrap_or_default();
     for line in text.lines() {
