@@ -48,6 +48,7 @@ pub(crate) fn command(options: &Options) -> io::Result<ExitCode> {
     } else {
         static_checks(&mut report);
         cargo_tests(&mut report);
+        interop::steps(&mut report, &[], &[]);
     }
     drop(pages);
     Ok(if report.finish() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -129,19 +129,15 @@ fn start_server(options: &Options) -> Result<(Link, Background), String> {
 
 fn all_checks(run: &mut Run, options: &Options, link: &Link, mut server: Background) {
     if options.backend == Backend::Guest {
-        checks::guest(run);
+        checks::basics(run);
         run.check("server log", |run| checks::server_log(run, Some("by the device's RSS")));
         return;
     }
     let before = checks::kernel_counters();
-    // The load is captured apart and only its beginning: minutes of it say nothing new.
-    let capture = Capture::start(run, link.interface, "functional", None);
-    checks::functional(run);
-    judge(run, capture, "capture: functional");
-
-    let capture = Capture::start(run, link.interface, "load", Some(250_000));
-    checks::load(run);
-    judge(run, capture, "capture: load");
+    // What moves much is captured apart and only its beginning: more says nothing new.
+    captured(run, link, "functional", None, checks::functional);
+    captured(run, link, "bodies", Some(200_000), checks::bodies);
+    captured(run, link, "load", Some(150_000), checks::load);
 
     run.check("kernel counters", |_| checks::compare_counters(&before));
     run.check("server log", |run| checks::server_log(run, None));
@@ -159,6 +155,15 @@ fn all_checks(run: &mut Run, options: &Options, link: &Link, mut server: Backgro
     });
 }
 
-fn judge(run: &mut Run, capture: Result<Capture, String>, name: &str) {
-    run.check(name, |_| capture.and_then(Capture::judge));
+/// Makes some checks under a capture of at most `packets`, if given, and judges that.
+fn captured(
+    run: &mut Run,
+    link: &Link,
+    name: &str,
+    packets: Option<u32>,
+    checks: impl FnOnce(&mut Run),
+) {
+    let capture = Capture::start(run, link.interface, name, packets);
+    checks(run);
+    run.check(&format!("capture: {name}"), |_| capture.and_then(Capture::judge));
 }
