@@ -35,6 +35,7 @@ pub fn simulate<T: 'static>(future: impl Future<Output = T> + 'static) -> T {
 }
 
 /// Counts its drops.
+#[derive(Debug)]
 pub struct Dropped(Rc<Cell<usize>>);
 
 impl Dropped {
