@@ -227,6 +227,14 @@ impl Port {
         }
         // SAFETY: configured, all queues set up.
         self.check("start", unsafe { sys::rte_eth_dev_start(self.id) })?;
+        // IPv6 finds its neighbours by multicast, which a NIC filters unless it is told not to.
+        // Drivers without a filter have no such call.
+        // SAFETY: a valid, started port.
+        let code = unsafe { sys::rte_eth_allmulticast_enable(self.id) };
+        if code < 0 && code != -libc::ENOTSUP {
+            let port = self.name();
+            tracing::warn!(port, code, "multicast is filtered: IPv6 will not find neighbours");
+        }
         // A successful return is no proof: virtio_user returns 0 after a failed start.
         let mut link = sys::rte_eth_link { ..zeroed_link() };
         // SAFETY: an out-parameter.
