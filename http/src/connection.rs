@@ -27,8 +27,8 @@ use hyper::{Request, Response};
 use throng_runtime::Instant;
 
 use crate::io::{Activity, ServerIo};
-use crate::rt::{Alarm, LocalExecutor, ShardTimer};
-use crate::server::{BoxError, Server};
+use crate::rt::{Alarm, LocalExecutor};
+use crate::server::BoxError;
 use crate::service::Tracked;
 use crate::shared::{Membership, Phase};
 
@@ -42,8 +42,6 @@ const REQUEST_TIMEOUT: &[u8] =
 /// How long, and how many reads in one go, a peer's bytes are read away at the end.
 const LINGER: Duration = Duration::from_secs(5);
 const DRAIN_READS: usize = 32;
-/// hyper's least buffer for a head.
-const MIN_BUFFER: usize = 8192;
 
 pub(crate) struct Connection<I, S, B>
 where
@@ -147,10 +145,6 @@ where
         }
     }
 
-    fn settings(&self) -> &Server {
-        &self.membership.shared.settings
-    }
-
     fn draining(&self) -> bool {
         self.membership.shared.phase() != Phase::Serving
     }
@@ -197,13 +191,12 @@ where
         let io = ServerIo::new(io, ahead, activity.clone());
         let shared = self.membership.shared.clone();
         let service = Tracked::new(self.service.clone(), activity.clone(), shared.clone());
-        let settings = self.settings();
         self.state = if is_http2 {
             shared.count(|counters| counters.http2 += 1);
-            let hyper = http2_builder(settings).serve_connection(io, service);
+            let hyper = shared.builders.http2.serve_connection(io, service);
             State::Http2(Box::new(Http2 { hyper, activity, ending: false }))
         } else {
-            let hyper = http1_builder(settings).serve_connection(io, service).with_upgrades();
+            let hyper = shared.builders.http1.serve_connection(io, service).with_upgrades();
             State::Http1(Box::new(Http1 { hyper, activity, ending: false, quiet: false }))
         };
     }
@@ -412,30 +405,4 @@ where
     S::Error: Into<BoxError>,
     B: Body,
 {
-}
-
-fn http1_builder(settings: &Server) -> http1::Builder {
-    let mut builder = http1::Builder::new();
-    builder
-        .timer(ShardTimer)
-        // Ours tells waiting for a request from waiting for the rest of one; hyper's does not.
-        .header_read_timeout(None)
-        .max_header_size(settings.max_header_size)
-        .max_buf_size(MIN_BUFFER.max(2 * settings.max_header_size))
-        .max_headers(settings.max_headers)
-        .auto_date_header(settings.date_header);
-    builder
-}
-
-fn http2_builder(settings: &Server) -> http2::Builder<LocalExecutor> {
-    let mut builder = http2::Builder::new(LocalExecutor);
-    builder
-        .timer(ShardTimer)
-        .max_concurrent_streams(settings.max_streams)
-        .max_header_list_size(u32::try_from(settings.max_header_size).unwrap_or(u32::MAX))
-        .auto_date_header(settings.date_header);
-    if let Some((interval, timeout)) = settings.http2_ping {
-        builder.keep_alive_interval(interval).keep_alive_timeout(timeout);
-    }
-    builder
 }

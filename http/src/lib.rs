@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod accept;
+mod builders;
 mod connection;
 mod io;
 pub mod rt;

@@ -14,6 +14,7 @@ use hyper::service::Service;
 use hyper::{Request, Response};
 
 use crate::accept::Accept;
+use crate::builders::DEFAULT_MAX_HEADERS;
 use crate::connection::Connection;
 use crate::rt::Alarm;
 use crate::shared::{Counters, Drained, Membership, Phase, Shared};
@@ -67,7 +68,7 @@ impl Default for Server {
         Server {
             max_connections: usize::MAX,
             max_header_size: 16 << 10,
-            max_headers: 100,
+            max_headers: DEFAULT_MAX_HEADERS,
             max_streams: 128,
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),

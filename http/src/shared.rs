@@ -8,6 +8,7 @@ use std::time::Duration;
 use slab::Slab;
 use throng_runtime::Instant;
 
+use crate::builders::Builders;
 use crate::server::Server;
 
 /// Totals of one server on one shard since it was made.
@@ -65,6 +66,7 @@ pub(crate) enum Phase {
 
 pub(crate) struct Shared {
     pub(crate) settings: Server,
+    pub(crate) builders: Builders,
     counters: Cell<Counters>,
     phase: Cell<Phase>,
     open: Cell<usize>,
@@ -78,6 +80,7 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(settings: Server) -> Self {
         Shared {
+            builders: Builders::new(&settings),
             settings,
             counters: Cell::default(),
             phase: Cell::new(Phase::Serving),
