@@ -2,11 +2,13 @@
 
 use std::io;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use crate::cargo::{cargo, features};
 use crate::host;
 use crate::hugepages::Hugepages;
 use crate::process::Cmd;
+use crate::report::Outcome;
 use crate::setup::{self, HUGEPAGES, Need};
 
 /// Package and binary of the demo.
@@ -26,4 +28,52 @@ pub(crate) fn command(args: &[String]) -> io::Result<ExitCode> {
     let status = Cmd::new(host::target().join("release").join(PACKAGE)).args(args).attached()?;
     drop(pages);
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The demo in small, as a test: over the device it chooses, and over the memory device.
+pub(crate) fn check() -> Outcome {
+    let log = host::logs().join("demo.log");
+    let build = cargo(["build", "--locked", "--quiet", "--package", PACKAGE])
+        .arg(features())
+        .log(&log)
+        .limit(Duration::from_secs(900))
+        .run();
+    match build {
+        Ok(done) if done.ok() => {}
+        other => return Outcome::of_check("demo", other),
+    }
+    let mut outcome = Outcome::default();
+    for extra in [&[][..], &["--memory"]] {
+        let done = Cmd::new(host::target().join("debug").join(PACKAGE))
+            .args(["--connections", "2000", "--json"])
+            .args(extra)
+            .log(&log)
+            .stdout_only()
+            .limit(Duration::from_secs(120))
+            .run();
+        let name = format!("demo {}", extra.concat());
+        outcome.add(match done {
+            Ok(done) if done.ok() => match judge(&done.output) {
+                Ok(()) => Outcome::pass(),
+                Err(why) => Outcome::fail(name.trim_end(), why),
+            },
+            other => Outcome::of_check(name.trim_end(), other),
+        });
+    }
+    outcome
+}
+
+/// The object on the demo's last line has what it must have, and says that all went well.
+fn judge(output: &str) -> Result<(), String> {
+    let last = output.lines().last().unwrap_or_default();
+    let summary: serde_json::Value =
+        serde_json::from_str(last).map_err(|error| format!("last line: {error}: {last}"))?;
+    for key in ["device", "shards", "connections", "echoed", "errors", "bytes_per_connection"] {
+        if summary.get(key).is_none() {
+            return Err(format!("no '{key}' in {last}"));
+        }
+    }
+    let fine =
+        summary["connections"] == 2000 && summary["echoed"] == 2000 && summary["errors"] == 0;
+    if fine { Ok(()) } else { Err(format!("not all echoed: {last}")) }
 }

@@ -321,9 +321,15 @@ impl Background {
         signal: Signal,
         limit: Duration,
     ) -> io::Result<(ExitStatus, bool)> {
-        let group = self.group.take().expect("only stop() takes the group");
+        let group = self.group.take().expect("only stop() and wait() take the group");
         let _ = nix::sys::signal::kill(group.id, signal);
         group.wait(limit)
+    }
+
+    /// Waits until it ends by itself, and kills it when it has not within `limit`. Returns
+    /// its status and whether it had to be killed.
+    pub(crate) fn wait(mut self, limit: Duration) -> io::Result<(ExitStatus, bool)> {
+        self.group.take().expect("only stop() and wait() take the group").wait(limit)
     }
 }
 

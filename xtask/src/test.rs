@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::cargo::{cargo, features};
+use crate::demo;
 use crate::host;
 use crate::hugepages::Hugepages;
 use crate::interop::{self, Backend};
@@ -49,6 +50,7 @@ pub(crate) fn command(options: &Options) -> io::Result<ExitCode> {
         static_checks(&mut report);
         cargo_tests(&mut report);
         interop::steps(&mut report, &[], &[]);
+        report.step("demo", demo::check);
     }
     drop(pages);
     Ok(if report.finish() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -96,7 +96,7 @@ pub(crate) fn load(run: &mut Run) {
 }
 
 /// A command that must end with exit code 0; the last line of what it printed.
-fn succeeds(command: Cmd, tail: usize) -> Verdict {
+pub(crate) fn succeeds(command: Cmd, tail: usize) -> Verdict {
     let done = command.run().map_err(|error| error.to_string())?;
     if done.ok() {
         Ok(done.tail(1))
@@ -199,7 +199,7 @@ fn socket_address(address: &str, port: u16) -> Result<SocketAddr, String> {
     Ok(SocketAddr::new(ip, port))
 }
 
-fn connect(address: &str, port: u16) -> Result<TcpStream, String> {
+pub(crate) fn connect(address: &str, port: u16) -> Result<TcpStream, String> {
     let limit = Duration::from_secs(10);
     let stream = TcpStream::connect_timeout(&socket_address(address, port)?, limit)
         .and_then(|stream| {
@@ -212,7 +212,7 @@ fn connect(address: &str, port: u16) -> Result<TcpStream, String> {
 }
 
 /// A megabyte through port 7, our half closed at the end: all of it comes back, then an end.
-fn tcp_echo(address: &str) -> Verdict {
+pub(crate) fn tcp_echo(address: &str) -> Verdict {
     let sent: Vec<u8> = (0..131_072).flat_map(|word| pattern_word(1, word).to_le_bytes()).collect();
     let mut reader = connect(address, 7)?;
     let mut writer = reader.try_clone().map_err(|error| error.to_string())?;

@@ -13,6 +13,7 @@ use serde_json::json;
 use super::Backend;
 use super::capture::Capture;
 use super::checks::{self, Verdict};
+use super::examples;
 use super::link::{self, Link};
 use crate::process::{Background, Cmd};
 
@@ -56,6 +57,10 @@ impl Run {
         }
     }
 
+    fn exit_code(&self) -> ExitCode {
+        if self.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    }
+
     fn record(&mut self, name: &str, verdict: Verdict, took: Duration) {
         let (result, detail) = match verdict {
             Ok(detail) => ("passed", detail),
@@ -83,12 +88,16 @@ pub(crate) fn command(options: &Options) -> io::Result<ExitCode> {
         results,
         failed: false,
     };
+    if options.backend == Backend::Examples {
+        examples::all(&mut run, &options.server);
+        return Ok(run.exit_code());
+    }
     let start = Instant::now();
     match start_server(options) {
         Ok((link, server)) => all_checks(&mut run, options, &link, server),
         Err(why) => run.record("start", Err(why), start.elapsed()),
     }
-    Ok(if run.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(run.exit_code())
 }
 
 fn start_server(options: &Options) -> Result<(Link, Background), String> {

@@ -29,6 +29,8 @@ impl Link {
     /// What has to be there before the server starts.
     pub(crate) fn prepare(backend: Backend) -> Result<Link, String> {
         match backend {
+            // Each example makes links of its own.
+            Backend::Examples => Err("the examples share no link".into()),
             Backend::Guest => {
                 // Made here and opened by qemu; the guest's own start-up names its device.
                 run(&format!("ip tuntap add dev {} mode tap multi_queue", guest::TAP))?;
@@ -58,19 +60,27 @@ impl Link {
 
     /// Gives the kernel its addresses, once the interface is there.
     pub(crate) fn bring_up(&self) -> Result<(), String> {
-        let there = Path::new("/sys/class/net").join(self.interface);
-        let start = Instant::now();
-        while !there.exists() {
-            if start.elapsed() > Duration::from_secs(30) {
-                return Err(format!("no interface {} after 30 s", self.interface));
-            }
-            thread::sleep(Duration::from_millis(50));
-        }
-        let name = self.interface;
-        run(&format!("ip link set {name} up"))?;
-        run(&format!("ip address add {KERNEL_V4}/24 dev {name}"))?;
-        run(&format!("ip address add {KERNEL_V6}/64 dev {name} nodad"))
+        bring_up(self.interface, &[&format!("{KERNEL_V4}/24"), &format!("{KERNEL_V6}/64")])
     }
+}
+
+/// Gives the kernel addresses on an interface, once it is there.
+pub(crate) fn bring_up(interface: &str, addresses: &[&str]) -> Result<(), String> {
+    let there = Path::new("/sys/class/net").join(interface);
+    let start = Instant::now();
+    while !there.exists() {
+        if start.elapsed() > Duration::from_secs(30) {
+            return Err(format!("no interface {interface} after 30 s"));
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+    run(&format!("ip link set {interface} up"))?;
+    for address in addresses {
+        // Duplicate detection would keep an IPv6 address unusable for a second or two.
+        let nodad = if address.contains(':') { " nodad" } else { "" };
+        run(&format!("ip address add {address} dev {interface}{nodad}"))?;
+    }
+    Ok(())
 }
 
 /// Runs a short command; its failure is an error with what it said.

@@ -5,6 +5,7 @@
 
 mod capture;
 mod checks;
+mod examples;
 mod inside;
 mod link;
 
@@ -37,11 +38,14 @@ pub(crate) enum Backend {
     Tap,
     /// An emulated PCI NIC in a guest under qemu (see `guest`)
     Guest,
+    /// The examples, over plain TAP
+    Examples,
 }
 
 impl Backend {
     /// Those of every run, in their order.
-    pub(crate) const ALL: [Backend; 3] = [Backend::NetTap, Backend::AfXdp, Backend::Tap];
+    pub(crate) const ALL: [Backend; 4] =
+        [Backend::Examples, Backend::NetTap, Backend::AfXdp, Backend::Tap];
 
     /// Its name on the command line and in reports.
     pub(crate) fn name(self) -> &'static str {
@@ -50,6 +54,7 @@ impl Backend {
             Backend::AfXdp => "af-xdp",
             Backend::Tap => "tap",
             Backend::Guest => "guest",
+            Backend::Examples => "examples",
         }
     }
 
@@ -57,7 +62,7 @@ impl Backend {
     fn available(self) -> Result<(), String> {
         host::can_own_network()?;
         match self {
-            Backend::Tap => Ok(()),
+            Backend::Tap | Backend::Examples => Ok(()),
             Backend::NetTap | Backend::Guest => host::dpdk(),
             Backend::AfXdp if !host::is_root() => Err("loading an XDP program needs root".into()),
             Backend::AfXdp => host::dpdk(),
@@ -89,7 +94,10 @@ pub(crate) fn command(options: &Options) -> io::Result<ExitCode> {
 pub(crate) fn steps(report: &mut Report, backends: &[Backend], only: &[String]) {
     let backends = if backends.is_empty() { &Backend::ALL[..] } else { backends };
     for &backend in backends {
-        let name = format!("interop {}", backend.name());
+        let name = match backend {
+            Backend::Examples => "examples".to_owned(),
+            _ => format!("interop {}", backend.name()),
+        };
         report.step(&name, || match run(backend, only) {
             Ok(outcome) => outcome,
             Err(why) => Outcome::fail(backend.name(), why),
@@ -108,6 +116,7 @@ fn run(backend: Backend, only: &[String]) -> Result<Outcome, String> {
 
     let server = match backend {
         Backend::Guest => guest::prepare(&logs)?,
+        Backend::Examples => build_examples(&logs)?,
         _ => build_server(&logs)?,
     };
     let python = setup::python()?;
@@ -139,16 +148,25 @@ fn run(backend: Backend, only: &[String]) -> Result<Outcome, String> {
 
 /// Builds the server with every feature that is to be had. Returns its path.
 pub(crate) fn build_server(logs: &Path) -> Result<PathBuf, String> {
-    let build = cargo(["build", "--locked", "--quiet", "--package", SERVER])
+    build(logs, &["--package", SERVER])?;
+    Ok(host::target().join("debug").join(SERVER))
+}
+
+/// Builds the examples. Returns the directory they are in.
+fn build_examples(logs: &Path) -> Result<PathBuf, String> {
+    build(logs, &["--examples"])?;
+    Ok(host::target().join("debug/examples"))
+}
+
+fn build(logs: &Path, what: &[&str]) -> Result<(), String> {
+    let build = cargo(["build", "--locked", "--quiet"])
+        .args(what)
         .arg(features())
         .log(logs.join("build.log"))
         .limit(Duration::from_secs(900))
         .run()
         .map_err(|error| error.to_string())?;
-    if !build.ok() {
-        return Err(format!("the server does not build: {}", build.tail(40)));
-    }
-    Ok(host::target().join("debug").join(SERVER))
+    if build.ok() { Ok(()) } else { Err(format!("does not build: {}", build.tail(40))) }
 }
 
 fn read_results(path: &Path, backend: Backend) -> Outcome {

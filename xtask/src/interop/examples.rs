@@ -1,0 +1,90 @@
+//! The examples, each used by a real client over a TAP, and by one another.
+
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::checks::{self, Verdict};
+use super::inside::Run;
+use super::link::{self, KERNEL_V4, SERVER_V4};
+use crate::process::{Background, Cmd};
+
+/// Interfaces of the server's link and of the client's, and the client's addresses.
+const SERVER_TAP: &str = "tex0";
+const CLIENT_TAP: &str = "tex1";
+const CLIENT_V4: &str = "10.78.0.2";
+const CLIENT_GATEWAY: &str = "10.78.0.1";
+
+/// Runs the examples of `dir` and what is asked of each.
+pub(crate) fn all(run: &mut Run, dir: &Path) {
+    run.check("echo", |run| {
+        let _server = serve(run, dir, "echo", 7)?;
+        checks::tcp_echo(SERVER_V4)
+    });
+    run.check("http-hello", |run| {
+        let _server = serve(run, dir, "http-hello", 80)?;
+        let url = format!("http://{SERVER_V4}/");
+        let first = checks::get(&url, &["--http1.1", "-m5"])?;
+        let second = checks::get(&url, &["--http2-prior-knowledge", "-m5", "-w", "\n2"])?;
+        if first.is_empty() || !second.starts_with(&first) {
+            return Err(format!("HTTP/1.1 answers {first:?}, HTTP/2 {second:?}"));
+        }
+        Ok(first)
+    });
+    run.check("ws-echo and ws-client", |run| {
+        let _server = serve(run, dir, "ws-echo", 9001)?;
+        let script = crate::host::root().join("interop/ws_echo.py");
+        let python = Cmd::new(&run.python).arg(script).arg(format!("ws://{SERVER_V4}:9001/"));
+        checks::succeeds(python.limit(Duration::from_secs(60)), 8)?;
+        client(run, dir)
+    });
+}
+
+/// Starts a server on a TAP of its own and waits until it takes connections on `port`.
+fn serve(run: &Run, dir: &Path, name: &str, port: u16) -> Result<Background, String> {
+    let log = run.logs.join(format!("{name}.log"));
+    let mut server = Cmd::new(dir.join(name))
+        .args(["--device", &format!("tap:{SERVER_TAP}")])
+        .env("THRONG_ADDRESS", format!("{SERVER_V4}/24"))
+        .env("THRONG_GATEWAY", KERNEL_V4)
+        .env("THRONG_SHARDS", "2")
+        .env("THRONG_IDLE", "adaptive")
+        .env("RUST_LOG", "info")
+        .log(&log)
+        .background()
+        .map_err(|error| format!("{name}: {error}"))?;
+    link::bring_up(SERVER_TAP, &[&format!("{KERNEL_V4}/24")])?;
+    let start = Instant::now();
+    while checks::connect(SERVER_V4, port).is_err() {
+        if !server.alive() || start.elapsed() > Duration::from_secs(20) {
+            let said = std::fs::read_to_string(&log).unwrap_or_default();
+            return Err(format!("{name} takes no connections on port {port}; it said:\n{said}"));
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+    Ok(server)
+}
+
+/// ws-client against ws-echo: from another network, through the kernel as a router.
+fn client(run: &Run, dir: &Path) -> Verdict {
+    link::run("sysctl -qw net.ipv4.ip_forward=1")?;
+    let log = run.logs.join("ws-client.log");
+    let client = Cmd::new(dir.join("ws-client"))
+        .args(["--device", &format!("tap:{CLIENT_TAP}"), "--count", "5"])
+        .arg(format!("{SERVER_V4}:9001"))
+        .env("THRONG_ADDRESS", format!("{CLIENT_V4}/24"))
+        .env("THRONG_GATEWAY", CLIENT_GATEWAY)
+        .env("THRONG_IDLE", "adaptive")
+        .log(&log)
+        .background()
+        .map_err(|error| format!("ws-client: {error}"))?;
+    link::bring_up(CLIENT_TAP, &[&format!("{CLIENT_GATEWAY}/24")])?;
+    let (status, killed) =
+        client.wait(Duration::from_secs(30)).map_err(|error| format!("ws-client: {error}"))?;
+    let said = std::fs::read_to_string(&log).unwrap_or_default();
+    let echoed = said.lines().filter(|line| line.starts_with("message ")).count();
+    if killed || !status.success() || echoed != 5 {
+        return Err(format!("ws-client: {status}, 5 messages sent, {echoed} echoed\n{said}"));
+    }
+    Ok(format!("{echoed} messages echoed across a router"))
+}
