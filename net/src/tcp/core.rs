@@ -27,7 +27,7 @@ pub(super) struct Core {
     pub(super) config: Config,
     pub(super) rto: RtoLimits,
     pub(super) delayed_ack_ms: u32,
-    pub(super) challenge_ms: i32,
+    pub(super) challenge_ms: u32,
     /// Shift of the windows we advertise.
     pub(super) rcv_scale: u8,
     pub(super) secret: Secret,
@@ -61,7 +61,7 @@ impl Core {
                 initial: millis(config.rto_initial).max(min),
             },
             delayed_ack_ms: millis(config.delayed_ack),
-            challenge_ms: millis(config.challenge_interval) as i32,
+            challenge_ms: millis(config.challenge_interval),
             rcv_scale: (0..14).find(|s| config.recv_buffer >> s <= 0xffff).unwrap_or(14),
             demux: Demux::new(secret.demux),
             secret,
@@ -104,7 +104,7 @@ impl Core {
     /// Sends a challenge ACK unless this connection had one lately (RFC 5961 7, with a limit
     /// per connection: a shared one tells strangers about each other, CVE-2016-5696).
     pub(super) fn challenge(&mut self, conn: &mut Conn, now: Tick) {
-        if conn.challenge_at.is_some() && now.since(conn.challenge_at) < self.challenge_ms {
+        if conn.challenge_at.is_some() && now.age(conn.challenge_at) < self.challenge_ms {
             self.counters.challenge_limited += 1;
             return;
         }

@@ -378,33 +378,31 @@ impl Engine {
 
         let mut conn = Conn::open(core, half.tuple, State::Established, half.iss, half.ts_offset);
         conn.snd_una = half.iss + 1;
+        conn.cookie = half.cookie;
         conn.negotiate(core, &half.offer(), half.irs, half.window, now);
         conn.set(flag::UNACCEPTED);
-        let cookie = half.cookie;
         if half.retries == 0 {
             conn.rtt.sample(now.micros.wrapping_sub(half.sent_at), &core.rto);
         }
-        establish(&mut conn, core, now);
-        conn.unset(flag::QUEUED);
-        core.transmit.pop_back();
-        let hash = core.demux.hash(&half.tuple);
         if let Some(node) = half.node.take() {
             core.wheel.remove(node);
         }
         half.live = false;
-        self.halves.remove(index);
+        let listener_id = half.listener;
         listener.half_open -= 1;
+        self.halves.remove(index);
+
         let new = self.conns.insert(conn);
         let conn = self.conns.get_mut(new);
-        (conn.index, conn.cookie) = (new, cookie);
+        conn.index = new;
+        let hash = core.demux.hash(&conn.tuple);
         core.demux.replace(hash, Slot::new(Kind::Half, index), conn.slot());
+        establish(conn, core, now);
         core.counters.accepts += 1;
-        let id = conn.id();
-        listener.ready.push_back(id);
+        listener.ready.push_back(conn.id());
         if !listener.event {
             listener.event = true;
-            let listener = self.halves.get(index).listener;
-            core.events.push_back(Event::Acceptable(listener));
+            core.events.push_back(Event::Acceptable(listener_id));
         }
         self.on_segment_conn(new, header, payload, now);
     }
@@ -502,7 +500,7 @@ impl Engine {
 /// RFC 5961: asks the peer of a half-open connection whether it meant that.
 fn challenge(half: &mut Half, core: &mut Core, now: Clock) {
     let tick = now.tick;
-    if half.challenge_at.is_some() && tick.since(half.challenge_at) < core.challenge_ms {
+    if half.challenge_at.is_some() && tick.age(half.challenge_at) < core.challenge_ms {
         core.counters.challenge_limited += 1;
         return;
     }

@@ -93,8 +93,8 @@ fn transmit_plain(
     } else if !conn.has(flag::ACK_NOW) {
         if conn.has(flag::ACK_LATER) && !conn.ack_at.is_some() {
             conn.ack_at = now.after(core.delayed_ack_ms);
-            core.arm(conn, now);
         }
+        core.arm(conn, now);
         return Some(Ok(Turn::Done));
     }
     conn.unset(flag::CWND_LIMITED);
@@ -116,8 +116,7 @@ fn transmit_plain(
 
 /// Whether the connection was silent for longer than a timeout (RFC 5681 4.1).
 fn is_restart(conn: &Conn, core: &Core, now: Clock) -> bool {
-    let idle = now.tick.since(conn.last_snd);
-    conn.last_snd.is_some() && idle > conn.rtt.rto_ms(&core.rto, 0) as i32
+    conn.last_snd.is_some() && now.tick.age(conn.last_snd) > conn.rtt.rto_ms(&core.rto, 0)
 }
 
 impl<E: Egress> Output<'_, E> {
@@ -390,9 +389,9 @@ impl<E: Egress> Output<'_, E> {
     fn restart_after_idle(&mut self) {
         let conn = &mut *self.conn;
         if conn.flight() == 0 && conn.unsent() > 0 && is_restart(conn, self.core, self.now) {
-            let idle = self.now.tick.since(conn.last_snd);
+            let idle = self.now.tick.age(conn.last_snd);
             let initial = conn.initial_window(self.core);
-            conn.congestion.on_idle(idle as u32, initial);
+            conn.congestion.on_idle(idle, initial);
         }
     }
 

@@ -74,6 +74,10 @@ pub(super) fn acknowledge(conn: &mut Conn, core: &mut Core, header: &Header, now
     match conn.phase {
         Phase::Open => {
             conn.dup_acks = 0;
+            // An old mark must not come to look like a new one half the circle later.
+            if conn.short_end.before(conn.snd_una) {
+                conn.short_end = conn.snd_una;
+            }
             // RFC 7661 in spirit: a window that is not used does not grow.
             let limited = if conn.congestion.in_slow_start() {
                 flight.saturating_mul(2) > conn.congestion.cwnd
@@ -87,9 +91,11 @@ pub(super) fn acknowledge(conn: &mut Conn, core: &mut Core, header: &Header, now
         Phase::Recovery if header.ack.at_or_after(conn.recover) => {
             conn.phase = Phase::Open;
             conn.dup_acks = 0;
-            // RFC 6582 3.2 (1): not a burst.
-            let out = conn.flight().max(mss) + mss;
-            conn.congestion.cwnd = conn.congestion.ssthresh.min(out.max(2 * mss));
+            if !conn.has(flag::SACK) {
+                // RFC 6582 3.2 (1): not a burst. With SACK the window was kept full.
+                let out = conn.flight().max(mss) + mss;
+                conn.congestion.cwnd = conn.congestion.ssthresh.min(out.max(2 * mss));
+            }
         }
         Phase::Recovery => {
             if !conn.has(flag::SACK) {
@@ -110,7 +116,10 @@ pub(super) fn acknowledge(conn: &mut Conn, core: &mut Core, header: &Header, now
         }
     }
     // RFC 6298 5.2, 5.3.
-    conn.retries = 0;
+    if conn.retries > 0 {
+        conn.retries = 0;
+        conn.soft_error = None;
+    }
     conn.progress_at = tick;
     conn.unset(flag::PERSIST);
     conn.rexmit_at = Tick::NONE;
@@ -145,7 +154,9 @@ fn sample_rtt(conn: &mut Conn, core: &Core, header: &Header, now: Clock) {
         return;
     }
     // RFC 7323 4.1: after retransmissions only the echoed timestamp is unambiguous.
-    if conn.has(flag::TIMESTAMPS)
+    // Otherwise its milliseconds would only blur what the timed segments say.
+    if conn.phase != Phase::Open
+        && conn.has(flag::TIMESTAMPS)
         && let Some((_, echo)) = header.options.timestamps
         && echo != 0
     {
@@ -160,8 +171,8 @@ fn sample_rtt(conn: &mut Conn, core: &Core, header: &Header, now: Clock) {
 /// Whether what lies at SND.UNA counts as lost (RFC 6675 5, RFC 5681 3.2).
 fn is_lost(conn: &Conn) -> bool {
     if u32::from(conn.dup_acks) >= DUP_THRESH {
-        // RFC 6582 3.2 (1): not again for the flight that recovery has dealt with.
-        return conn.has(flag::SACK) || conn.snd_una.at_or_after(conn.recover);
+        // RFC 6582 3.2 (1), not again for a flight that was dealt with: phases see to it.
+        return true;
     }
     let Some(cold) = &conn.cold else { return false };
     cold.sacked.lost_below(u32::from(conn.mss)).is_some_and(|edge| edge.after(conn.snd_una))

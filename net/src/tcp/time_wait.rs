@@ -173,7 +173,7 @@ pub(super) fn on_segment(core: &mut Core, index: u32, header: &Header, len: u32,
     if len == 0 && header.seq == entry.rcv_nxt {
         return;
     }
-    if entry.answered.is_some() && tick.since(entry.answered) < core.challenge_ms && !again {
+    if entry.answered.is_some() && tick.age(entry.answered) < core.challenge_ms && !again {
         core.counters.challenge_limited += 1;
         return;
     }

@@ -95,7 +95,10 @@ fn on_rexmit(conn: &mut Conn, core: &mut Core, now: Clock) {
         }
         _ if conn.flight() > 0 => {
             let limit = if orphan { core.config.orphan_retries } else { core.config.data_retries };
-            if conn.retries >= limit {
+            // A peer that has drawn its window back to nothing but still answers is alive, as
+            // in Linux: RFC 9293 3.8.6.1.
+            let waits = conn.snd_wnd == 0 && now.tick.age(conn.last_rcv) < core.rto.max;
+            if conn.retries >= limit && (orphan || !waits) {
                 core.time_out(conn);
                 return;
             }

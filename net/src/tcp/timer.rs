@@ -30,6 +30,11 @@ impl Tick {
         self.0.wrapping_sub(earlier.0) as i32
     }
 
+    /// Milliseconds from `earlier`, which has been, to `self`; modulo 49 days.
+    pub(super) fn age(self, earlier: Tick) -> u32 {
+        self.0.wrapping_sub(earlier.0)
+    }
+
     /// The earlier of two deadlines, either of which may be unset.
     pub(super) fn earliest(self, other: Tick) -> Tick {
         match (self.is_some(), other.is_some()) {

@@ -1,5 +1,7 @@
 //! Bulk in both directions over a bad link: every byte once and in order, clean ends.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use throng_net::tcp::*;
 
@@ -105,11 +107,73 @@ fn bad_link_200_seeds() {
     for seed in 0..200 {
         let mut w = World::new(seed);
         w.check = seed % 20 == 0;
-        w.link = Link { delay: ms(5), loss: 0.01, duplicate: 0.01, reorder: 0.03 };
+        w.link = Link { loss: 0.01, duplicate: 0.01, reorder: 0.03, ..Link::default() };
         if seed % 2 == 1 {
             w.tso = 65_000;
         }
         println!("seed {seed}");
         transfer(&mut w, 200_000);
+    }
+}
+
+/// Everything that can be set, set by the seed.
+fn any_world(seed: u64) -> World {
+    let mut rng = Rng(seed ^ 0xabcdef);
+    let config = |rng: &mut Rng| {
+        let mut c = Config { nodelay: rng.chance(0.5), ..Config::default() };
+        // Give up late: this is about data, not about patience.
+        c.data_retries = 100;
+        c.orphan_retries = 40;
+        c.syn_retries = 30;
+        c.syn_ack_retries = 30;
+        c.rto_max = secs(5);
+        if rng.chance(0.3) {
+            c.recv_buffer = 500 + rng.below(20_000) as u32;
+        }
+        if rng.chance(0.3) {
+            c.send_buffer = 100 + rng.below(20_000) as u32;
+        }
+        if rng.chance(0.2) {
+            c.recv_memory = 20_000 + rng.below(50_000);
+        }
+        if rng.chance(0.2) {
+            c.send_memory = 5_000 + rng.below(50_000);
+        }
+        if rng.chance(0.3) {
+            c.mss_v4 = 100 + rng.below(1300) as u16;
+        }
+        if rng.chance(0.3) {
+            c.max_ranges = 1 + rng.below(8) as usize;
+        }
+        if rng.chance(0.2) {
+            c.burst = 1 + rng.below(4) as u16;
+        }
+        c
+    };
+    let (a, b) = (config(&mut rng), config(&mut rng));
+    let mut w = World::with(seed, a, b);
+    let maybe = |rng: &mut Rng, p: f64, x: f64| if rng.chance(p) { x } else { 0.0 };
+    w.link = Link {
+        delay: Duration::from_micros(10 + rng.below(50_000)),
+        loss: maybe(&mut rng, 0.6, 0.1),
+        duplicate: maybe(&mut rng, 0.4, 0.1),
+        reorder: maybe(&mut rng, 0.5, 0.3),
+        strip_sack: rng.chance(0.3),
+        strip_timestamps: rng.chance(0.3),
+        strip_scale: rng.chance(0.3),
+        bursts: maybe(&mut rng, 0.3, 0.005),
+    };
+    w.tso = if rng.chance(0.5) { 2000 + rng.below(60_000) as usize } else { 0 };
+    w
+}
+
+#[test]
+fn any_configuration_over_any_link() {
+    let seeds = std::env::var("TCP_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(60);
+    for seed in 0..seeds {
+        println!("seed {seed}");
+        let mut w = any_world(seed);
+        w.check = seed % 10 == 0;
+        transfer(&mut w, 60_000);
     }
 }

@@ -119,11 +119,26 @@ pub struct Link {
     pub loss: f64,
     pub duplicate: f64,
     pub reorder: f64,
+    /// A middlebox that takes these options out of SYNs.
+    pub strip_sack: bool,
+    pub strip_timestamps: bool,
+    pub strip_scale: bool,
+    /// Chance that a stretch of losses begins, each of some ten segments.
+    pub bursts: f64,
 }
 
 impl Default for Link {
     fn default() -> Link {
-        Link { delay: Duration::from_millis(5), loss: 0.0, duplicate: 0.0, reorder: 0.0 }
+        Link {
+            delay: Duration::from_millis(5),
+            loss: 0.0,
+            duplicate: 0.0,
+            reorder: 0.0,
+            strip_sack: false,
+            strip_timestamps: false,
+            strip_scale: false,
+            bursts: 0.0,
+        }
     }
 }
 
@@ -147,6 +162,8 @@ pub struct World {
     pub events: [Vec<Event>; 2],
     /// The tuple `connect` uses, if not a random one.
     pub fixed: Option<FourTuple>,
+    /// Segments yet to be lost in the current stretch, by sender.
+    doomed: [u32; 2],
     heap: BinaryHeap<Reverse<Arrival>>,
     flying: BTreeMap<u64, Segment>,
     count: u64,
@@ -172,6 +189,7 @@ impl World {
             filter: None,
             events: [Vec::new(), Vec::new()],
             fixed: None,
+            doomed: [0, 0],
             heap: BinaryHeap::new(),
             flying: BTreeMap::new(),
             count: 0,
@@ -196,7 +214,22 @@ impl World {
         }
     }
 
-    fn put(&mut self, from: usize, segment: Segment) {
+    fn put(&mut self, from: usize, mut segment: Segment) {
+        let options = &mut segment.header.options;
+        options.sack_permitted &= !self.link.strip_sack;
+        if self.link.strip_timestamps {
+            options.timestamps = None;
+        }
+        if self.link.strip_scale {
+            options.window_scale = None;
+        }
+        if self.rng.chance(self.link.bursts) {
+            self.doomed[from] = 1 + self.rng.below(20) as u32;
+        }
+        if self.doomed[from] > 0 {
+            self.doomed[from] -= 1;
+            return;
+        }
         let copies = if self.rng.chance(self.link.duplicate) { 2 } else { 1 };
         for _ in 0..copies {
             if self.rng.chance(self.link.loss) {
