@@ -341,9 +341,9 @@ impl World {
         self.engines[engine].send(conn, Bytes::copy_from_slice(data), now).unwrap();
     }
 
-    /// Sends as soon as the connection is open, within a minute.
+    /// Sends as soon as the connection is open.
     pub fn send_when_open(&mut self, engine: usize, conn: ConnId, data: &[u8]) {
-        let ok = self.until(secs(60), |w| w.engines[engine].send_capacity(conn) > 0);
+        let ok = self.until(secs(200), |w| w.engines[engine].send_capacity(conn) > 0);
         assert!(ok, "not open: {:?}", self.engines[engine].state(conn));
         self.send(engine, conn, data);
     }
