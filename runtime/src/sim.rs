@@ -66,7 +66,7 @@ impl World {
     }
 
     /// Adds a host with the limits of `config` and drivers that are made on their shards,
-    /// as [`run`](crate::run) does. Pinning and idle policy mean nothing here.
+    /// as [`run`](crate::run()) does. Pinning and idle policy mean nothing here.
     ///
     /// # Errors
     /// No shards, 4,096 shards in the process, or the first error of `make_driver`.

@@ -7,24 +7,25 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use throng_runtime::OnThread;
+
 use super::TcpStream;
-use send_wrapper::SendWrapper;
 
 /// A [`TcpStream`] that is `Send` for the compiler, and checks at run time that it is used
 /// and dropped on the thread of its shard only.
 ///
 /// # Panics
 /// Every use on another thread, and a drop there.
-pub struct SendStream(SendWrapper<TcpStream>);
+pub struct SendStream(OnThread<TcpStream>);
 
 impl SendStream {
     pub(super) fn new(stream: TcpStream) -> SendStream {
-        SendStream(SendWrapper::new(stream))
+        SendStream(OnThread::new(stream))
     }
 
     /// The stream itself again.
     pub fn into_inner(self) -> TcpStream {
-        self.0.take()
+        self.0.into_inner()
     }
 
     /// The stream, to call its methods.
@@ -39,7 +40,7 @@ impl SendStream {
 
 impl fmt::Debug for SendStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SendStream").field("usable_here", &self.0.valid()).finish()
+        f.debug_struct("SendStream").field("usable_here", &self.0.is_here()).finish()
     }
 }
 
