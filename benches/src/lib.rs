@@ -1,1 +1,8 @@
-//! Being built.
+//! What Throng's benches share. The benches themselves are in `benches/benches`, one file
+//! each, run by `cargo xtask bench [name]`.
+
+#![forbid(unsafe_code)]
+
+pub mod callgrind;
+pub mod engine;
+pub mod pair;

@@ -10,7 +10,7 @@ use crate::setup::{self, HUGEPAGES, Need};
 
 /// `cargo xtask bench [name] args...`.
 pub(crate) fn command(name: Option<&str>, args: &[String]) -> io::Result<ExitCode> {
-    setup::packages(Need::Build)?;
+    setup::packages(Need::Bench)?;
     let benches = names()?;
     if benches.is_empty() {
         println!("there are no benches in benches/benches yet");

@@ -32,6 +32,10 @@ const BUILD: &[Package] = &[
     Package { name: "libclang-dev", probe: Libclang, why: "bindgen, for feature dpdk" },
 ];
 
+/// What the benches count with.
+const BENCH: &[Package] =
+    &[Package { name: "valgrind", probe: Program("valgrind"), why: "counts instructions" }];
+
 /// What the tests drive the servers with.
 const TOOLS: &[Package] = &[
     Package { name: "iproute2", probe: Program("ip"), why: "links and addresses" },
@@ -68,6 +72,8 @@ pub(crate) enum Need {
     Build,
     /// All of the tests.
     Everything,
+    /// The benches.
+    Bench,
     /// The guest's test.
     Guest,
 }
@@ -157,15 +163,16 @@ fn privilege() -> Option<&'static [&'static str]> {
 }
 
 fn missing(need: Need) -> Vec<&'static Package> {
-    let tools = if need == Need::Build { &[] } else { TOOLS };
+    let tools = if matches!(need, Need::Build | Need::Bench) { &[] } else { TOOLS };
     let guest = if need == Need::Guest { GUEST } else { &[] };
+    let bench = if need == Need::Bench { BENCH } else { &[] };
     let there = |package: &&Package| match package.probe {
         Program(program) => host::find_program(program).is_some(),
         Dpdk => host::pkg_config("libdpdk", "22.11"),
         Libclang => host::has_libclang(),
         Venv => can_make_venv(),
     };
-    BUILD.iter().chain(tools).chain(guest).filter(|package| !there(package)).collect()
+    BUILD.iter().chain(tools).chain(guest).chain(bench).filter(|package| !there(package)).collect()
 }
 
 /// Debian's own interpreter, for which `python3-venv` is; else the first on the PATH.

@@ -1,0 +1,142 @@
+//! The TCP engine alone, fed with segments made by hand.
+
+use std::hint::black_box;
+use std::net::IpAddr;
+
+use throng::net::tcp::{
+    Addr, Config, ConnId, Egress, Engine, Event, Flags, FourTuple, Full, Header, Options, Payload,
+    SeqNum,
+};
+use throng::runtime::Instant;
+
+/// Segments that go through the stages together, as a burst from a device does.
+pub const BURST: usize = 32;
+
+/// Established connections and their peers.
+pub struct Bed {
+    /// The engine under test.
+    pub engine: Engine,
+    peers: Vec<Peer>,
+    ids: Vec<ConnId>,
+    now: Instant,
+    sink: Sink,
+}
+
+/// The peer's side of a connection, as far as writing its segments takes.
+#[derive(Clone, Copy)]
+struct Peer {
+    seq: u32,
+    ack: u32,
+}
+
+/// Takes segments as a stack would.
+#[derive(Default)]
+struct Sink(Vec<Header>);
+
+impl Egress for Sink {
+    fn send(
+        &mut self,
+        header: &Header,
+        data: &Payload<'_>,
+        _: u16,
+        _: &mut u32,
+    ) -> Result<(), Full> {
+        data.iter().for_each(|slice| {
+            black_box(slice[0]);
+        });
+        self.0.push(*header);
+        Ok(())
+    }
+
+    fn max_payload(&self) -> usize {
+        0
+    }
+}
+
+impl Bed {
+    /// `connections` of them, all accepted.
+    ///
+    /// # Panics
+    /// When the engine does not open them: nothing could be measured then.
+    pub fn new(connections: usize) -> Bed {
+        let now = Instant::from_millis(1_000);
+        let config = Config { nodelay: true, ..Config::default() };
+        let mut bed = Bed {
+            engine: Engine::new(config, [7; 32], now),
+            peers: vec![Peer { seq: 1, ack: 0 }; connections],
+            ids: Vec::new(),
+            now,
+            sink: Sink::default(),
+        };
+        let any = "[::]:80".parse().expect("an address");
+        let listener = bed.engine.listen(any, connections).expect("a free port");
+        for i in 0..connections {
+            let mut syn = header(i, Peer { seq: 0, ack: 0 }, Flags::SYN);
+            syn.options.mss = Some(1460);
+            syn.options.window_scale = Some(7);
+            syn.options.sack_permitted = true;
+            bed.engine.on_segment(&syn, &[], now);
+            bed.engine.poll_transmit(now, &mut bed.sink);
+            let answer = bed.sink.0.pop().expect("a SYN-ACK");
+            bed.peers[i].ack = answer.seq.0.wrapping_add(1);
+            bed.engine.on_segment(&header(i, bed.peers[i], Flags::ACK), &[], now);
+            bed.ids.push(bed.engine.accept(listener).expect("an established connection"));
+        }
+        while bed.engine.pop_event().is_some() {}
+        bed
+    }
+
+    /// One segment of `payload` for each of the first [`BURST`] connections; the application
+    /// reads it and, if `echo`, sends it back.
+    ///
+    /// # Panics
+    /// When an echo does not come out.
+    pub fn burst(&mut self, payload: &[u8], echo: bool) {
+        self.now = Instant::from_nanos(self.now.as_nanos() + 10_000);
+        let now = self.now;
+        let count = BURST.min(self.peers.len());
+        let headers: [Header; BURST] = std::array::from_fn(|i| {
+            header(i % count, self.peers[i % count], Flags::ACK | Flags::PSH)
+        });
+        let engine = &mut self.engine;
+        engine.on_timeout(now);
+        let mut lookups: [_; BURST] = std::array::from_fn(|i| engine.prefetch(&headers[i].tuple));
+        for lookup in &mut lookups {
+            engine.locate(lookup);
+        }
+        lookups.iter().for_each(|lookup| engine.warm(lookup));
+        for i in 0..count {
+            engine.on_segment_at(&lookups[i], &headers[i], payload, now);
+        }
+        while let Some(event) = engine.pop_event() {
+            let Event::Readable(id) = event else { continue };
+            let bytes = engine.recv(id, 65_536, now).expect("what was just received");
+            if echo {
+                engine.send(id, bytes, now).expect("room to send");
+            }
+        }
+        self.sink.0.clear();
+        engine.poll_transmit(now, &mut self.sink);
+        assert!(!echo || self.sink.0.len() == count, "{} of {count} echoes", self.sink.0.len());
+        for peer in &mut self.peers[..count] {
+            peer.seq = peer.seq.wrapping_add(payload.len() as u32);
+            peer.ack = peer.ack.wrapping_add(if echo { payload.len() as u32 } else { 0 });
+        }
+    }
+}
+
+fn header(i: usize, peer: Peer, flags: Flags) -> Header {
+    let remote = Addr::from(IpAddr::from([10, 1, (i >> 14) as u8, 1]));
+    let local = Addr::from(IpAddr::from([10, 0, 0, 1]));
+    let remote_port = 1_024 + (i & 0x3fff) as u16;
+    Header {
+        tuple: FourTuple { local, remote, local_port: 80, remote_port },
+        seq: SeqNum(peer.seq),
+        ack: SeqNum(peer.ack),
+        flags,
+        window: 1_000,
+        urgent: 0,
+        ecn: 0,
+        options: Options { timestamps: Some((1, 0)), ..Options::default() },
+    }
+}
