@@ -57,7 +57,7 @@ fn sleeps_are_on_time() {
             sleep(Duration::from_millis(millis)).await;
             let (took, wall) = (now() - before, wall.elapsed());
             assert!(took >= Duration::from_millis(millis), "{took:?}");
-            assert!(wall < Duration::from_millis(millis + 50), "{wall:?}");
+            assert!(wall < Duration::from_millis(millis + 500), "{wall:?}");
         }
     })
     .unwrap();
