@@ -36,10 +36,16 @@ impl<A: Accept + ?Sized> Accept for std::rc::Rc<A> {
     }
 }
 
+/// Streams get TCP_NODELAY: hyper writes in pieces that are worth a segment each, and Nagle
+/// would hold the last one of a response back for a round trip.
 impl Accept for throng_net::TcpListener {
     type Io = throng_net::SendStream;
 
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Self::Io, SocketAddr)>> {
-        self.poll_accept(cx).map_ok(|(stream, peer)| (stream.into_send(), peer))
+        self.poll_accept(cx).map_ok(|(stream, peer)| {
+            // It fails only for a connection that is over, which hyper will find out.
+            let _ = stream.set_nodelay(true);
+            (stream.into_send(), peer)
+        })
     }
 }

@@ -7,5 +7,6 @@ mod drain;
 mod http1;
 mod http2;
 mod limits;
+mod random;
 mod site;
 mod upgrade;
