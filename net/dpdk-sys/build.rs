@@ -35,22 +35,19 @@ mod link {
 
     const FUNCTIONS: &[&str] = &[
         "throng_.*",
-        "rte_eal_(init|hotplug_add|has_hugepages)",
-        "rte_dev_(probe|remove)",
-        "rte_eth_dev_(count_avail|get_port_by_name|info_get|configure|adjust_nb_rx_tx_desc)",
-        "rte_eth_dev_(start|stop|close|set_mtu|get_mtu|default_mac_addr_set|is_valid_port)",
+        "rte_eal_(init|hotplug_add)",
+        "rte_dev_remove",
+        "rte_eth_dev_(get_port_by_name|info_get|configure|adjust_nb_rx_tx_desc)",
+        "rte_eth_dev_(start|stop|close|default_mac_addr_set)",
         "rte_eth_dev_(rss_hash_conf_get|rss_reta_query|rss_reta_update|socket_id)",
         "rte_eth_dev_rx_intr_(enable|disable|ctl_q_get_fd)",
         "rte_eth_(macaddr_get|link_get_nowait|stats_get|from_rings)",
         "rte_eth_allmulticast_enable",
         "rte_eth_(rx|tx)_queue_setup",
         "rte_pktmbuf_pool_create",
-        "rte_mempool_(avail_count|free)",
+        "rte_mempool_avail_count",
         "rte_ring_(create|free)",
         "rte_thread_(register|unregister)",
-        "rte_socket_id",
-        "rte_strerror",
-        "rte_log_set_global_level",
     ];
 
     /// Seen through pointers only, or full of unions and packed fields that bindgen has no
@@ -59,7 +56,7 @@ mod link {
         &["rte_mempool", "rte_ring", "rte_device", "rte_memzone", "rte_eth_switch_info"];
 
     pub(super) fn run() -> Result<(), String> {
-        for file in ["shim.c", "guard.c", "shim.h"] {
+        for file in ["shim.c", "guard.c", "log.c", "shim.h"] {
             println!("cargo:rerun-if-changed={file}");
         }
         let dpdk = pkg_config::Config::new()
@@ -70,7 +67,7 @@ mod link {
         let flags = cflags()?;
         bindings(&flags)?;
         let mut shim = cc::Build::new();
-        shim.files(["shim.c", "guard.c"]).opt_level(3).warnings(true);
+        shim.files(["shim.c", "guard.c", "log.c"]).opt_level(3).warnings(true);
         for flag in &flags {
             shim.flag(flag);
         }

@@ -3,6 +3,7 @@
 #ifndef THRONG_DPDK_SHIM_H
 #define THRONG_DPDK_SHIM_H
 
+#include <stddef.h>
 #include <stdint.h>
 #include <rte_dev.h>
 #include <rte_eal.h>
@@ -89,6 +90,11 @@ enum {
 
 /* rte_errno of this thread, of the last DPDK call that says it sets it. */
 int throng_errno(void);
+
+/* Gives each line of DPDK's log to `fn` from now on, with its level (RTE_LOG_EMERG 1 to
+ * RTE_LOG_DEBUG 8). Lines may come from any thread. Before or after rte_eal_init. */
+typedef void throng_log_fn(uint32_t level, const char *text, size_t len);
+int throng_log_to(throng_log_fn *fn);
 
 /* Receives up to n frames of a queue and prefetches their headers. */
 uint16_t throng_rx_burst(uint16_t port, uint16_t queue, struct throng_mbuf **frames, uint16_t n);

@@ -5,6 +5,7 @@ mod af_xdp;
 mod conform;
 #[path = "../conformance/mod.rs"]
 mod conformance;
+mod errors;
 mod frames;
 mod isolated;
 mod memif;

@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use dpdk_sys as sys;
 
-use super::pool;
+use super::{log, pool};
 use crate::device::OpenOptions;
 
 /// Memory for everything that is not packet buffers: rings, queues, driver state.
@@ -30,7 +30,9 @@ static CONTROL: Mutex<()> = Mutex::new(());
 /// Serialises control calls.
 pub(super) fn control() -> MutexGuard<'static, ()> {
     // The guarded value is (): a panic elsewhere cannot have left it half-written.
-    CONTROL.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    let control = CONTROL.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    log::forget();
+    control
 }
 
 /// Starts DPDK if this process has not done so. `ports` is what is to be opened first: the
@@ -47,6 +49,7 @@ pub(super) fn start(ports: &[String], shards: usize, options: &OpenOptions) -> i
     let huge = if extra.contains("--no-huge") { 0 } else { free_huge_pages() };
     let args = arguments(ports, memory, huge, &extra);
     tracing::debug!(?args, "starting DPDK");
+    log::take_over();
     // On a thread of its own: rte_eal_init makes its caller DPDK's main lcore and changes
     // its CPU affinity, which is not ours to change.
     let result = std::thread::Builder::new()
@@ -89,7 +92,7 @@ fn arguments(ports: &[String], memory: usize, huge: usize, extra: &str) -> Vec<S
         "throng".to_owned(),
         format!("--file-prefix=throng{}", std::process::id()),
         "--no-telemetry".to_owned(),
-        "--log-level=error".to_owned(),
+        "--log-level=notice".to_owned(),
         format!("--lcores=0@({})", cpus()),
     ];
     // Reserved at once, with huge pages too: growing later takes a lock that virtio_user holds

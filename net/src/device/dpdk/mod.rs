@@ -9,6 +9,7 @@
 //! | `rss.rs` | the port's hash key and redirection table |
 //! | `queue.rs` | a queue pair behind the trait; receiving |
 //! | `transmit.rs` | sending |
+//! | `log.rs` | DPDK's log, for ours and for error messages |
 //! | `interrupt.rs` | sleeping until a frame arrives |
 //! | `ring.rs` | two ports of one process joined by rings |
 //!
@@ -21,6 +22,7 @@
 
 mod eal;
 mod interrupt;
+mod log;
 mod mbuf;
 mod pool;
 mod port;
@@ -78,9 +80,9 @@ fn invalid(message: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, message)
 }
 
-/// An error from a DPDK return code: negative errno by convention.
+/// An error from a DPDK return code, negative errno by convention, and from its log.
 fn dpdk_error(what: &str, code: i32) -> io::Error {
     let errno = code.unsigned_abs().try_into().unwrap_or(libc::EIO);
     let cause = io::Error::from_raw_os_error(errno);
-    io::Error::new(cause.kind(), format!("{what}: {cause}"))
+    io::Error::new(cause.kind(), format!("{what}: {cause}{}", log::reason()))
 }

@@ -277,7 +277,7 @@ impl Port {
 
     fn has_interrupts(&self) -> bool {
         if matches!(self.driver, Driver::Pipe | Driver::Memif) {
-            // It has none, and asking is answered with a line on stderr.
+            // It has none, and asking is answered with a complaint in the log.
             return false;
         }
         // SAFETY: queue 0 of a started port; enabling and disabling leaves it as it was.
