@@ -1,6 +1,7 @@
 //! Frames to send, and waiting for them.
 
 use std::collections::VecDeque;
+use std::io;
 use std::time::{Duration, Instant};
 
 use throng_net::device::{Device, OpenOptions, dpdk};
@@ -16,8 +17,12 @@ pub(crate) fn open(devargs: &str, queues: usize) -> Port {
 }
 
 pub(crate) fn open_with(devargs: &str, queues: usize, options: &OpenOptions) -> Port {
+    try_open(devargs, queues, options).unwrap()
+}
+
+pub(crate) fn try_open(devargs: &str, queues: usize, options: &OpenOptions) -> io::Result<Port> {
     let ports: Vec<String> = devargs.split('+').map(str::to_owned).collect();
-    dpdk::open(&ports, queues, options).unwrap()
+    dpdk::open(&ports, queues, options)
 }
 
 /// The time as devices take it.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use throng_net::device::OpenOptions;
 use throng_net::packet::Packet;
 
-use crate::frames::{connect, exchange, frame, now, number, open, open_with};
+use crate::frames::{connect, exchange, frame, now, number, open, open_with, try_open};
 use crate::isolated::{Need, has_huge_pages, isolated};
 use crate::peers::{peers_that_die, socket};
 
@@ -40,7 +40,7 @@ fn a_peer_process_that_is_killed_is_survived() {
         peers_that_die(
             "memif::a_peer_process_that_is_killed_is_survived",
             |socket| open(&server(socket), 1),
-            |socket| open(&client(socket, ""), 1),
+            |socket| try_open(&client(socket, ""), 1, &OpenOptions::default()),
         );
     });
 }
@@ -54,7 +54,7 @@ fn a_zero_copy_peer_that_is_killed_is_survived() {
         peers_that_die(
             "memif::a_zero_copy_peer_that_is_killed_is_survived",
             |socket| open(&server(socket), 1),
-            |socket| open(&client(socket, ",zero-copy=yes"), 1),
+            |socket| try_open(&client(socket, ",zero-copy=yes"), 1, &OpenOptions::default()),
         );
     });
 }
