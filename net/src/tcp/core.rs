@@ -53,6 +53,7 @@ pub(super) struct Core {
 impl Core {
     pub(super) fn new(config: Config, secret: &[u8; 32], now: Instant) -> Core {
         let secret = Secret::new(secret);
+        let config = within_bounds(config);
         let min = millis(config.rto_min).max(1);
         Core {
             rto: RtoLimits {
@@ -329,6 +330,19 @@ impl Core {
         let removed = self.demux.remove(hash, Slot::new(Kind::Wait, index));
         debug_assert!(removed, "a TIME_WAIT entry is in the table");
         self.waits.remove(index);
+    }
+}
+
+/// The nearest settings that the protocol can carry.
+fn within_bounds(config: Config) -> Config {
+    Config {
+        // Room for options and some payload, at least.
+        mss_v4: config.mss_v4.max(88),
+        mss_v6: config.mss_v6.max(88),
+        // RFC 7323 2.3: a window scaled as far as it goes.
+        recv_buffer: config.recv_buffer.clamp(1, 0xffff << 14),
+        send_buffer: config.send_buffer.clamp(1, 1 << 30),
+        ..config
     }
 }
 

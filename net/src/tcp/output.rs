@@ -97,21 +97,57 @@ fn transmit_plain(
         core.arm(conn, now);
         return Some(Ok(Turn::Done));
     }
-    conn.unset(flag::CWND_LIMITED);
-    let mut output = Output { conn, core, egress, now, sack: [None; 4], mss, share: 1 };
-    let sent = if len > 0 {
-        output.send_new(len, len, false).map(|_| ())
-    } else {
-        let seq = output.conn.snd_nxt;
-        output.emit(seq, 0, Flags::ACK, 0)
+    let window = window(conn, core);
+    let flags = if len > 0 { Flags::ACK | Flags::PSH } else { Flags::ACK };
+    let mut header = plain(conn.tuple, conn.snd_nxt, conn.rcv_nxt, flags, 0);
+    header.window = (window >> conn.rcv_scale).min(0xffff) as u16;
+    if conn.has(flag::TIMESTAMPS) {
+        let clock = now.tick.0.wrapping_add(conn.ts_offset);
+        header.options.timestamps = Some((clock, conn.ts_recent));
+    }
+    let payload = match &mut conn.cold {
+        Some(cold) if len > 0 => cold.snd.gather(flight, len),
+        _ => Payload::EMPTY,
     };
-    Some(sent.map(|()| {
-        if output.conn.snd_nxt != output.conn.snd_una && !output.conn.rexmit_at.is_some() {
-            recovery::start_timer(output.conn, output.core, now);
+    if let Err(full) = egress.send(&header, &payload, 0, &mut conn.cookie) {
+        return Some(Err(full));
+    }
+    core.counters.segments_out += 1;
+    core.counters.bytes_out += u64::from(len);
+    conn.rcv_adv = conn.rcv_nxt + window;
+    conn.last_ack = conn.rcv_nxt;
+    conn.unset(flag::ACK_NOW | flag::ACK_LATER | flag::CWND_LIMITED);
+    conn.ack_at = Tick::NONE;
+    if len > 0 {
+        note_sent(conn, len, len < mss, now);
+        if !conn.rexmit_at.is_some() {
+            recovery::start_timer(conn, core, now);
         }
-        output.core.arm(output.conn, now);
-        Turn::Done
-    }))
+    }
+    core.arm(conn, now);
+    Some(Ok(Turn::Done))
+}
+
+/// New sequence space went out: `len` numbers from SND.NXT on.
+fn note_sent(conn: &mut Conn, len: u32, short: bool, now: Clock) {
+    if conn.flight() == 0 {
+        conn.progress_at = now.tick;
+        // What ran so far was the probe timer, if any.
+        conn.unset(flag::PERSIST);
+        conn.rexmit_at = Tick::NONE;
+        conn.retries = 0;
+    }
+    conn.snd_nxt += len;
+    if short {
+        conn.short_end = conn.snd_nxt;
+    }
+    if !conn.has(flag::TIMING) && conn.phase == Phase::Open {
+        conn.set(flag::TIMING);
+        conn.rtt_seq = conn.snd_nxt;
+        conn.rtt_at = now.micros;
+    }
+    conn.unset(flag::OVERRIDE);
+    conn.last_snd = now.tick;
 }
 
 /// Whether the connection was silent for longer than a timeout (RFC 5681 4.1).
@@ -205,7 +241,7 @@ impl<E: Egress> Output<'_, E> {
 
     /// Sends one segment, or with `gso` a run of them, of the queue's bytes from `seq` on.
     fn emit(&mut self, seq: SeqNum, len: u32, flags: Flags, gso: u16) -> Result<(), Full> {
-        let window = self.window();
+        let window = window(self.conn, self.core);
         let mut header = plain(self.conn.tuple, seq, self.conn.rcv_nxt, flags | Flags::ACK, 0);
         header.window = (window >> self.conn.rcv_scale).min(0xffff) as u16;
         header.options.sack = self.sack;
@@ -221,22 +257,6 @@ impl<E: Egress> Output<'_, E> {
         self.conn.unset(flag::ACK_NOW | flag::ACK_LATER);
         self.conn.ack_at = Tick::NONE;
         Ok(())
-    }
-
-    /// The window to advertise (RFC 9293 3.8.6.2.2): never less than what is offered
-    /// already, and more only when the step is worth it.
-    fn window(&self) -> u32 {
-        let conn = &*self.conn;
-        let offered = conn.offered();
-        let scale = conn.rcv_scale;
-        let buffer = self.core.config.recv_buffer;
-        let enough = offered.saturating_add((buffer / 2).min(u32::from(conn.rcv_mss).max(1)));
-        // Nothing to work out where even an empty buffer has no step to give.
-        let fresh = if enough <= buffer { free_window(conn, self.core) } else { 0 };
-        let window = if fresh >= enough { fresh } else { offered };
-        // Rounded up, so that scaling does not draw the right edge back.
-        let max = 0xffff_u32 << scale;
-        (window.div_ceil(1 << scale) << scale).min(max)
     }
 
     /// What is lost, as the congestion window allows (RFC 6675 5).
@@ -357,29 +377,11 @@ impl<E: Egress> Output<'_, E> {
         let gso = if len > self.mss { self.mss as u16 } else { 0 };
         let seq = self.conn.snd_nxt;
         self.emit(seq, len, flags, gso)?;
-        let conn = &mut *self.conn;
-        let tick = self.now.tick;
-        if conn.flight() == 0 {
-            conn.progress_at = tick;
-            // What ran so far was the probe timer.
-            conn.unset(flag::PERSIST);
-            conn.rexmit_at = Tick::NONE;
-            conn.retries = 0;
-        }
-        conn.snd_nxt += len + u32::from(fin);
         if fin {
-            conn.set(flag::FIN_SENT);
+            self.conn.set(flag::FIN_SENT);
         }
-        if !len.is_multiple_of(self.mss) {
-            conn.short_end = conn.snd_nxt;
-        }
-        if !conn.has(flag::TIMING) && conn.phase == Phase::Open {
-            conn.set(flag::TIMING);
-            conn.rtt_seq = conn.snd_nxt;
-            conn.rtt_at = self.now.micros;
-        }
-        conn.unset(flag::OVERRIDE);
-        conn.last_snd = tick;
+        let short = !len.is_multiple_of(self.mss);
+        note_sent(self.conn, len + u32::from(fin), short, self.now);
         self.core.counters.bytes_out += u64::from(len);
         self.share = self.share.saturating_sub(len.div_ceil(self.mss).max(1));
         Ok(len)
@@ -405,6 +407,21 @@ impl<E: Egress> Output<'_, E> {
         self.core.counters.probes += 1;
         Ok(())
     }
+}
+
+/// The window to advertise (RFC 9293 3.8.6.2.2): never less than what is offered already,
+/// and more only when the step is worth it.
+fn window(conn: &Conn, core: &Core) -> u32 {
+    let offered = conn.offered();
+    let scale = conn.rcv_scale;
+    let buffer = core.config.recv_buffer;
+    let enough = offered.saturating_add((buffer / 2).min(u32::from(conn.rcv_mss).max(1)));
+    // Nothing to work out where even an empty buffer has no step to give.
+    let fresh = if enough <= buffer { free_window(conn, core) } else { 0 };
+    let window = if fresh >= enough { fresh } else { offered };
+    // Rounded up, so that scaling does not draw the right edge back.
+    let unit = (1 << scale) - 1;
+    ((window + unit) & !unit).min(0xffff << scale)
 }
 
 /// Has a window update sent if the application has read enough to be worth it.

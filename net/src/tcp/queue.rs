@@ -61,8 +61,10 @@ impl ChunkQueue {
     /// Drops everything, and memory that is not worth keeping.
     pub(super) fn clear(&mut self) {
         self.head = None;
-        self.rest.clear();
-        self.shrink();
+        if !self.rest.is_empty() {
+            self.rest.clear();
+            self.shrink();
+        }
     }
 
     /// Gives back memory that an empty queue holds for nothing.

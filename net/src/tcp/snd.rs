@@ -66,6 +66,9 @@ impl SendQueue {
     pub(super) fn release(&mut self, n: u32) -> u32 {
         debug_assert!(n <= self.len);
         self.len -= n;
+        if self.len == 0 {
+            return self.clear();
+        }
         let mut freed = 0;
         let mut gone = 0;
         let mut left = self.skip + n;
