@@ -116,12 +116,19 @@ fn run(connections: usize, rounds: usize) {
     let mut burst = Vec::with_capacity(BURST);
     let mut lookups = Vec::with_capacity(BURST);
     let mut chosen = [0usize; BURST];
+    let mut warm = 0;
     for round in 0..rounds {
         let mut spent = Duration::ZERO;
+        // The first round goes over all connections once and is not counted.
+        let bursts = if round == 0 { connections.div_ceil(BURST) } else { bursts };
         for _ in 0..bursts {
             burst.clear();
             for slot in &mut chosen {
                 *slot = (next() % connections as u64) as usize;
+                if round == 0 {
+                    *slot = warm % connections;
+                    warm += 1;
+                }
             }
             // A connection has one message in flight, so at most one segment of a burst.
             chosen.sort_unstable();
@@ -149,6 +156,9 @@ fn run(connections: usize, rounds: usize) {
             }
             for lookup in &lookups {
                 engine.warm(lookup);
+            }
+            for lookup in &lookups {
+                engine.warm_payload(lookup);
             }
             for ((_, header), lookup) in burst.iter().zip(&lookups) {
                 engine.on_segment_at(lookup, header, &payload, now);

@@ -97,6 +97,9 @@ impl Stack {
         for (.., lookup) in &segments {
             self.engine.warm(lookup);
         }
+        for (.., lookup) in &segments {
+            self.engine.warm_payload(lookup);
+        }
         for (index, header, payload, lookup) in segments.drain(..) {
             self.link.counters.rx_segments += 1;
             let payload = &frames[index].data()[payload];

@@ -244,14 +244,17 @@ pub(super) fn on_segment(
             on_fin(conn, core, now);
         } else if at.after(conn.rcv_nxt) && !conn.has(flag::PEER_FIN) {
             let cold = conn.cold.get_or_insert_with(|| core.pool.take());
-            cold.rcv.fin = Some(at);
-            cold.used = true;
+            cold.extra().early.fin = Some(at);
             conn.set(flag::UNUSUAL);
             core.ack_now(conn);
         } else {
             core.ack_now(conn);
         }
-    } else if conn.cold.as_ref().is_some_and(|cold| cold.rcv.fin == Some(conn.rcv_nxt)) {
+    } else if conn
+        .cold
+        .as_ref()
+        .is_some_and(|cold| cold.early().is_some_and(|e| e.fin == Some(conn.rcv_nxt)))
+    {
         on_fin(conn, core, now);
     }
     conn.note_unusual();
@@ -282,10 +285,10 @@ fn set_window(conn: &mut Conn, core: &mut Core, window: u32) {
 /// Payload that begins at RCV.NXT, within window and budget, goes to the receive queue.
 fn deliver(conn: &mut Conn, core: &mut Core, payload: &[u8]) {
     let cold = conn.cold.get_or_insert_with(|| core.pool.take());
-    let before = cold.rcv.ready.charge();
-    cold.rcv.ready.push(payload);
+    let before = cold.ready.charge();
+    cold.ready.push(payload);
     // It may also shrink: what was gathered with room to spare has become an exact piece.
-    core.recv_used = core.recv_used + u64::from(cold.rcv.ready.charge()) - u64::from(before);
+    core.recv_used = core.recv_used + u64::from(cold.ready.charge()) - u64::from(before);
     core.counters.bytes_in += payload.len() as u64;
     conn.rcv_nxt += payload.len() as u32;
     conn.bytes_received += payload.len() as u64;
@@ -314,9 +317,9 @@ fn has_memory(conn: &mut Conn, core: &mut Core, len: u32, in_order: bool) -> boo
     if core.recv_used + wanted > limit
         && let Some(cold) = &mut conn.cold
     {
-        let before = cold.rcv.charge();
-        cold.rcv.forget_ranges();
-        core.recv_used -= u64::from(before - cold.rcv.charge());
+        let before = cold.charge();
+        cold.forget_early();
+        core.recv_used -= u64::from(before - cold.charge());
     }
     core.recv_used + wanted <= limit
 }
@@ -353,11 +356,10 @@ fn take_payload(conn: &mut Conn, core: &mut Core, seq: SeqNum, payload: &[u8], f
         // RFC 5681 4.2: out of order is acknowledged at once, with SACK.
         let max_ranges = core.config.max_ranges;
         let cold = conn.cold.get_or_insert_with(|| core.pool.take());
-        let before = cold.rcv.charge();
-        let stored = cold.rcv.store(seq, data, max_ranges);
-        cold.used = true;
+        let before = cold.charge();
+        let stored = cold.extra().early.store(seq, data, max_ranges);
         conn.flags |= flag::UNUSUAL;
-        core.recv_used = core.recv_used + u64::from(cold.rcv.charge()) - u64::from(before);
+        core.recv_used = core.recv_used + u64::from(cold.charge()) - u64::from(before);
         core.counters.out_of_order += 1;
         core.counters.duplicate_bytes += u64::from(stored.duplicate);
         core.counters.ranges_dropped += u64::from(stored.dropped > 0);
@@ -366,13 +368,14 @@ fn take_payload(conn: &mut Conn, core: &mut Core, seq: SeqNum, payload: &[u8], f
     }
     deliver(conn, core, data);
     let next = conn.rcv_nxt;
-    if let Some(cold) = &mut conn.cold
-        && cold.rcv.has_ranges()
+    if conn.has(flag::UNUSUAL)
+        && let Some(cold) = &mut conn.cold
+        && let before = cold.charge()
+        && let Some((ready, early)) = cold.receiving()
     {
         // RFC 5681 4.2: filling a hole, all or part of it, is acknowledged at once.
-        let before = cold.rcv.charge();
-        let (next, duplicate) = cold.rcv.advance(next);
-        core.recv_used = core.recv_used + u64::from(cold.rcv.charge()) - u64::from(before);
+        let (next, duplicate) = early.advance(ready, next);
+        core.recv_used = core.recv_used + u64::from(cold.charge()) - u64::from(before);
         core.counters.duplicate_bytes += u64::from(duplicate);
         let moved = next - conn.rcv_nxt;
         core.counters.bytes_in += u64::from(moved);
@@ -390,9 +393,9 @@ fn on_fin(conn: &mut Conn, core: &mut Core, now: Clock) {
         return;
     }
     if let Some(cold) = &mut conn.cold {
-        let before = cold.rcv.charge();
-        cold.rcv.forget_ranges();
-        core.recv_used -= u64::from(before - cold.rcv.charge());
+        let before = cold.charge();
+        cold.forget_early();
+        core.recv_used -= u64::from(before - cold.charge());
     }
     conn.rcv_nxt += 1;
     if conn.rcv_adv.before(conn.rcv_nxt) {

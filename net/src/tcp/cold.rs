@@ -2,37 +2,88 @@
 
 use throng_runtime::prefetch_read;
 
-use super::rcv::RecvQueue;
+use super::rcv::{Reassembly, Rope};
 use super::sack::Scoreboard;
 use super::snd::SendQueue;
 
 /// Queues and scoreboard of a connection. Taken when the first byte is queued or received,
-/// given back when all of it is drained. What a predicted segment touches comes first.
+/// given back when all of it is drained.
 #[derive(Debug, Default)]
-#[repr(C)]
+#[repr(C, align(64))]
 pub(super) struct Cold {
     pub(super) snd: SendQueue,
-    pub(super) rcv: RecvQueue,
+    /// Received in order, unread.
+    pub(super) ready: Rope,
+    extra: Option<Box<Extra>>,
+}
+
+const _: () = assert!(size_of::<Cold>() <= 128, "a box of two cache lines");
+
+/// What only loss and reordering call for.
+#[derive(Debug, Default)]
+pub(super) struct Extra {
+    pub(super) early: Reassembly,
     pub(super) sacked: Scoreboard,
-    /// More than plain queues was in use since the box was taken.
-    pub(super) used: bool,
 }
 
 impl Cold {
+    /// Whether nothing is held.
     pub(super) fn is_empty(&self) -> bool {
-        self.snd.is_empty() && self.rcv.is_empty()
+        self.snd.is_empty()
+            && self.ready.is_empty()
+            && self.extra.as_ref().is_none_or(|extra| extra.early.is_empty())
+    }
+
+    /// Whether anything is held that header prediction does not deal with.
+    pub(super) fn is_unusual(&self) -> bool {
+        let unusual = |extra: &Extra| !extra.early.is_empty() || !extra.sacked.is_empty();
+        self.extra.as_deref().is_some_and(unusual)
+    }
+
+    /// What came too early, if anything did.
+    pub(super) fn early(&self) -> Option<&Reassembly> {
+        self.extra.as_ref().map(|extra| &extra.early).filter(|early| !early.is_empty())
+    }
+
+    /// What the peer reported, if anything.
+    pub(super) fn sacked(&self) -> Option<&Scoreboard> {
+        self.extra.as_ref().map(|extra| &extra.sacked).filter(|sacked| !sacked.is_empty())
+    }
+
+    /// Both, to change. The connection's flag `UNUSUAL` must be set.
+    pub(super) fn extra(&mut self) -> &mut Extra {
+        self.extra.get_or_insert_default()
+    }
+
+    /// In-order queue and what came too early, to move from the one to the other.
+    pub(super) fn receiving(&mut self) -> Option<(&mut Rope, &mut Reassembly)> {
+        let extra = self.extra.as_mut()?;
+        extra.early.has_ranges().then_some((&mut self.ready, &mut extra.early))
+    }
+
+    /// What all that was received counts for in the memory budget.
+    pub(super) fn charge(&self) -> u32 {
+        self.ready.charge() + self.extra.as_ref().map_or(0, |extra| extra.early.charge())
+    }
+
+    /// Drops what came too early (RFC 2018 8 allows it, reported or not).
+    pub(super) fn forget_early(&mut self) {
+        if let Some(extra) = &mut self.extra {
+            extra.early.clear();
+        }
+    }
+
+    /// Drops what the peer reported.
+    pub(super) fn forget_sacked(&mut self) {
+        if let Some(extra) = &mut self.extra {
+            extra.sacked.clear();
+        }
     }
 
     /// Asks the cache for what a predicted segment touches.
     pub(super) fn prefetch(&self) {
         prefetch_read(&self.snd);
-        prefetch_read(&self.rcv);
-        prefetch_read(&self.rcv.fin);
-    }
-
-    /// Whether anything is held that header prediction does not deal with.
-    pub(super) fn is_unusual(&self) -> bool {
-        self.rcv.has_ranges() || self.rcv.fin.is_some() || !self.sacked.is_empty()
+        prefetch_read(&self.ready);
     }
 }
 
@@ -61,13 +112,8 @@ impl Pool {
         self.taken -= 1;
         if self.free.len() < KEPT {
             cold.snd.shrink();
-            cold.rcv.ready.shrink();
-            if cold.used {
-                cold.rcv.shrink();
-                cold.sacked.clear();
-                cold.sacked.shrink();
-                cold.used = false;
-            }
+            cold.ready.shrink();
+            cold.extra = None;
             self.free.push(cold);
         }
     }

@@ -229,14 +229,13 @@ impl Core {
     pub(super) fn drop_queues(&mut self, conn: &mut Conn, keep_ready: bool) {
         let Some(cold) = &mut conn.cold else { return };
         self.send_used -= u64::from(cold.snd.clear());
-        cold.sacked.clear();
-        let before = cold.rcv.charge();
-        if keep_ready {
-            cold.rcv.forget_ranges();
-        } else {
-            cold.rcv.clear();
+        cold.forget_sacked();
+        let before = cold.charge();
+        cold.forget_early();
+        if !keep_ready {
+            cold.ready.clear();
         }
-        self.recv_used -= u64::from(before - cold.rcv.charge());
+        self.recv_used -= u64::from(before - cold.charge());
         self.put_away(conn);
     }
 
@@ -245,7 +244,7 @@ impl Core {
         let drained = conn.cold.as_ref().is_some_and(|cold| {
             // Out-of-order ranges lie further off in the box: only where there are any.
             cold.snd.is_empty()
-                && cold.rcv.ready.is_empty()
+                && cold.ready.is_empty()
                 && (!conn.has(flag::UNUSUAL) || cold.is_empty())
         });
         if drained && let Some(cold) = conn.cold.take() {

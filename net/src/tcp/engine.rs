@@ -77,7 +77,7 @@ pub enum Event {
 /// TCP for one shard: segments in, segments out, time passed in.
 ///
 /// Call order, once per turn: [`prefetch`](Engine::prefetch), [`locate`](Engine::locate),
-/// [`warm`](Engine::warm) and [`on_segment_at`](Engine::on_segment_at), each over the whole
+/// [`warm`](Engine::warm), [`warm_payload`](Engine::warm_payload) and [`on_segment_at`](Engine::on_segment_at), each over the whole
 /// burst received; [`on_timeout`](Engine::on_timeout);
 /// [`pop_event`](Engine::pop_event) until there is none; what the application does
 /// (`recv`, `send`, `accept`, ...); [`poll_transmit`](Engine::poll_transmit). Everything the
@@ -166,11 +166,11 @@ impl Engine {
         };
         let core = &mut self.core;
         if let Some(cold) = &mut conn.cold
-            && !cold.rcv.ready.is_empty()
+            && !cold.ready.is_empty()
         {
-            let before = cold.rcv.ready.charge();
-            let bytes = cold.rcv.ready.pop(max.max(1));
-            core.recv_used -= u64::from(before - cold.rcv.ready.charge());
+            let before = cold.ready.charge();
+            let bytes = cold.ready.pop(max.max(1));
+            core.recv_used -= u64::from(before - cold.ready.charge());
             core.put_away(conn);
             // RFC 9293 3.8.6.2.2: say so when a good part of the window is free again.
             if conn.offered() < core.config.recv_buffer / 2 {
@@ -193,7 +193,7 @@ impl Engine {
     /// Bytes received in order and not read.
     pub fn readable_bytes(&self, id: ConnId) -> usize {
         let cold = self.peek(id).and_then(|conn| conn.cold.as_ref());
-        cold.map_or(0, |cold| cold.rcv.ready.len() as usize)
+        cold.map_or(0, |cold| cold.ready.len() as usize)
     }
 
     /// How much `send` would take now without going over the buffer; 0: it would answer
@@ -273,7 +273,7 @@ impl Engine {
         let now = self.tell(now);
         let Some(conn) = get_owned(&mut self.conns, id) else { return };
         let core = &mut self.core;
-        let unread = conn.cold.as_ref().is_some_and(|cold| !cold.rcv.ready.is_empty());
+        let unread = conn.cold.as_ref().is_some_and(|cold| !cold.ready.is_empty());
         let open = !matches!(conn.state, State::Closed | State::TimeWait);
         if conn.state == State::SynSent || open && (unread || conn.linger == 1) {
             core.abort(conn);
@@ -379,8 +379,10 @@ impl Engine {
             recovering: conn.phase != Phase::Open,
             in_flight: conn.flight(),
             send_queue: conn.queued() as usize,
-            recv_queue: cold.map_or(0, |cold| cold.rcv.ready.len() as usize),
-            out_of_order: cold.map_or(0, |cold| cold.rcv.out_of_order() as usize),
+            recv_queue: cold.map_or(0, |cold| cold.ready.len() as usize),
+            out_of_order: cold
+                .and_then(|cold| cold.early())
+                .map_or(0, |early| early.len() as usize),
             bytes_acked: conn.bytes_acked,
             bytes_received: conn.bytes_received,
             retransmits: conn.retransmits,

@@ -60,7 +60,7 @@ impl Engine {
             live += 1;
             mapped += usize::from(conn.has(flag::MAPPED));
             boxes += usize::from(conn.cold.is_some());
-            recv_used += conn.cold.as_ref().map_or(0, |cold| u64::from(cold.rcv.charge()));
+            recv_used += conn.cold.as_ref().map_or(0, |cold| u64::from(cold.charge()));
             if conn.has(flag::MAPPED) {
                 let hash = self.core.demux.hash(&conn.tuple);
                 let found = self.core.demux.find(hash, |slot| slot == conn.slot());
@@ -91,10 +91,15 @@ fn check(conn: &Conn) {
     assert!(conn.flight() < 1 << 31, "una <= nxt");
     assert!(conn.offered() < 1 << 31, "the right edge is not behind RCV.NXT");
     if let Some(cold) = &conn.cold {
-        assert!(!cold.is_unusual() || conn.has(flag::UNUSUAL) && cold.used, "told beforehand");
+        assert!(!cold.is_unusual() || conn.has(flag::UNUSUAL), "told beforehand");
         cold.snd.check();
-        cold.rcv.check(conn.rcv_nxt);
-        cold.sacked.check(conn.snd_una, conn.snd_nxt);
+        cold.ready.check();
+        if let Some(early) = cold.early() {
+            early.check(conn.rcv_nxt);
+        }
+        if let Some(sacked) = cold.sacked() {
+            sacked.check(conn.snd_una, conn.snd_nxt);
+        }
     }
     match conn.state {
         State::Closed | State::TimeWait => {

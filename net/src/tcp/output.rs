@@ -49,10 +49,10 @@ pub(super) fn transmit(
     let mut mss = u32::from(conn.mss);
     if conn.has(flag::SACK)
         && let Some(cold) = &conn.cold
-        && cold.rcv.has_ranges()
+        && let Some(early) = cold.early()
     {
         let max = if conn.has(flag::TIMESTAMPS) { 3 } else { 4 };
-        sack = cold.rcv.sack_blocks(max);
+        sack = early.sack_blocks(max);
         let taken = sack_len(sack.iter().flatten().count());
         mss = mss.saturating_sub(u32::from(taken)).max(1);
     }
@@ -438,7 +438,7 @@ pub(super) fn offer_more(conn: &mut Conn, core: &mut Core) {
 
 /// The window that buffer and memory budget have room for.
 pub(super) fn free_window(conn: &Conn, core: &Core) -> u32 {
-    let unread = conn.cold.as_ref().map_or(0, |cold| cold.rcv.ready.len());
+    let unread = conn.cold.as_ref().map_or(0, |cold| cold.ready.len());
     let mut free = core.config.recv_buffer.saturating_sub(unread);
     let left = core.config.recv_memory.saturating_sub(core.recv_used);
     if left < core.config.recv_memory / 4 {

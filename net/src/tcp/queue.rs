@@ -15,11 +15,24 @@ pub(super) struct Chunk {
     pub(super) charge: u32,
 }
 
-/// The queue. `rest` is empty where `head` is `None`.
+/// The queue.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub(super) struct ChunkQueue {
     head: Option<Chunk>,
-    rest: VecDeque<Chunk>,
+    rest: Option<Box<Rest>>,
+}
+
+/// What a queue needs beyond its first piece.
+#[derive(Debug, Default)]
+pub(super) struct Rest {
+    /// Empty where there is no head.
+    queue: VecDeque<Chunk>,
+    /// For the receiver: the gathered piece at the end, still growing.
+    pub(super) tail: Vec<u8>,
+    /// For the sender: where the last gather began, as offset from SND.UNA, index of the
+    /// chunk, offset in it.
+    pub(super) cursor: (u32, u32, u32),
 }
 
 impl ChunkQueue {
@@ -31,7 +44,7 @@ impl ChunkQueue {
         if self.head.is_none() {
             self.head = Some(chunk);
         } else {
-            self.rest.push_back(chunk);
+            self.rest_mut().queue.push_back(chunk);
         }
     }
 
@@ -41,8 +54,8 @@ impl ChunkQueue {
 
     pub(super) fn pop(&mut self) -> Option<Chunk> {
         let head = self.head.take();
-        if !self.rest.is_empty() {
-            self.head = self.rest.pop_front();
+        if let Some(rest) = &mut self.rest {
+            self.head = rest.queue.pop_front();
         }
         head
     }
@@ -50,27 +63,36 @@ impl ChunkQueue {
     pub(super) fn get(&self, index: usize) -> Option<&Chunk> {
         match index {
             0 => self.head.as_ref(),
-            _ => self.rest.get(index - 1),
+            _ => self.rest.as_ref()?.queue.get(index - 1),
         }
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Chunk> {
-        self.head.iter().chain(&self.rest)
+        self.head.iter().chain(self.rest.iter().flat_map(|rest| &rest.queue))
     }
 
-    /// Drops everything, and memory that is not worth keeping.
+    pub(super) fn rest(&self) -> Option<&Rest> {
+        self.rest.as_deref()
+    }
+
+    pub(super) fn rest_mut(&mut self) -> &mut Rest {
+        self.rest.get_or_insert_default()
+    }
+
+    /// Drops everything.
     pub(super) fn clear(&mut self) {
         self.head = None;
-        if !self.rest.is_empty() {
-            self.rest.clear();
-            self.shrink();
+        if let Some(rest) = &mut self.rest {
+            rest.queue.clear();
+            rest.tail = Vec::new();
+            rest.cursor = (0, 0, 0);
         }
     }
 
     /// Gives back memory that an empty queue holds for nothing.
     pub(super) fn shrink(&mut self) {
-        if self.rest.capacity() > 8 && self.rest.is_empty() {
-            self.rest = VecDeque::new();
+        if self.rest.as_ref().is_some_and(|rest| rest.queue.capacity() > 8) {
+            self.rest = None;
         }
     }
 }

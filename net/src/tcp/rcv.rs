@@ -26,12 +26,13 @@ const GATHERED: usize = 16 << 10;
 
 /// Bytes in a row, in pieces of their own memory.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub(super) struct Rope {
-    chunks: ChunkQueue,
-    /// The gathered piece at the end, still growing.
-    tail: Vec<u8>,
     len: u32,
+    /// What it counts for in the memory budget.
     charge: u32,
+    /// Its `tail` is the gathered piece at the end, still growing.
+    chunks: ChunkQueue,
 }
 
 impl Rope {
@@ -57,14 +58,18 @@ impl Rope {
             self.seal();
             self.append(Bytes::copy_from_slice(data));
         } else {
-            if self.tail.len() + data.len() > GATHERED {
+            if self.tail().len() + data.len() > GATHERED {
                 self.seal();
             }
             let before = self.tail_charge();
-            self.tail.extend_from_slice(data);
+            self.chunks.rest_mut().tail.extend_from_slice(data);
             self.charge += self.tail_charge() - before;
         }
         self.len += data.len() as u32;
+    }
+
+    fn tail(&self) -> &[u8] {
+        self.chunks.rest().map_or(&[], |rest| &rest.tail)
     }
 
     fn append(&mut self, bytes: Bytes) {
@@ -74,14 +79,17 @@ impl Rope {
     }
 
     fn tail_charge(&self) -> u32 {
-        if self.tail.capacity() == 0 { 0 } else { self.tail.capacity() as u32 + CHUNK_OVERHEAD }
+        match self.chunks.rest() {
+            Some(rest) if rest.tail.capacity() > 0 => rest.tail.capacity() as u32 + CHUNK_OVERHEAD,
+            _ => 0,
+        }
     }
 
     /// Makes the gathered piece an ordinary one.
     fn seal(&mut self) {
-        if !self.tail.is_empty() {
+        if !self.tail().is_empty() {
             self.charge -= self.tail_charge();
-            let mut tail = std::mem::take(&mut self.tail);
+            let mut tail = std::mem::take(&mut self.chunks.rest_mut().tail);
             tail.shrink_to_fit();
             self.append(Bytes::from(tail));
         }
@@ -103,6 +111,12 @@ impl Rope {
         bytes
     }
 
+    /// Drops everything.
+    pub(super) fn clear(&mut self) {
+        self.chunks.clear();
+        (self.len, self.charge) = (0, 0);
+    }
+
     /// Drops the first `n` bytes.
     fn trim(&mut self, mut n: u32) {
         while n > 0 && !self.is_empty() {
@@ -113,6 +127,13 @@ impl Rope {
     /// Gives back memory that an empty rope holds for nothing.
     pub(super) fn shrink(&mut self) {
         self.chunks.shrink();
+    }
+
+    pub(super) fn check(&self) {
+        let total: usize = self.chunks.iter().map(|c| c.bytes.len()).sum();
+        assert_eq!(total + self.tail().len(), self.len as usize, "length of a rope");
+        let charge: u32 = self.chunks.iter().map(|c| c.charge).sum();
+        assert_eq!(charge + self.tail_charge(), self.charge, "charge of a rope");
     }
 
     /// Moves all of `other` to the end.
@@ -151,37 +172,34 @@ pub(super) struct Stored {
     pub(super) dropped: u32,
 }
 
-/// The receive queue and the ranges behind it.
+/// The ranges behind the receive queue.
 #[derive(Debug, Default)]
-pub(super) struct RecvQueue {
-    /// In order, unread.
-    pub(super) ready: Rope,
+pub(super) struct Reassembly {
     ranges: Vec<Range>,
     arrivals: u32,
     /// The sequence number of a FIN that came too early.
     pub(super) fin: Option<SeqNum>,
 }
 
-impl RecvQueue {
+impl Reassembly {
     /// Whether nothing is held.
     pub(super) fn is_empty(&self) -> bool {
-        self.ready.is_empty() && self.ranges.is_empty() && self.fin.is_none()
+        self.ranges.is_empty() && self.fin.is_none()
     }
 
-    /// Whether anything is held out of order.
+    /// Whether any payload is held.
     pub(super) fn has_ranges(&self) -> bool {
         !self.ranges.is_empty()
     }
 
-    /// Bytes held out of order.
-    pub(super) fn out_of_order(&self) -> u32 {
+    /// Bytes held.
+    pub(super) fn len(&self) -> u32 {
         self.ranges.iter().map(|r| r.data.len()).sum()
     }
 
-    /// What all of it counts for in the memory budget.
+    /// What it counts for in the memory budget.
     pub(super) fn charge(&self) -> u32 {
-        self.ready.charge()
-            + self.ranges.iter().map(|r| r.data.charge() + CHUNK_OVERHEAD).sum::<u32>()
+        self.ranges.iter().map(|r| r.data.charge() + CHUNK_OVERHEAD).sum()
     }
 
     /// Keeps payload that begins behind a hole at `seq`. Existing bytes win over new ones.
@@ -219,7 +237,7 @@ impl RecvQueue {
 
     /// After `ready` has grown up to `next`: moves on what follows without a hole. Returns
     /// the new RCV.NXT and how many held bytes turned out to be duplicates.
-    pub(super) fn advance(&mut self, mut next: SeqNum) -> (SeqNum, u32) {
+    pub(super) fn advance(&mut self, ready: &mut Rope, mut next: SeqNum) -> (SeqNum, u32) {
         let mut duplicate = 0;
         let reached = self.ranges.iter().take_while(|r| r.start.at_or_before(next)).count();
         for mut range in self.ranges.drain(..reached) {
@@ -229,7 +247,7 @@ impl RecvQueue {
             range.data.trim(overlap);
             duplicate += overlap;
             next += range.data.len();
-            self.ready.join(range.data);
+            ready.join(range.data);
         }
         (next, duplicate)
     }
@@ -251,33 +269,18 @@ impl RecvQueue {
         blocks
     }
 
-    /// Drops what is out of order (RFC 2018 8 allows it, SACKed or not).
-    pub(super) fn forget_ranges(&mut self) {
+    /// Drops everything.
+    pub(super) fn clear(&mut self) {
         self.ranges.clear();
         self.fin = None;
     }
 
-    /// Drops everything.
-    pub(super) fn clear(&mut self) {
-        *self = RecvQueue::default();
-    }
-
-    /// Gives back memory that an empty queue holds for nothing.
-    pub(super) fn shrink(&mut self) {
-        if self.ranges.capacity() > 4 {
-            self.ranges = Vec::new();
-        }
-    }
-
     pub(super) fn check(&self, next: SeqNum) {
-        let total: usize = self.ready.chunks.iter().map(|c| c.bytes.len()).sum();
-        assert_eq!(total + self.ready.tail.len(), self.ready.len as usize, "receive queue length");
-        let charge: u32 = self.ready.chunks.iter().map(|c| c.charge).sum();
-        assert_eq!(charge + self.ready.tail_charge(), self.ready.charge, "receive queue charge");
         let mut end = next;
         for range in &self.ranges {
             assert!(range.start.after(end), "ranges are apart and behind RCV.NXT");
             assert!(!range.data.is_empty());
+            range.data.check();
             end = range.end();
         }
     }

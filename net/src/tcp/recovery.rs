@@ -2,7 +2,7 @@
 //! (RFC 5681, RFC 6675, RFC 6582, RFC 6298).
 
 use super::core::Core;
-use super::sack::DUP_THRESH;
+use super::sack::{DUP_THRESH, Scoreboard};
 use super::segment::Header;
 use super::seq::SeqNum;
 use super::state::{Conn, Phase, flag};
@@ -37,12 +37,11 @@ pub(super) fn on_sack_only(conn: &mut Conn, core: &mut Core, header: &Header) ->
     }
     let (una, nxt) = (conn.snd_una, conn.snd_nxt);
     let Some(cold) = &mut conn.cold else { return false };
-    cold.used = true;
     conn.flags |= flag::UNUSUAL;
     let mut news = false;
     for block in header.options.sack.iter().map_while(|b| *b) {
         // Blocks may begin where this very segment's ACK ends; below it they are D-SACKs.
-        news |= cold.sacked.add(block, una, nxt);
+        news |= cold.extra().sacked.add(block, una, nxt);
     }
     if news {
         core.want_transmit(conn);
@@ -64,7 +63,7 @@ pub(super) fn acknowledge(conn: &mut Conn, core: &mut Core, header: &Header, now
     if let Some(cold) = &mut conn.cold {
         core.send_used -= u64::from(cold.snd.release(payload));
         if conn.flags & flag::UNUSUAL != 0 {
-            cold.sacked.acknowledge(header.ack);
+            cold.extra().sacked.acknowledge(header.ack);
         }
     }
     if conn.high_rxt.before(conn.snd_una) {
@@ -174,8 +173,13 @@ fn is_lost(conn: &Conn) -> bool {
         // RFC 6582 3.2 (1), not again for a flight that was dealt with: phases see to it.
         return true;
     }
-    let Some(cold) = &conn.cold else { return false };
-    cold.sacked.lost_below(u32::from(conn.mss)).is_some_and(|edge| edge.after(conn.snd_una))
+    let Some(board) = board(conn) else { return false };
+    board.lost_below(u32::from(conn.mss)).is_some_and(|edge| edge.after(conn.snd_una))
+}
+
+/// The scoreboard, where there is anything on it.
+fn board(conn: &Conn) -> Option<&Scoreboard> {
+    if conn.has(flag::UNUSUAL) { conn.cold.as_ref()?.sacked() } else { None }
 }
 
 fn enter_recovery(conn: &mut Conn, core: &mut Core) {
@@ -202,10 +206,10 @@ pub(super) fn on_timeout(conn: &mut Conn, core: &mut Core, now: Clock) {
     // Karn's rule: what is sent again is not timed.
     conn.unset(flag::TIMING);
     if let Some(cold) = &mut conn.cold
-        && (conn.retries > 1 || cold.sacked.first() == Some(conn.snd_una))
+        && (conn.retries > 1 || cold.sacked().and_then(|board| board.first()) == Some(conn.snd_una))
     {
         // RFC 2018 8: the peer may have dropped what it reported.
-        cold.sacked.clear();
+        cold.forget_sacked();
     }
     conn.set(flag::FORCE_RETRANSMIT);
     start_timer(conn, core, now);
@@ -217,7 +221,7 @@ pub(super) fn pipe(conn: &Conn) -> u32 {
     let (una, nxt) = (conn.snd_una, conn.snd_nxt);
     let flight = conn.flight();
     let mss = u32::from(conn.mss);
-    let board = conn.cold.as_ref().map(|cold| &cold.sacked).filter(|board| !board.is_empty());
+    let board = board(conn);
     match (conn.phase, board) {
         (Phase::Open, None) => flight.saturating_sub(u32::from(conn.dup_acks) * mss),
         (Phase::Open, Some(board)) => flight - board.bytes().min(flight),
@@ -246,7 +250,7 @@ pub(super) fn next_lost(conn: &Conn, idle: bool) -> Option<(SeqNum, SeqNum)> {
     let force = conn.has(flag::FORCE_RETRANSMIT);
     let from = if force { conn.snd_una } else { conn.high_rxt };
     let mss = u32::from(conn.mss);
-    let board = conn.cold.as_ref().map(|cold| &cold.sacked).filter(|board| !board.is_empty());
+    let board = board(conn);
     let (start, end) = match board {
         Some(board) => board.gap(from),
         None => (from, None),

@@ -128,12 +128,6 @@ impl Scoreboard {
         }
     }
 
-    pub(super) fn shrink(&mut self) {
-        if self.ranges.capacity() > 4 {
-            self.ranges = Vec::new();
-        }
-    }
-
     pub(super) fn check(&self, una: SeqNum, nxt: SeqNum) {
         let mut end = una;
         let mut bytes = 0;

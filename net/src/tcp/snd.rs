@@ -18,6 +18,7 @@ use super::queue::{CHUNK_OVERHEAD, Chunk, ChunkQueue};
 
 /// The bytes from SND.UNA on, in the pieces the application gave.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub(super) struct SendQueue {
     chunks: ChunkQueue,
     /// Bytes of the first chunk that are acknowledged already.
@@ -26,8 +27,6 @@ pub(super) struct SendQueue {
     len: u32,
     /// What all chunks count for in the memory budget.
     charge: u32,
-    /// Where the last gather ended: (offset from SND.UNA, index of the chunk, offset in it).
-    cursor: (u32, u32, u32),
 }
 
 impl SendQueue {
@@ -44,6 +43,15 @@ impl SendQueue {
     /// their bookkeeping may take four times the limit.
     pub(super) fn room(&self, limit: u32) -> u32 {
         if self.charge / 4 >= limit { 0 } else { limit.saturating_sub(self.len) }
+    }
+
+    /// Asks the cache for the first payload.
+    pub(super) fn prefetch(&self) {
+        if let Some(chunk) = self.chunks.get(0)
+            && let Some(first) = chunk.bytes.first()
+        {
+            throng_runtime::prefetch_read(first);
+        }
     }
 
     pub(super) fn shrink(&mut self) {
@@ -84,16 +92,19 @@ impl SendQueue {
         }
         self.skip = left;
         self.charge -= freed;
-        let (at, chunk, offset) = self.cursor;
-        self.cursor =
-            if at > n && chunk >= gone { (at - n, chunk - gone, offset) } else { (0, 0, 0) };
+        if self.chunks.rest().is_some() {
+            let cursor = &mut self.chunks.rest_mut().cursor;
+            let (at, chunk, offset) = *cursor;
+            *cursor =
+                if at > n && chunk >= gone { (at - n, chunk - gone, offset) } else { (0, 0, 0) };
+        }
         freed
     }
 
     /// Drops everything; returns what the budget gets back.
     pub(super) fn clear(&mut self) -> u32 {
         self.chunks.clear();
-        (self.skip, self.len, self.cursor) = (0, 0, (0, 0, 0));
+        (self.skip, self.len) = (0, 0);
         std::mem::take(&mut self.charge)
     }
 
@@ -101,9 +112,12 @@ impl SendQueue {
     pub(super) fn gather(&mut self, offset: u32, len: u32) -> Payload<'_> {
         debug_assert!(offset + len <= self.len);
         let (mut index, mut skip) = (0, self.skip + offset);
-        if offset != 0 && offset >= self.cursor.0 && self.cursor.0 != 0 {
-            index = self.cursor.1;
-            skip = self.cursor.2 + (offset - self.cursor.0);
+        if let Some(rest) = self.chunks.rest()
+            && offset >= rest.cursor.0
+            && rest.cursor.0 != 0
+        {
+            index = rest.cursor.1;
+            skip = rest.cursor.2 + (offset - rest.cursor.0);
         }
         while let Some(chunk) = self.chunks.get(index as usize) {
             let chunk_len = chunk.bytes.len() as u32;
@@ -113,8 +127,10 @@ impl SendQueue {
             skip -= chunk_len;
             index += 1;
         }
-        // Most gathers go on where the last one ended; remember this one's start.
-        self.cursor = if offset == 0 { (0, 0, 0) } else { (offset, index, skip) };
+        if offset > 0 && index > 0 {
+            // Most gathers go on where the last one ended; remember this one's start.
+            self.chunks.rest_mut().cursor = (offset, index, skip);
+        }
         Payload {
             chunks: Some((&self.chunks, index as usize)),
             skip: skip as usize,

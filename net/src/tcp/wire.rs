@@ -49,6 +49,16 @@ impl Engine {
         }
     }
 
+    /// Stage 4 for a burst, as stage 3: asks the cache for the payload in flight, which an
+    /// acknowledgement is about to free.
+    pub fn warm_payload(&self, lookup: &Lookup) {
+        if let Some(slot) = lookup.slot.filter(|slot| slot.kind() == Kind::Conn)
+            && let Some(cold) = &self.conns.get(slot.index()).cold
+        {
+            cold.snd.prefetch();
+        }
+    }
+
     /// Last stage: a segment has come. `payload` is copied as far as it is kept; checksums
     /// are verified already. `lookup` is of this segment's tuple; what other segments of the
     /// burst have changed since it was made does not matter.
