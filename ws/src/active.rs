@@ -2,14 +2,15 @@
 
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use futures::io::{AsyncRead, AsyncWrite};
 use tungstenite::protocol::{CloseFrame, Message, Role, WebSocketContext};
 
-use crate::bridge::Bridge;
-use crate::config::Config;
+use crate::bridge::{Bridge, over_budget};
+use crate::config::{Config, Share};
 use crate::error::Error;
 use crate::timers::Stall;
 use crate::track::Tracker;
@@ -19,6 +20,8 @@ use crate::track::Tracker;
 pub(crate) struct Active {
     context: WebSocketContext,
     tracker: Tracker,
+    /// Bytes of the message under way, in the books of the config.
+    share: Share,
     /// tungstenite has looked at every byte received: the last read found nothing.
     drained: bool,
     /// Something may wait to be written or flushed.
@@ -44,7 +47,7 @@ pub(crate) struct Failing {
 
 impl Active {
     /// A context for a socket between messages that has received `part`.
-    pub(crate) fn new(role: Role, config: &Config, part: &[u8]) -> Self {
+    pub(crate) fn new(role: Role, config: &Rc<Config>, part: &[u8]) -> Self {
         let mut tracker = Tracker::default();
         tracker.feed(part);
         let drained = part.is_empty();
@@ -54,6 +57,7 @@ impl Active {
         Active {
             context: WebSocketContext::from_partially_read(buf, role, Some(config.protocol())),
             tracker,
+            share: Share::new(config.clone()),
             drained,
             dirty: false,
             blocked: false,
@@ -86,7 +90,11 @@ impl Active {
             // answer to the peer's close frame is still in its buffer.
             self.flush(io, cx, None)?;
         }
-        let mut bridge = Bridge::new(io, cx, &mut self.tracker, self.writer.as_ref());
+        if !self.share.set(self.tracker.under_way()) {
+            return Err(over_budget().into());
+        }
+        let mut bridge =
+            Bridge::new(io, cx, &mut self.tracker, &mut self.share, self.writer.as_ref());
         let result = self.context.read(&mut bridge);
         if bridge.written > 0
             && let Some(stall) = &mut self.stall
@@ -121,7 +129,7 @@ impl Active {
         reader: Option<&Waker>,
     ) -> Result<(), tungstenite::Error> {
         let other = reader.or(self.writer.as_ref());
-        let mut bridge = Bridge::new(io, cx, &mut self.tracker, other);
+        let mut bridge = Bridge::new(io, cx, &mut self.tracker, &mut self.share, other);
         let result = self.context.flush(&mut bridge);
         if bridge.written > 0
             && let Some(stall) = &mut self.stall
@@ -194,7 +202,8 @@ impl Active {
                 .error
                 .close_code()
                 .map(|code| CloseFrame { code, reason: reason(&failing.error).into() });
-            let mut bridge = Bridge::new(io, cx, &mut self.tracker, self.writer.as_ref());
+            let mut bridge =
+                Bridge::new(io, cx, &mut self.tracker, &mut self.share, self.writer.as_ref());
             // The first call queues the frame, later ones go on writing.
             match self.context.close(&mut bridge, frame) {
                 Err(error) if would_block(&error) => return Poll::Pending,
@@ -218,6 +227,7 @@ fn reason(error: &Error) -> &'static str {
         Error::TooLarge(_) => "message too large",
         Error::Utf8(_) => "invalid UTF-8",
         Error::IdleTimeout => "idle",
+        Error::Exhausted => "busy",
         _ => "protocol error",
     }
 }

@@ -7,6 +7,7 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use futures::io::{AsyncRead, AsyncWrite};
 
+use crate::config::Share;
 use crate::track::Tracker;
 
 /// An async stream during one poll: `Pending` becomes `WouldBlock`, and the stream then
@@ -19,6 +20,7 @@ pub(crate) struct Bridge<'a, 'c, S> {
     io: &'a mut S,
     cx: &'a mut Context<'c>,
     tracker: &'a mut Tracker,
+    share: &'a mut Share,
     other: Option<&'a Waker>,
     /// Bytes the stream has taken during this poll.
     pub(crate) written: usize,
@@ -29,10 +31,11 @@ impl<'a, 'c, S> Bridge<'a, 'c, S> {
         io: &'a mut S,
         cx: &'a mut Context<'c>,
         tracker: &'a mut Tracker,
+        share: &'a mut Share,
         other: Option<&'a Waker>,
     ) -> Self {
         let other = other.filter(|waker| !waker.will_wake(cx.waker()));
-        Bridge { io, cx, tracker, other, written: 0 }
+        Bridge { io, cx, tracker, share, other, written: 0 }
     }
 
     /// Runs a write-side poll so that its waker reaches every waiting task.
@@ -60,7 +63,11 @@ impl<S: AsyncRead + Unpin> io::Read for Bridge<'_, '_, S> {
         match Pin::new(&mut *self.io).poll_read(self.cx, buf) {
             Poll::Ready(Ok(n)) => {
                 self.tracker.feed(&buf[..n]);
-                Ok(n)
+                // tungstenite makes room for a whole frame once it has seen the header.
+                match self.share.set(self.tracker.under_way()) {
+                    true => Ok(n),
+                    false => Err(over_budget()),
+                }
             }
             Poll::Ready(Err(error)) => Err(error),
             Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
@@ -79,6 +86,20 @@ impl<S: AsyncWrite + Unpin> io::Write for Bridge<'_, '_, S> {
         self.poll_write_side(|io, cx| io.poll_flush(cx))
     }
 }
+
+/// The error in which the limit of [`Share`] passes through tungstenite.
+pub(crate) fn over_budget() -> io::Error {
+    io::Error::new(io::ErrorKind::QuotaExceeded, OverBudget)
+}
+
+/// Whether an error is [`over_budget`].
+pub(crate) fn is_over_budget(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<OverBudget>())
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("too many bytes of messages under way")]
+struct OverBudget;
 
 /// Wakes the reading and the writing task of one socket.
 struct Both(Waker, Waker);

@@ -1,5 +1,6 @@
 //! Limits and timers of a WebSocket, shared by all sockets made with them.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -28,6 +29,10 @@ pub struct Config {
     /// Largest payload of one received frame in bytes; a longer one is answered with close
     /// code 1009 as soon as its header is read. Default 16 MiB.
     pub max_frame_size: usize,
+    /// Bytes of unfinished messages that all sockets sharing this value may be receiving, as
+    /// announced in their frames' headers. A frame beyond it is answered with close code 1013
+    /// (try again later). Default 1 GiB.
+    pub max_receiving: usize,
     /// Bytes read from the stream at a time while a message is being received, at least 14.
     /// The buffer exists only then. Default 4 KiB.
     pub read_buffer_size: usize,
@@ -55,6 +60,8 @@ pub struct Config {
     pub max_handshake_size: usize,
     /// Whether an idle socket gives back its protocol state and buffers. Default true.
     pub park: bool,
+    /// What [`Config::max_receiving`] bounds.
+    pub(crate) receiving: Receiving,
 }
 
 impl Default for Config {
@@ -62,6 +69,7 @@ impl Default for Config {
         Config {
             max_message_size: 16 << 20,
             max_frame_size: 16 << 20,
+            max_receiving: 1 << 30,
             read_buffer_size: 4 << 10,
             write_buffer_size: 4 << 10,
             pong_backlog: 4 << 10,
@@ -73,6 +81,7 @@ impl Default for Config {
             handshake_timeout: Duration::from_secs(10),
             max_handshake_size: 8 << 10,
             park: true,
+            receiving: Receiving::default(),
         }
     }
 }
@@ -95,6 +104,8 @@ setters! {
     max_message_size: usize => max_message_size;
     /// Sets [`Config::max_frame_size`], in bytes.
     max_frame_size: usize => max_frame_size;
+    /// Sets [`Config::max_receiving`], in bytes.
+    max_receiving: usize => max_receiving;
     /// Sets [`Config::read_buffer_size`], in bytes.
     read_buffer_size: usize => read_buffer_size;
     /// Sets [`Config::write_buffer_size`], in bytes.
@@ -117,6 +128,53 @@ setters! {
     max_handshake_size: usize => max_handshake_size;
     /// Sets [`Config::park`].
     park: bool => park;
+}
+
+/// Bytes under way on all sockets of one [`Config`]; a clone of that begins anew.
+#[derive(Debug, Default)]
+pub(crate) struct Receiving(Cell<u64>);
+
+impl Clone for Receiving {
+    fn clone(&self) -> Self {
+        Receiving::default()
+    }
+}
+
+/// One socket's part of [`Receiving`], given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Share {
+    config: Rc<Config>,
+    bytes: u64,
+}
+
+impl Share {
+    pub(crate) fn new(config: Rc<Config>) -> Self {
+        Share { config, bytes: 0 }
+    }
+
+    /// Makes the share `bytes` large; false, and unchanged, where the limit forbids it.
+    pub(crate) fn set(&mut self, bytes: u64) -> bool {
+        // What is larger than any message may be is refused for that, without room made for it.
+        let largest = self.config.max_message_size.max(self.config.max_frame_size) as u64;
+        let bytes = bytes.min(largest);
+        if bytes == self.bytes {
+            return true;
+        }
+        let others = self.config.receiving.0.get() - self.bytes;
+        let sum = others.saturating_add(bytes);
+        if bytes > self.bytes && sum > self.config.max_receiving as u64 {
+            return false;
+        }
+        self.config.receiving.0.set(sum);
+        self.bytes = bytes;
+        true
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.set(0);
+    }
 }
 
 thread_local! {

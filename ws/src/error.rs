@@ -6,6 +6,8 @@ use http::StatusCode;
 use tungstenite::error::{CapacityError, ProtocolError};
 use tungstenite::protocol::frame::coding::CloseCode;
 
+use crate::bridge::is_over_budget;
+
 /// What went wrong with a WebSocket or its handshake. After any of them the socket is done.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -22,6 +24,11 @@ pub enum Error {
     /// The peer sent more than a limit allows; it has been told with close code 1009.
     #[error("peer sent too much: {0}")]
     TooLarge(#[source] CapacityError),
+    /// All sockets together receive as much as
+    /// [`Config::max_receiving`](crate::Config::max_receiving) allows; the peer has been told
+    /// with close code 1013.
+    #[error("too many bytes of messages under way")]
+    Exhausted,
     /// The stream ended without a closing handshake (close code 1006).
     #[error("connection ended without a closing handshake")]
     ClosedAbnormally,
@@ -81,6 +88,7 @@ impl Error {
     pub(crate) fn from_protocol(error: tungstenite::Error) -> Error {
         use tungstenite::Error as E;
         match error {
+            E::Io(error) if is_over_budget(&error) => Error::Exhausted,
             E::Io(error) => Error::Io(error),
             E::Capacity(error) => Error::TooLarge(error),
             E::Utf8(what) => Error::Utf8(what),
@@ -99,6 +107,7 @@ impl Error {
             Error::Protocol(_) => Some(CloseCode::Protocol),
             Error::Utf8(_) => Some(CloseCode::Invalid),
             Error::TooLarge(_) => Some(CloseCode::Size),
+            Error::Exhausted => Some(CloseCode::Again),
             Error::IdleTimeout => Some(CloseCode::Away),
             _ => None,
         }

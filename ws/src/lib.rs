@@ -23,6 +23,34 @@
 //! }
 //! ```
 
+//! Behind a HTTP server, beside its pages:
+//!
+//! ```
+//! use std::convert::Infallible;
+//!
+//! use http_body_util::Full;
+//! use hyper::body::{Bytes, Incoming};
+//! use hyper::{Request, Response};
+//!
+//! async fn service(mut request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+//!     if !throng_ws::is_upgrade(&request) {
+//!         return Ok(Response::new(Full::from("a page")));
+//!     }
+//!     match throng_ws::upgrade(&mut request) {
+//!         Ok((response, socket)) => {
+//!             let task = async move {
+//!                 let _socket = socket.await?;
+//!                 // As above.
+//!                 Ok::<_, throng_ws::Error>(())
+//!             };
+//!             throng_runtime::spawn_local(task).detach();
+//!             Ok(response)
+//!         }
+//!         Err(error) => Ok(throng_ws::refusal(&error)),
+//!     }
+//! }
+//! ```
+
 #![forbid(unsafe_code)]
 
 mod active;

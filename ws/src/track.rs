@@ -12,6 +12,8 @@ pub(crate) struct Tracker {
     seen: u8,
     /// A fragmented message has begun and not ended.
     fragmented: bool,
+    /// Payload of that message's frames so far, the current one in full.
+    announced: u64,
 }
 
 impl Tracker {
@@ -22,6 +24,9 @@ impl Tracker {
                 let skip = bytes.len().min(usize::try_from(self.payload).unwrap_or(usize::MAX));
                 self.payload -= skip as u64;
                 bytes = &bytes[skip..];
+                if self.payload == 0 {
+                    self.end_frame();
+                }
                 continue;
             }
             if let Some(slot) = self.header.get_mut(usize::from(self.seen)) {
@@ -33,6 +38,11 @@ impl Tracker {
                 self.begin_payload();
             }
         }
+    }
+
+    /// Payload, announced or here, of the message that has begun and not ended.
+    pub(crate) fn under_way(&self) -> u64 {
+        self.announced
     }
 
     /// Nothing of a frame or of a fragmented message is pending.
@@ -64,6 +74,16 @@ impl Tracker {
         // Control frames (opcode 8 and up) may stand between fragments and change nothing.
         if self.header[0] & 0x0f < 8 {
             self.fragmented = self.header[0] & 0x80 == 0;
+            self.announced = self.announced.saturating_add(self.payload);
+        }
+        if self.payload == 0 {
+            self.end_frame();
+        }
+    }
+
+    fn end_frame(&mut self) {
+        if !self.fragmented {
+            self.announced = 0;
         }
     }
 }
@@ -116,9 +136,14 @@ mod tests {
         let mut tracker = Tracker::default();
         tracker.feed(&frame(0x02, true, 5));
         assert!(!tracker.at_boundary());
+        assert_eq!(tracker.under_way(), 5);
         tracker.feed(&frame(0x89, true, 5));
         assert!(!tracker.at_boundary(), "a ping between fragments ends nothing");
+        tracker.feed(&frame(0x00, true, 70_000)[..20]);
+        assert_eq!(tracker.under_way(), 70_005, "as soon as the header is there");
+        tracker.feed(&frame(0x00, true, 70_000)[20..]);
         tracker.feed(&frame(0x80, true, 0));
         assert!(tracker.at_boundary());
+        assert_eq!(tracker.under_way(), 0);
     }
 }

@@ -158,6 +158,51 @@ fn limits_close_with_1009() {
 }
 
 #[test]
+fn messages_beyond_what_all_sockets_may_receive_close_with_1013() {
+    run(async {
+        let config = std::rc::Rc::new(Config::default().max_receiving(10_000));
+        let mut peers = Vec::new();
+        let mut ends = Vec::new();
+        for i in 0..12 {
+            let (mut a, b) = duplex(1 << 16, Pace::FAST);
+            let mut server = WebSocket::from_stream(b, Role::Server, config.clone(), Vec::new());
+            ends.push(throng_runtime::spawn_local(async move {
+                while let Some(message) = server.next().await {
+                    server.send(message?).await?;
+                }
+                Ok::<_, Error>(())
+            }));
+            // Headers of messages of 1000 bytes and a bit of each; every other one in fragments.
+            let first = if i % 2 == 0 { frame(BINARY, &[0; 500]) } else { Vec::new() };
+            let size = if i % 2 == 0 { 500 } else { 1000 };
+            let opcode = if i % 2 == 0 { CONTINUE } else { BINARY };
+            let last = frame(FIN | opcode, &vec![0; size]);
+            send(&mut a, &[&first[..], &last[..20]].concat()).await;
+            throng_runtime::sleep(Duration::from_millis(1)).await;
+            peers.push((a, last[20..].to_vec()));
+        }
+        // Ten have room. The others are told, and what they had is free again.
+        for (mut a, _) in peers.drain(10..) {
+            assert_eq!(read_close(&mut a).await, Some(1013));
+        }
+        for end in ends.drain(10..) {
+            assert!(matches!(end.await.unwrap(), Err(Error::Exhausted)));
+        }
+        for (a, rest) in &mut peers {
+            send(a, rest).await;
+            assert_eq!(read_frame(a).await, Some((FIN | BINARY, vec![0; 1000])));
+        }
+        // All ten again, one after the other, and the whole at once.
+        for (a, _) in &mut peers {
+            send(a, &frame(FIN | BINARY, &[1; 10_000])).await;
+            assert_eq!(read_frame(a).await, Some((FIN | BINARY, vec![1; 10_000])));
+        }
+        send(&mut peers[0].0, &frame(FIN | BINARY, &[1; 10_001])).await;
+        assert_eq!(read_close(&mut peers[0].0).await, Some(1013));
+    });
+}
+
+#[test]
 fn text_that_is_not_utf8_closes_with_1007() {
     let error = violates(frame(FIN | TEXT, b"\xff"), 1007);
     assert!(matches!(error, Error::Utf8(_)), "{error:?}");
