@@ -15,7 +15,9 @@ use throng_runtime::mesh::Mesh;
 use throng_runtime::{Driver, IdlePolicy, ShardId, local, timeout, unparker};
 
 use crate::config::{ConfigError, Limits, Raw, Settings};
-use crate::device::spec::{OpenOptions, open};
+use crate::device::spec::{Backend, OpenOptions, open};
+use crate::kernel::{KernelDriver, Reactor};
+use crate::local::Network;
 use crate::stack::{Setup, SharedStack, Stack, StackDriver};
 use crate::steering::PortSteering;
 use crate::tcp;
@@ -77,7 +79,9 @@ impl Builder {
         Ok(Builder { raw: Raw::from_file(path.as_ref())?, idle: None })
     }
 
-    /// The device, by its spec: `tap:<interface>`, `memory:<link>`, `dpdk:<port>`.
+    /// The device, by its spec: `tap:<interface>`, `memory:<link>`, `dpdk:<port>`. Default:
+    /// `kernel`, the host's own sockets; addresses, gateways, MAC and MTU are the host's then,
+    /// and those set here are ignored.
     pub fn device(mut self, spec: impl Into<String>) -> Builder {
         self.raw.device = Some(spec.into());
         self
@@ -126,7 +130,8 @@ impl Builder {
         self
     }
 
-    /// What a shard does when there is nothing to do. Default: it polls.
+    /// What a shard does when there is nothing to do. Default: it polls; on `kernel` it is
+    /// adaptive.
     pub fn idle(mut self, idle: IdlePolicy) -> Builder {
         self.idle = Some(idle);
         self
@@ -156,6 +161,23 @@ impl Builder {
         if let Some(idle) = self.idle {
             settings.idle = idle;
         }
+        let config = throng_runtime::Config {
+            shards: settings.shards,
+            cores: settings.cores.clone(),
+            idle: settings.idle,
+            max_tasks: settings.limits.tasks,
+            ..throng_runtime::Config::default()
+        };
+        if settings.device.backend == Backend::Kernel {
+            if !settings.addresses.is_empty() || settings.dhcp {
+                tracing::debug!("device kernel: the addresses are the host's");
+            }
+            return run(config, main, |_| {
+                let reactor = Rc::new(Reactor::new()?);
+                local::set(Rc::new(Network::host(reactor.clone())));
+                Ok(Box::new(KernelDriver::new(reactor)))
+            });
+        }
         let mut options = OpenOptions {
             mac: settings.mac,
             buffers: settings.limits.packet_buffers,
@@ -171,14 +193,7 @@ impl Builder {
         let ports = Mesh::new(settings.shards, settings.limits.mesh);
         let slots: Vec<_> =
             devices.into_iter().zip(ports).map(|parts| Mutex::new(Some(parts))).collect();
-        let config = throng_runtime::Config {
-            shards: settings.shards,
-            cores: settings.cores.clone(),
-            idle: settings.idle,
-            max_tasks: settings.limits.tasks,
-            ..throng_runtime::Config::default()
-        };
-        let make_driver = |shard: ShardId| -> io::Result<Box<dyn Driver>> {
+        run(config, main, |shard| {
             let slot = slots[usize::from(shard.0)].lock();
             let parts = slot.ok().and_then(|mut slot| slot.take());
             let Some((device, port)) = parts else {
@@ -202,23 +217,38 @@ impl Builder {
                 udp_queue_bytes: settings.limits.udp_queue,
                 now: throng_runtime::now(),
             })));
-            local::set(Rc::new(stack.clone()));
-            Ok(Box::new(StackDriver::new(stack)))
-        };
-        let outcomes = throng_runtime::run(config, make_driver, |shard| {
-            let main = &main;
-            // The future may not borrow `main`: it is made when the network is there.
-            let main = main(shard);
-            async move {
-                let stack = crate::local::stack()?;
-                wait_configured(&stack).await?;
-                let output = main.await;
-                drain(&stack).await;
-                Ok(output)
-            }
-        })?;
-        outcomes.into_iter().collect()
+            let network = Rc::new(Network::bypass(stack.clone(), false));
+            local::set(network.clone());
+            Ok(Box::new(StackDriver::new(stack, network)))
+        })
     }
+}
+
+/// Runs `main` on shards with the drivers of `make_driver`.
+fn run<F, Fut>(
+    config: throng_runtime::Config,
+    main: F,
+    make_driver: impl Fn(ShardId) -> io::Result<Box<dyn Driver>> + Send + Sync,
+) -> io::Result<Vec<Fut::Output>>
+where
+    F: Fn(ShardId) -> Fut + Send + Sync,
+    Fut: Future + 'static,
+    Fut::Output: Send + 'static,
+{
+    let outcomes = throng_runtime::run(config, make_driver, |shard| {
+        // The future may not borrow `main`: it is made when the network is there.
+        let main = main(shard);
+        async move {
+            let network = crate::local::network()?;
+            if let Some(stack) = network.stack() {
+                wait_configured(stack).await?;
+            }
+            let output = main.await;
+            drain(&network).await;
+            Ok(output)
+        }
+    })?;
+    outcomes.into_iter().collect()
 }
 
 impl Settings {
@@ -249,9 +279,13 @@ async fn wait_configured(stack: &SharedStack) -> io::Result<()> {
 }
 
 /// Gives closed connections the time to send what they had queued.
-async fn drain(stack: &SharedStack) {
+async fn drain(network: &Network) {
     let patience = throng_runtime::now() + Duration::from_secs(1);
-    while stack.borrow().engine.usage().send_memory > 0 && throng_runtime::now() < patience {
+    let left = || {
+        network.stack().is_some_and(|stack| stack.borrow().engine.usage().send_memory > 0)
+            || network.reactor().is_some_and(|host| host.orphans() > 0)
+    };
+    while left() && throng_runtime::now() < patience {
         throng_runtime::sleep(Duration::from_millis(1)).await;
     }
 }

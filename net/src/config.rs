@@ -10,7 +10,7 @@ use serde::Deserialize;
 use smoltcp::wire::{EthernetAddress, IpCidr};
 use throng_runtime::IdlePolicy;
 
-use crate::device::spec::DeviceSpec;
+use crate::device::spec::{Backend, DeviceSpec};
 
 /// What is wrong with a setting.
 #[derive(Debug, thiserror::Error)]
@@ -190,10 +190,18 @@ impl Raw {
 
     /// Reads the values. `cores` is how many this machine has.
     pub(crate) fn settings(&self, machine_cores: usize) -> Result<Settings, ConfigError> {
-        let device = self.device.as_deref().ok_or(ConfigError::Missing {
-            key: "device",
-            accepted: "tap:<interface>, memory:<link> or dpdk:<PCI address or vdev>",
-        })?;
+        // Without a device sockets are the host's, and so are addresses: one given here was
+        // meant for a device.
+        let device = match self.device.as_deref() {
+            None if !self.address.is_empty() => {
+                return Err(ConfigError::Missing {
+                    key: "device",
+                    accepted: "tap:<interface>, memory:<link>, dpdk:<PCI address or vdev>, or \
+                               kernel, where the addresses are the host's",
+                });
+            }
+            device => device.unwrap_or("kernel"),
+        };
         let device = device.parse::<DeviceSpec>().map_err(|error| ConfigError::Value {
             key: "device".into(),
             value: device.into(),
@@ -214,7 +222,8 @@ impl Raw {
                 Ok(cidr)
             })
             .collect::<Result<Vec<_>, _>>()?;
-        if addresses.is_empty() && !dhcp {
+        let kernel = device.backend == Backend::Kernel;
+        if addresses.is_empty() && !dhcp && !kernel {
             return Err(ConfigError::Missing {
                 key: "address",
                 accepted: "addresses with their prefixes, as in 10.0.0.2/24, or dhcp",
@@ -261,8 +270,9 @@ impl Raw {
             }
         }
         let idle = match self.idle.as_deref() {
-            None | Some("busy") => IdlePolicy::Busy,
-            Some("adaptive") => IdlePolicy::Adaptive {
+            Some("busy") => IdlePolicy::Busy,
+            None if !kernel => IdlePolicy::Busy,
+            None | Some("adaptive") => IdlePolicy::Adaptive {
                 spin: Duration::from_micros(20),
                 pause: Duration::from_micros(100),
             },
@@ -370,7 +380,7 @@ mod tests {
     #[test]
     fn an_error_names_key_value_and_what_is_accepted() {
         let base = "device = 'memory:x'\n";
-        assert!(error("").contains("device is missing"));
+        assert!(error("address = ['10.0.0.2/24']").contains("device is missing"));
         assert!(error(base).contains("address is missing"));
         for (line, parts) in [
             ("address = ['10.0.0.300/24']", ["address", "10.0.0.300/24", "10.0.0.2/24"]),

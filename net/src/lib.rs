@@ -4,12 +4,17 @@
 //! every shard. There [`TcpListener`], [`TcpStream`] and [`UdpSocket`] are what they are
 //! elsewhere, except that a packet's whole way lies on one thread: device, [`tcp::Engine`],
 //! task.
+//!
+//! With the device `kernel`, which is what a [`Builder`] uses when nothing else is said, the
+//! same sockets are the host's, and so are those of [`TcpListener::bind_kernel`],
+//! [`TcpSocket::kernel`] and [`UdpSocket::bind_kernel`] on any shard.
 
 #![deny(unsafe_code)]
 
 mod builder;
 mod config;
 pub mod device;
+mod kernel;
 mod listener;
 mod local;
 pub mod packet;

@@ -5,7 +5,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::task::{Context, Poll};
 
-use crate::local;
+use crate::kernel::KernelListener;
+use crate::local::{self, Network};
 use crate::stack::SharedStack;
 use crate::stream::TcpStream;
 use crate::tcp::ListenerId;
@@ -19,11 +20,17 @@ const DEFAULT_BACKLOG: usize = 4_096;
 /// [`Builder::run`](crate::Builder::run) runs its future on every shard: a SYN that RSS
 /// brings to a shard without a listener is answered with a reset.
 ///
+/// On the device `kernel` the shards' listeners share the host's port by SO_REUSEPORT, and
+/// the host spreads the connections over them.
+///
 /// Dropping it closes it; connections that nobody has accepted are reset.
 #[derive(Debug)]
-pub struct TcpListener {
-    stack: SharedStack,
-    id: ListenerId,
+pub struct TcpListener(Inner);
+
+#[derive(Debug)]
+enum Inner {
+    Stack { stack: SharedStack, id: ListenerId },
+    Kernel(KernelListener),
 }
 
 impl TcpListener {
@@ -43,25 +50,52 @@ impl TcpListener {
     /// # Errors
     /// As for [`bind`](TcpListener::bind).
     pub fn bind_with_backlog(addr: SocketAddr, backlog: usize) -> io::Result<TcpListener> {
-        let stack = local::stack()?;
+        let network = local::network()?;
+        let Some(stack) = network.stack() else {
+            return TcpListener::on_host(&network, addr, backlog);
+        };
         let id = stack.borrow_mut().listen(addr, backlog)?;
-        Ok(TcpListener { stack, id })
+        Ok(TcpListener(Inner::Stack { stack: stack.clone(), id }))
+    }
+
+    /// Listens at `addr` of the host, whatever the shard's device: for control planes and
+    /// metrics. Several shards, or one, may bind it. A busy shard looks at it every 100 us.
+    ///
+    /// # Errors
+    /// As for [`bind`](TcpListener::bind), and what the host says; `Unsupported` in a
+    /// simulated world.
+    pub fn bind_kernel(addr: SocketAddr) -> io::Result<TcpListener> {
+        TcpListener::on_host(&*local::network()?, addr, DEFAULT_BACKLOG)
+    }
+
+    fn on_host(network: &Network, addr: SocketAddr, backlog: usize) -> io::Result<TcpListener> {
+        let listener = KernelListener::bind(network.open_reactor()?, addr, backlog)?;
+        Ok(TcpListener(Inner::Kernel(listener)))
     }
 
     /// The next connection and its peer's address.
     ///
     /// # Errors
-    /// None at present; an `accept` that waits when the runtime shuts down is dropped.
+    /// None at present; an `accept` that waits when the runtime shuts down is dropped, and
+    /// one on a host without a free descriptor waits for one.
     pub async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         poll_fn(|cx| self.poll_accept(cx)).await
     }
 
     /// Polls for the next connection. Several tasks may wait at once.
     pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
-        let mut stack = self.stack.borrow_mut();
-        match stack.engine.accept(self.id) {
+        let (shared, listener) = match &self.0 {
+            Inner::Stack { stack, id } => (stack, *id),
+            Inner::Kernel(listener) => {
+                return listener
+                    .poll_accept(cx)
+                    .map_ok(|(stream, peer)| (TcpStream::on_host(stream), peer));
+            }
+        };
+        let mut stack = shared.borrow_mut();
+        match stack.engine.accept(listener) {
             Some(id) => {
-                let stream = TcpStream::new(self.stack.clone(), id);
+                let stream = TcpStream::new(shared.clone(), id);
                 let peer = stack.engine.tuple(id).map(|tuple| tuple.peer_addr());
                 drop(stack);
                 // An accepted connection has a tuple until its stream is dropped.
@@ -70,7 +104,7 @@ impl TcpListener {
                 )
             }
             None => {
-                stack.register_accept(self.id, cx);
+                stack.register_accept(listener, cx);
                 Poll::Pending
             }
         }
@@ -78,16 +112,21 @@ impl TcpListener {
 
     /// The address it listens at, with the port chosen for port 0.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.stack
-            .borrow()
-            .engine
-            .local_addr(self.id)
-            .ok_or_else(|| io::ErrorKind::NotConnected.into())
+        match &self.0 {
+            Inner::Stack { stack, id } => stack
+                .borrow()
+                .engine
+                .local_addr(*id)
+                .ok_or_else(|| io::ErrorKind::NotConnected.into()),
+            Inner::Kernel(listener) => Ok(listener.local_addr()),
+        }
     }
 }
 
 impl Drop for TcpListener {
     fn drop(&mut self) {
-        self.stack.borrow_mut().close_listener(self.id);
+        if let Inner::Stack { stack, id } = &self.0 {
+            stack.borrow_mut().close_listener(*id);
+        }
     }
 }

@@ -1,17 +1,78 @@
-//! The stack of the shard this code runs on.
+//! The network of the shard this code runs on.
 
+use std::cell::OnceCell;
 use std::io;
+use std::rc::Rc;
 
 use throng_runtime::local;
 
+use crate::kernel::Reactor;
 use crate::stack::SharedStack;
+
+/// What sockets of a shard are made on.
+pub(crate) struct Network {
+    stack: Option<SharedStack>,
+    /// The host's sockets, made when the first is asked for.
+    host: OnceCell<Rc<Reactor>>,
+    /// In a simulated world the host has nothing to say.
+    simulated: bool,
+}
+
+impl Network {
+    /// A shard with a device.
+    pub(crate) fn bypass(stack: SharedStack, simulated: bool) -> Network {
+        Network { stack: Some(stack), host: OnceCell::new(), simulated }
+    }
+
+    /// A shard on the host's sockets alone.
+    pub(crate) fn host(reactor: Rc<Reactor>) -> Network {
+        Network { stack: None, host: OnceCell::from(reactor), simulated: false }
+    }
+
+    /// The shard's stack; without one, sockets are the host's.
+    pub(crate) fn stack(&self) -> Option<&SharedStack> {
+        self.stack.as_ref()
+    }
+
+    /// The host's sockets, if there have been any.
+    pub(crate) fn reactor(&self) -> Option<&Rc<Reactor>> {
+        self.host.get()
+    }
+
+    /// The host's sockets.
+    ///
+    /// # Errors
+    /// `Unsupported` in a simulated world; without a free descriptor.
+    pub(crate) fn open_reactor(&self) -> io::Result<Rc<Reactor>> {
+        if self.simulated {
+            let text = "a simulated world has no host sockets";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+        }
+        if let Some(reactor) = self.host.get() {
+            return Ok(reactor.clone());
+        }
+        let reactor = Rc::new(Reactor::new()?);
+        Ok(self.host.get_or_init(|| reactor).clone())
+    }
+}
+
+/// The current shard's network.
+///
+/// # Errors
+/// Outside a shard, or on a shard without a network.
+pub(crate) fn network() -> io::Result<Rc<Network>> {
+    local::get::<Network>().ok_or_else(|| {
+        io::Error::other("no network here: sockets live on the shards of a throng_net::Builder")
+    })
+}
 
 /// The current shard's stack.
 ///
 /// # Errors
-/// Outside a shard, or on a shard without a network.
+/// As for [`network`]; `Unsupported` on a shard whose network is the host's.
 pub(crate) fn stack() -> io::Result<SharedStack> {
-    local::get::<SharedStack>().map(|stack| (*stack).clone()).ok_or_else(|| {
-        io::Error::other("no network here: sockets live on the shards of a throng_net::Builder")
+    network()?.stack().cloned().ok_or_else(|| {
+        let text = "the device is `kernel`: this shard has no stack of its own";
+        io::Error::new(io::ErrorKind::Unsupported, text)
     })
 }

@@ -10,6 +10,7 @@ use throng_runtime::sim::{HostId, World};
 use throng_runtime::{Driver, ShardId, local, unparker};
 
 use crate::device::Device;
+use crate::local::Network;
 use crate::stack::{Setup, SharedStack, Stack, StackDriver};
 use crate::steering::PortSteering;
 use crate::tcp;
@@ -73,8 +74,9 @@ pub fn add_host(world: &mut World, devices: Vec<Box<dyn Device>>, config: &HostC
             udp_queue_bytes: 1 << 20,
             now: throng_runtime::now(),
         })));
-        local::set(Rc::new(stack.clone()));
-        let driver: Box<dyn Driver> = Box::new(StackDriver::new(stack));
+        let network = Rc::new(Network::bypass(stack.clone(), true));
+        local::set(network.clone());
+        let driver: Box<dyn Driver> = Box::new(StackDriver::new(stack, network));
         Ok(driver)
     });
     host.expect("a simulated host needs no resources of the machine")

@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
+use crate::kernel::KernelUdp;
 use crate::local;
 use crate::stack::{SharedStack, UdpId};
 
@@ -16,9 +17,12 @@ use crate::stack::{SharedStack, UdpId};
 /// so a server binds on every shard. A client's answers come back to its own shard only if
 /// RSS says so: bind on every shard there too, or use one shard.
 #[derive(Debug)]
-pub struct UdpSocket {
-    stack: SharedStack,
-    id: UdpId,
+pub struct UdpSocket(Inner);
+
+#[derive(Debug)]
+enum Inner {
+    Stack { stack: SharedStack, id: UdpId },
+    Kernel(KernelUdp),
 }
 
 impl UdpSocket {
@@ -29,9 +33,23 @@ impl UdpSocket {
     /// `AddrInUse` where another socket of this shard has the address, `AddrNotAvailable`
     /// where it is not ours.
     pub fn bind(addr: SocketAddr) -> io::Result<UdpSocket> {
-        let stack = local::stack()?;
+        let network = local::network()?;
+        let Some(stack) = network.stack() else {
+            return UdpSocket::bind_kernel(addr);
+        };
         let id = stack.borrow_mut().udp_bind(addr)?;
-        Ok(UdpSocket { stack, id })
+        Ok(UdpSocket(Inner::Stack { stack: stack.clone(), id }))
+    }
+
+    /// Binds to `addr` of the host, whatever the shard's device. Sockets of several shards
+    /// share it, and the host spreads the datagrams; `0.0.0.0` is IPv4 only.
+    ///
+    /// # Errors
+    /// As for [`bind`](UdpSocket::bind), and what the host says; `Unsupported` in a simulated
+    /// world.
+    pub fn bind_kernel(addr: SocketAddr) -> io::Result<UdpSocket> {
+        let socket = KernelUdp::bind(local::network()?.open_reactor()?, addr)?;
+        Ok(UdpSocket(Inner::Kernel(socket)))
     }
 
     /// Sends a datagram of at most 65,507 bytes; beyond the MTU it goes in fragments. Waits
@@ -51,7 +69,10 @@ impl UdpSocket {
         payload: &[u8],
         to: SocketAddr,
     ) -> Poll<io::Result<()>> {
-        self.stack.borrow_mut().udp_poll_send(self.id, payload, to, cx)
+        match &self.0 {
+            Inner::Stack { stack, id } => stack.borrow_mut().udp_poll_send(*id, payload, to, cx),
+            Inner::Kernel(socket) => socket.poll_send_to(cx, payload, to),
+        }
     }
 
     /// The next datagram and its sender.
@@ -64,21 +85,29 @@ impl UdpSocket {
 
     /// Polls for the next datagram.
     pub fn poll_recv_from(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Bytes, SocketAddr)>> {
-        self.stack
-            .borrow_mut()
-            .udp_poll_recv(self.id, cx)
-            .map(|(from, payload)| Ok((payload, from)))
+        match &self.0 {
+            Inner::Stack { stack, id } => {
+                stack.borrow_mut().udp_poll_recv(*id, cx).map(|(from, payload)| Ok((payload, from)))
+            }
+            Inner::Kernel(socket) => socket.poll_recv_from(cx),
+        }
     }
 
     /// The address it is bound to, with the port chosen for port 0.
     pub fn local_addr(&self) -> SocketAddr {
-        let (addr, port) = self.stack.borrow().udp_local(self.id);
+        let (stack, id) = match &self.0 {
+            Inner::Stack { stack, id } => (stack, *id),
+            Inner::Kernel(socket) => return socket.local_addr(),
+        };
+        let (addr, port) = stack.borrow().udp_local(id);
         SocketAddr::new(addr.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED)), port)
     }
 }
 
 impl Drop for UdpSocket {
     fn drop(&mut self) {
-        self.stack.borrow_mut().udp_close(self.id);
+        if let Inner::Stack { stack, id } = &self.0 {
+            stack.borrow_mut().udp_close(*id);
+        }
     }
 }

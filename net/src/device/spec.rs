@@ -5,6 +5,7 @@
 //!
 //! memory:web                                     a link inside this process
 //! tap:throng0                                    a Linux TAP
+//! kernel                                         not a device: the host's own sockets
 //! dpdk:0000:03:00.0                              a PCI device
 //! dpdk:net_af_xdp0,iface=v0,start_queue=0+net_af_xdp1,iface=v0,start_queue=1
 //! memory:web;loss=0.01;delay_us=500;seed=7;pcap=/tmp/web.pcapng
@@ -72,6 +73,8 @@ pub enum Backend {
         /// one for each.
         ports: Vec<String>,
     },
+    /// `kernel`: no device, the host's own sockets. Takes no argument and no keys.
+    Kernel,
 }
 
 /// The keys of a `memory:` spec.
@@ -116,7 +119,8 @@ impl Default for OpenOptions {
 ///
 /// # Errors
 /// What the backend reports: a name that does not exist, missing rights, too few queues.
-/// `Unsupported` for `dpdk:` in a build without the feature `dpdk`.
+/// `Unsupported` for `dpdk:` in a build without the feature `dpdk`, and for `kernel`, which
+/// has no packets.
 pub fn open(
     spec: &DeviceSpec,
     shards: usize,
@@ -161,6 +165,10 @@ fn open_backend(
             Ok(boxed(tap::open(interface, shards, &options)?))
         }
         Backend::Dpdk { ports } => open_dpdk(ports, shards, options),
+        Backend::Kernel => Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "device `kernel` is the host's own sockets: it has no queues to open",
+        )),
     }
 }
 
@@ -198,7 +206,7 @@ fn open_dpdk(
 pub enum SpecError {
     /// There is no such backend.
     #[error(
-        "device `{spec}`: no backend `{backend}`; accepted: memory:<link>, tap:<interface>, dpdk:<port>"
+        "device `{spec}`: no backend `{backend}`; accepted: kernel, memory:<link>, tap:<interface>, dpdk:<port>"
     )]
     Backend {
         /// The whole text.
@@ -280,6 +288,10 @@ impl FromStr for DeviceSpec {
                 }
                 Backend::Dpdk { ports }
             }
+            "kernel" if device != "kernel" => {
+                return Err(unfit("argument of `kernel`, which takes none"));
+            }
+            "kernel" => Backend::Kernel,
             _ => return Err(SpecError::Backend { spec: spec(), backend: name.to_owned() }),
         };
         let mut wrappers = Wrappers::default();
@@ -291,6 +303,11 @@ impl FromStr for DeviceSpec {
                 }
                 Backend::Tap { offload, .. } => (TAP_KEYS, tap_key(offload, key, value)),
                 Backend::Dpdk { .. } => (&[][..], Ok(false)),
+                Backend::Kernel => {
+                    // Neither faults nor captures: there are no frames.
+                    let accepted = "none for `kernel`".to_owned();
+                    return Err(SpecError::Key { spec: spec(), key: key.into(), accepted });
+                }
             };
             let known = match known {
                 Ok(false) => wrappers.key(key, value),

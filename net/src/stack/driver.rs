@@ -1,36 +1,51 @@
 //! The stack as the runtime drives it.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::rc::Rc;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use throng_runtime::{Driver, Instant};
 
 use super::{SharedStack, Stack};
+use crate::local::Network;
 
 /// How long a shard naps at a time on a device that cannot wake it.
 const NAP: Duration = Duration::from_micros(50);
 /// How soon a full ring is looked at again. Not at once: a virtual clock would stand still.
 const RETRY: Duration = Duration::from_micros(5);
+/// How often a busy shard looks at its host sockets, which costs a system call.
+const HOST_SOCKETS: Duration = Duration::from_micros(100);
 
 /// A shard's [`Driver`].
 pub(crate) struct StackDriver {
     stack: SharedStack,
+    network: Rc<Network>,
+    /// When to look at the host's sockets again.
+    host_due: Instant,
 }
 
 impl StackDriver {
-    pub(crate) fn new(stack: SharedStack) -> StackDriver {
-        StackDriver { stack }
+    pub(crate) fn new(stack: SharedStack, network: Rc<Network>) -> StackDriver {
+        StackDriver { stack, network, host_due: Instant::default() }
     }
 }
 
 impl Driver for StackDriver {
     fn receive(&mut self, now: Instant) -> bool {
-        self.stack.borrow_mut().receive(now)
+        let mut worked = self.stack.borrow_mut().receive(now);
+        if let Some(host) = self.network.reactor()
+            && self.host_due <= now
+        {
+            self.host_due = now + HOST_SOCKETS;
+            worked |= host.poll();
+        }
+        worked
     }
 
     fn advance(&mut self, now: Instant) -> bool {
-        self.stack.borrow_mut().advance(now)
+        let worked = self.stack.borrow_mut().advance(now);
+        worked | self.network.reactor().is_some_and(|host| host.advance(now))
     }
 
     fn transmit(&mut self, now: Instant) -> bool {
@@ -38,11 +53,15 @@ impl Driver for StackDriver {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        self.stack.borrow().next_deadline()
+        let host = self.network.reactor().and_then(|host| host.next_deadline());
+        self.stack.borrow().next_deadline().into_iter().chain(host).min()
     }
 
     fn park(&mut self, unpark: BorrowedFd<'_>, timeout: Option<Duration>) {
-        self.stack.borrow_mut().park(unpark, timeout);
+        let host = self.network.reactor();
+        self.stack.borrow_mut().park(unpark, host.map(|host| host.as_fd()), timeout);
+        // What ended the sleep may be there.
+        self.host_due = Instant::default();
     }
 }
 
@@ -99,7 +118,12 @@ impl Stack {
         .min()
     }
 
-    fn park(&mut self, unpark: BorrowedFd<'_>, timeout: Option<Duration>) {
+    fn park(
+        &mut self,
+        unpark: BorrowedFd<'_>,
+        host: Option<BorrowedFd<'_>>,
+        timeout: Option<Duration>,
+    ) {
         // The sleeping flag is up: whatever another shard pushes from now on ends the wait,
         // and what it pushed before is seen here.
         self.stash = self.stash.take().or_else(|| self.port.try_recv());
@@ -110,7 +134,8 @@ impl Stack {
         let can_sleep = armed || self.link.device.interrupt_fd().is_none();
         if can_sleep {
             let timeout = if armed { timeout } else { Some(timeout.map_or(NAP, |t| t.min(NAP))) };
-            wait(unpark, armed.then(|| self.link.device.interrupt_fd()).flatten(), timeout);
+            let device = armed.then(|| self.link.device.interrupt_fd()).flatten();
+            wait(unpark, device, host, timeout);
         }
         if armed {
             self.link.device.disarm();
@@ -120,7 +145,12 @@ impl Stack {
 
 /// Waits until one of the descriptors is readable or the time is over. Errors (a signal)
 /// end the wait: it may always end early.
-fn wait(unpark: BorrowedFd<'_>, device: Option<BorrowedFd<'_>>, timeout: Option<Duration>) {
+fn wait(
+    unpark: BorrowedFd<'_>,
+    device: Option<BorrowedFd<'_>>,
+    host: Option<BorrowedFd<'_>>,
+    timeout: Option<Duration>,
+) {
     let timeout = timeout.map(|timeout| Timespec {
         tv_sec: timeout.as_secs().min(3_600) as i64,
         tv_nsec: i64::from(timeout.subsec_nanos()),
@@ -129,6 +159,7 @@ fn wait(unpark: BorrowedFd<'_>, device: Option<BorrowedFd<'_>>, timeout: Option<
     let mut fds = [
         PollFd::from_borrowed_fd(unpark, PollFlags::IN),
         PollFd::from_borrowed_fd(device.unwrap_or(unpark), PollFlags::IN),
+        PollFd::from_borrowed_fd(host.unwrap_or(unpark), PollFlags::IN),
     ];
     let _ = poll(&mut fds, timeout.as_ref());
 }

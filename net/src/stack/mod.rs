@@ -37,7 +37,7 @@ use throng_runtime::{Instant, ShardId, Unparker};
 pub use counters::Counters;
 pub(crate) use driver::StackDriver;
 pub(crate) use udp::UdpId;
-pub(crate) use wakers::Interest;
+pub(crate) use wakers::{Interest, wait_in};
 
 use crate::device::{self, Device};
 use crate::packet::Packet;
@@ -49,7 +49,7 @@ use ports::EphemeralPorts;
 use route::Routes;
 use slow::{Lease, SlowPath};
 use udp::UdpTable;
-use wakers::{Wakers, wait_in};
+use wakers::Wakers;
 
 /// What shards tell each other.
 pub(crate) enum Message {

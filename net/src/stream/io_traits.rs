@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 
 use futures::io::{AsyncBufRead, AsyncRead, AsyncWrite};
 
-use super::TcpStream;
+use super::{Inner, TcpStream};
 
 /// Bytes asked of the engine at a time by `poll_fill_buf`.
 const FILL: usize = 64 << 10;
@@ -24,6 +24,12 @@ impl AsyncRead for TcpStream {
         cx: &mut Context<'_>,
         buf: &mut [u8],
     ) -> Poll<io::Result<usize>> {
+        if let Inner::Kernel(stream) = &self.inner
+            && self.peeked.is_none()
+            && !buf.is_empty()
+        {
+            return stream.poll_read(cx, buf, self.read_shut.get());
+        }
         let chunk = ready!(self.poll_read_chunk(cx, buf.len()))?;
         buf[..chunk.len()].copy_from_slice(&chunk);
         Poll::Ready(Ok(chunk.len()))

@@ -16,6 +16,7 @@ use bytes::Bytes;
 pub use send::SendStream;
 pub use socket::TcpSocket;
 
+use crate::kernel::KernelStream;
 use crate::stack::{Interest, SharedStack};
 use crate::tcp::segment::FourTuple;
 use crate::tcp::{ConnId, Engine, Info, Keepalive, RecvError, SendError, State};
@@ -30,8 +31,7 @@ use crate::tcp::{ConnId, Engine, Info, Keepalive, RecvError, SendError, State};
 /// data is left, or comes later, the peer gets a reset (RFC 9293 3.6, RFC 2525 2.17).
 #[derive(Debug)]
 pub struct TcpStream {
-    stack: SharedStack,
-    id: ConnId,
+    inner: Inner,
     /// The rest of a chunk that `poll_fill_buf` has handed out a view of.
     #[allow(clippy::box_collection, reason = "eight bytes in every idle stream, not 32")]
     peeked: Option<Box<Bytes>>,
@@ -39,9 +39,26 @@ pub struct TcpStream {
     read_shut: Cell<bool>,
 }
 
+/// Whose connection it is.
+#[derive(Debug)]
+enum Inner {
+    Stack { stack: SharedStack, id: ConnId },
+    Kernel(Box<KernelStream>),
+}
+
+// A million idle streams lie in the tasks that wait for them.
+const _: () = assert!(size_of::<TcpStream>() <= 32);
+
 impl TcpStream {
     pub(crate) fn new(stack: SharedStack, id: ConnId) -> TcpStream {
-        TcpStream { stack, id, peeked: None, read_shut: Cell::new(false) }
+        let inner = Inner::Stack { stack, id };
+        TcpStream { inner, peeked: None, read_shut: Cell::new(false) }
+    }
+
+    /// A connection of the host's.
+    pub(crate) fn on_host(stream: KernelStream) -> TcpStream {
+        let inner = Inner::Kernel(Box::new(stream));
+        TcpStream { inner, peeked: None, read_shut: Cell::new(false) }
     }
 
     /// Connects to `addr` from an address and port of our own choosing, such that the
@@ -76,12 +93,16 @@ impl TcpStream {
             }
             return Poll::Ready(Ok(chunk));
         }
-        let mut stack = self.stack.borrow_mut();
-        match stack.engine.recv(self.id, max, throng_runtime::now()) {
+        let (stack, id) = match &self.inner {
+            Inner::Stack { stack, id } => (stack, *id),
+            Inner::Kernel(stream) => return stream.poll_read_chunk(cx, max, self.read_shut.get()),
+        };
+        let mut stack = stack.borrow_mut();
+        match stack.engine.recv(id, max, throng_runtime::now()) {
             Ok(chunk) => Poll::Ready(Ok(chunk)),
             Err(RecvError::WouldBlock) if self.read_shut.get() => Poll::Ready(Ok(Bytes::new())),
             Err(RecvError::WouldBlock) => {
-                stack.register(self.id, Interest::Read, cx);
+                stack.register(id, Interest::Read, cx);
                 Poll::Pending
             }
             Err(RecvError::Closed(error)) => Poll::Ready(Err(error.into())),
@@ -104,23 +125,23 @@ impl TcpStream {
         cx: &mut Context<'_>,
         chunk: &mut Option<Bytes>,
     ) -> Poll<io::Result<()>> {
+        let (stack, id) = match &self.inner {
+            Inner::Stack { stack, id } => (stack, *id),
+            Inner::Kernel(stream) => return stream.poll_write_chunk(cx, chunk),
+        };
         let Some(bytes) = chunk.take().filter(|bytes| !bytes.is_empty()) else {
             return Poll::Ready(Ok(()));
         };
-        let mut stack = self.stack.borrow_mut();
-        match stack.engine.send(self.id, bytes, throng_runtime::now()) {
+        let mut stack = stack.borrow_mut();
+        match stack.engine.send(id, bytes, throng_runtime::now()) {
             Ok(()) => Poll::Ready(Ok(())),
             Err(SendError::WouldBlock(bytes)) => {
                 *chunk = Some(bytes);
-                stack.register(self.id, Interest::Write, cx);
+                stack.register(id, Interest::Write, cx);
                 Poll::Pending
             }
             Err(SendError::Closed(error)) => Poll::Ready(Err(error.into())),
         }
-    }
-
-    fn tuple(&self) -> io::Result<FourTuple> {
-        self.stack.borrow().engine.tuple(self.id).ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
     /// Polls to copy a part of the `bytes` slices into the send queue. Returns how much.
@@ -129,8 +150,12 @@ impl TcpStream {
         cx: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let (stack, id) = match &self.inner {
+            Inner::Stack { stack, id } => (stack, *id),
+            Inner::Kernel(stream) => return stream.poll_write(cx, pieces),
+        };
         let total: usize = pieces.iter().map(|piece| piece.len()).sum();
-        let capacity = self.stack.borrow().engine.send_capacity(self.id);
+        let capacity = stack.borrow().engine.send_capacity(id);
         // Without room the engine is asked all the same, with one byte: it notes who waits,
         // and says so where the connection is over.
         let mut left = total.min(capacity.max(1));
@@ -155,11 +180,18 @@ impl TcpStream {
 
     /// Polls whether there is something to read.
     pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut stack = self.stack.borrow_mut();
-        if self.peeked.is_some() || self.read_shut.get() || is_readable(&stack.engine, self.id) {
+        if self.peeked.is_some() || self.read_shut.get() {
             return Poll::Ready(Ok(()));
         }
-        stack.register(self.id, Interest::Read, cx);
+        let (stack, id) = match &self.inner {
+            Inner::Stack { stack, id } => (stack, *id),
+            Inner::Kernel(stream) => return stream.poll_readable(cx),
+        };
+        let mut stack = stack.borrow_mut();
+        if is_readable(&stack.engine, id) {
+            return Poll::Ready(Ok(()));
+        }
+        stack.register(id, Interest::Read, cx);
         Poll::Pending
     }
 
@@ -169,40 +201,60 @@ impl TcpStream {
     /// # Errors
     /// `NotConnected` when the connection is over.
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
-        let mut stack = self.stack.borrow_mut();
-        let now = throng_runtime::now();
         if matches!(how, Shutdown::Read | Shutdown::Both) {
             self.read_shut.set(true);
-            stack.wake_reader(self.id);
         }
-        if matches!(how, Shutdown::Write | Shutdown::Both) {
-            stack.engine.shutdown_write(self.id, now);
+        match &self.inner {
+            Inner::Stack { stack, id } => {
+                let mut stack = stack.borrow_mut();
+                if matches!(how, Shutdown::Read | Shutdown::Both) {
+                    stack.wake_reader(*id);
+                }
+                if matches!(how, Shutdown::Write | Shutdown::Both) {
+                    stack.engine.shutdown_write(*id, throng_runtime::now());
+                }
+            }
+            Inner::Kernel(stream) => stream.shutdown(how),
         }
         Ok(())
     }
 
     /// Ends the connection at once with a reset.
     pub fn abort(self) {
-        self.stack.borrow_mut().engine.abort(self.id, throng_runtime::now());
+        match &self.inner {
+            Inner::Stack { stack, id } => {
+                stack.borrow_mut().engine.abort(*id, throng_runtime::now());
+            }
+            Inner::Kernel(stream) => stream.abort(),
+        }
     }
 
     /// Sends small segments at once (`true`) or lets them wait for an acknowledgement of
     /// what is out (Nagle, RFC 9293 3.7.4; the default).
     pub fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
-        self.stack.borrow_mut().engine.set_nodelay(self.id, nodelay);
+        match &self.inner {
+            Inner::Stack { stack, id } => stack.borrow_mut().engine.set_nodelay(*id, nodelay),
+            Inner::Kernel(stream) => stream.set_nodelay(nodelay)?,
+        }
         Ok(())
     }
 
     /// Probes the peer when it has been silent (RFC 9293 3.8.4); `None`, the default: never.
     pub fn set_keepalive(&self, keepalive: Option<Keepalive>) -> io::Result<()> {
-        self.stack.borrow_mut().engine.set_keepalive(self.id, keepalive);
+        match &self.inner {
+            Inner::Stack { stack, id } => stack.borrow_mut().engine.set_keepalive(*id, keepalive),
+            Inner::Kernel(stream) => stream.set_keepalive(keepalive)?,
+        }
         Ok(())
     }
 
     /// How long sent data may stay unacknowledged before the connection is given up
     /// (RFC 5482); `None`, the default: as many retransmissions as the configuration says.
     pub fn set_user_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.stack.borrow_mut().engine.set_user_timeout(self.id, timeout);
+        match &self.inner {
+            Inner::Stack { stack, id } => stack.borrow_mut().engine.set_user_timeout(*id, timeout),
+            Inner::Kernel(stream) => stream.set_user_timeout(timeout)?,
+        }
         Ok(())
     }
 
@@ -210,26 +262,40 @@ impl TcpStream {
     /// it in the background; zero throws it away and resets; anything else sends it for at
     /// most so long, then resets.
     pub fn set_linger(&self, linger: Option<Duration>) -> io::Result<()> {
-        self.stack.borrow_mut().engine.set_linger(self.id, linger);
+        match &self.inner {
+            Inner::Stack { stack, id } => stack.borrow_mut().engine.set_linger(*id, linger),
+            Inner::Kernel(stream) => stream.set_linger(linger),
+        }
         Ok(())
     }
 
     /// The peer's address and port.
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
-        self.tuple().map(|tuple| tuple.peer_addr())
+        match &self.inner {
+            Inner::Stack { stack, id } => Ok(tuple(stack, *id)?.peer_addr()),
+            Inner::Kernel(stream) => stream.peer_addr(),
+        }
     }
 
     /// Our own address and port.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.tuple().map(|tuple| tuple.local_addr())
+        match &self.inner {
+            Inner::Stack { stack, id } => Ok(tuple(stack, *id)?.local_addr()),
+            Inner::Kernel(stream) => stream.local_addr(),
+        }
     }
 
-    /// A snapshot of the connection, in the spirit of RFC 4898.
+    /// A snapshot of the connection, in the spirit of RFC 4898. Of a host's connection it
+    /// knows addresses, state, error and queues; the rest is zero.
     ///
     /// # Errors
     /// `NotConnected` when the connection is no more.
     pub fn info(&self) -> io::Result<Info> {
-        let info = self.stack.borrow().engine.info(self.id, throng_runtime::now());
+        let (stack, id) = match &self.inner {
+            Inner::Stack { stack, id } => (stack, *id),
+            Inner::Kernel(stream) => return stream.info(),
+        };
+        let info = stack.borrow().engine.info(id, throng_runtime::now());
         info.ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
@@ -242,8 +308,14 @@ impl TcpStream {
 
 impl Drop for TcpStream {
     fn drop(&mut self) {
-        self.stack.borrow_mut().release(self.id, throng_runtime::now());
+        if let Inner::Stack { stack, id } = &self.inner {
+            stack.borrow_mut().release(*id, throng_runtime::now());
+        }
     }
+}
+
+fn tuple(stack: &SharedStack, id: ConnId) -> io::Result<FourTuple> {
+    stack.borrow().engine.tuple(id).ok_or_else(|| io::ErrorKind::NotConnected.into())
 }
 
 /// Whether `recv` would answer something else than `WouldBlock`.

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::task::Poll;
 
 use super::TcpStream;
+use crate::kernel::KernelStream;
 use crate::local;
 use crate::stack::Interest;
 use crate::tcp::State;
@@ -14,12 +15,18 @@ use crate::tcp::State;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TcpSocket {
     local: Option<SocketAddr>,
+    kernel: bool,
 }
 
 impl TcpSocket {
     /// A socket without an address: [`connect`](TcpSocket::connect) chooses.
     pub fn new() -> TcpSocket {
         TcpSocket::default()
+    }
+
+    /// A socket of the host's, whatever the shard's device.
+    pub fn kernel() -> TcpSocket {
+        TcpSocket { kernel: true, ..TcpSocket::default() }
     }
 
     /// Comes from `addr`. An unspecified address and port 0 are chosen; a given port has to
@@ -36,16 +43,20 @@ impl TcpSocket {
     /// of the interface or its flow belongs to another shard; `AddrInUse` where this very
     /// connection exists.
     pub async fn connect(self, addr: SocketAddr) -> io::Result<TcpStream> {
-        let stack = local::stack()?;
-        let id = stack.borrow_mut().connect(self.local, addr, throng_runtime::now())?;
-        let stream = TcpStream::new(stack, id);
+        let network = local::network()?;
+        let Some(shared) = network.stack().filter(|_| !self.kernel) else {
+            let reactor = network.open_reactor()?;
+            return KernelStream::connect(reactor, self.local, addr).await.map(TcpStream::on_host);
+        };
+        let id = shared.borrow_mut().connect(self.local, addr, throng_runtime::now())?;
+        let stream = TcpStream::new(shared.clone(), id);
         poll_fn(|cx| {
-            let mut stack = stream.stack.borrow_mut();
-            if let Some(error) = stack.engine.take_error(stream.id) {
+            let mut stack = shared.borrow_mut();
+            if let Some(error) = stack.engine.take_error(id) {
                 return Poll::Ready(Err(error.into()));
             }
-            if matches!(stack.engine.state(stream.id), State::SynSent | State::SynReceived) {
-                stack.register(stream.id, Interest::Write, cx);
+            if matches!(stack.engine.state(id), State::SynSent | State::SynReceived) {
+                stack.register(id, Interest::Write, cx);
                 return Poll::Pending;
             }
             Poll::Ready(Ok(()))

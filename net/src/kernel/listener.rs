@@ -1,0 +1,86 @@
+//! A listener of the host's.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, SocketType, acceptfrom_with, listen};
+use throng_runtime::coop;
+
+use super::reactor::{Reactor, Readiness, Side, Source};
+use super::{KernelStream, open_shared, plain_addr};
+
+/// How long a listener waits where the host has no descriptor or memory for a connection.
+const BREAK: Duration = Duration::from_millis(100);
+
+/// Listens on this shard; others may share the port.
+#[derive(Debug)]
+pub(crate) struct KernelListener {
+    reactor: Rc<Reactor>,
+    fd: OwnedFd,
+    ready: Rc<Readiness>,
+    key: usize,
+    addr: SocketAddr,
+}
+
+impl KernelListener {
+    pub(crate) fn bind(
+        reactor: Rc<Reactor>,
+        addr: SocketAddr,
+        backlog: usize,
+    ) -> io::Result<KernelListener> {
+        reactor.check_free(SocketType::STREAM, addr)?;
+        let (fd, addr) = open_shared(addr, SocketType::STREAM)?;
+        listen(&fd, i32::try_from(backlog.max(1)).unwrap_or(i32::MAX))?;
+        let ready = Rc::new(Readiness::new());
+        let key = reactor.add(fd.as_fd(), Source::Plain(ready.clone()))?;
+        reactor.note_bound(SocketType::STREAM, addr);
+        Ok(KernelListener { reactor, fd, ready, key, addr })
+    }
+
+    pub(crate) fn poll_accept(
+        &self,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<(KernelStream, SocketAddr)>> {
+        ready!(coop::poll_proceed(cx));
+        while self.ready.is_ready(Side::Read) {
+            let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+            match acceptfrom_with(&self.fd, flags) {
+                Ok((fd, Some(peer))) => {
+                    let peer = plain_addr(peer)?;
+                    let stream = KernelStream::new(self.reactor.clone(), fd)?;
+                    return Poll::Ready(Ok((stream, peer)));
+                }
+                Err(Errno::AGAIN) => self.ready.clear(Side::Read),
+                Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {
+                    tracing::warn!(%error, addr = %self.addr, "cannot accept for now");
+                    self.ready.clear(Side::Read);
+                    self.reactor.wake_at(self.key, throng_runtime::now() + BREAK);
+                }
+                Err(error @ (Errno::BADF | Errno::INVAL | Errno::NOTSOCK | Errno::PERM)) => {
+                    return Poll::Ready(Err(error.into()));
+                }
+                // That connection has ended before it was accepted; see accept(2).
+                Ok((_, None)) | Err(_) => {}
+            }
+        }
+        self.ready.wait(Side::Read, cx);
+        Poll::Pending
+    }
+
+    pub(crate) fn local_addr(&self) -> SocketAddr {
+        self.addr
+    }
+}
+
+impl Drop for KernelListener {
+    fn drop(&mut self) {
+        self.ready.wake(Side::Read);
+        self.reactor.remove(self.key);
+        self.reactor.forget_bound(SocketType::STREAM, self.addr);
+    }
+}

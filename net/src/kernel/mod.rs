@@ -1,0 +1,125 @@
+//! The host's own sockets behind the public types: device `kernel`, and the control plane's
+//! sockets on a shard that has a device of its own.
+//!
+//! Every shard has an epoll instance, made when its first host socket is, and a socket
+//! belongs to the shard that made it. Servers bind on every shard as they do on a device:
+//! listeners share their port by SO_REUSEPORT, and the host spreads the connections.
+//!
+//! Behaviour is that of the stack on a device, except:
+//!
+//! * The host decides what [`Limits`](crate::Limits) decides for TCP and UDP elsewhere: its
+//!   buffers, its backlog, its number of descriptors. Without a free descriptor a listener
+//!   waits; `connect` and `bind` fail.
+//! * Another process of the same user can bind a port that a listener of ours shares.
+//! * An address of one family is of that family only, `0.0.0.0` for UDP too; `[::]` covers
+//!   both.
+//! * Keepalive counts in whole seconds, rounded up.
+//! * A linger time between none and zero ends in silence towards a peer that does not
+//!   acknowledge, not in a reset; and without one, a chunk that the host had no room for
+//!   is given a minute after its stream is dropped.
+//! * [`Info`](crate::Info) has addresses, state, error and queues; the send queue is what
+//!   the host has not taken. All else is zero: TCP_INFO has no safe interface yet.
+
+mod listener;
+mod reactor;
+mod stream;
+mod udp;
+
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::rc::Rc;
+use std::time::Duration;
+
+use rustix::net::sockopt::{set_ipv6_v6only, set_socket_reuseaddr, set_socket_reuseport};
+use rustix::net::{
+    AddressFamily, SocketAddrAny, SocketFlags, SocketType, bind, getsockname, socket_with,
+};
+use throng_runtime::{Driver, Instant};
+
+pub(crate) use listener::KernelListener;
+pub(crate) use reactor::Reactor;
+pub(crate) use stream::KernelStream;
+pub(crate) use udp::KernelUdp;
+
+/// The [`Driver`] of a shard whose network is the host's.
+#[derive(Debug)]
+pub(crate) struct KernelDriver {
+    reactor: Rc<Reactor>,
+}
+
+impl KernelDriver {
+    pub(crate) fn new(reactor: Rc<Reactor>) -> KernelDriver {
+        KernelDriver { reactor }
+    }
+}
+
+impl Driver for KernelDriver {
+    fn receive(&mut self, _: Instant) -> bool {
+        self.reactor.poll()
+    }
+
+    fn advance(&mut self, now: Instant) -> bool {
+        self.reactor.advance(now)
+    }
+
+    /// Writes go to the host when they are made.
+    fn transmit(&mut self, _: Instant) -> bool {
+        false
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        self.reactor.next_deadline()
+    }
+
+    fn park(&mut self, unpark: BorrowedFd<'_>, timeout: Option<Duration>) {
+        self.reactor.park(unpark, timeout);
+    }
+}
+
+/// A socket of the family of `addr` that does not block.
+fn open(addr: &SocketAddr, kind: SocketType) -> io::Result<OwnedFd> {
+    let family = match addr {
+        SocketAddr::V4(_) => AddressFamily::INET,
+        SocketAddr::V6(_) => AddressFamily::INET6,
+    };
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    Ok(socket_with(family, kind, flags, None)?)
+}
+
+/// A socket bound to `addr`, whose port other shards can share; with its address.
+fn open_shared(addr: SocketAddr, kind: SocketType) -> io::Result<(OwnedFd, SocketAddr)> {
+    let fd = open(&addr, kind)?;
+    if kind == SocketType::STREAM {
+        // Connections of an earlier listener may be in TIME_WAIT.
+        set_socket_reuseaddr(&fd, true)?;
+    }
+    set_socket_reuseport(&fd, true)?;
+    if addr.is_ipv6() {
+        set_ipv6_v6only(&fd, false)?;
+    }
+    bind(&fd, &addr)?;
+    let addr = plain_addr(getsockname(&fd)?)?;
+    Ok((fd, addr))
+}
+
+/// The address, an IPv4-mapped one as IPv4.
+fn plain_addr(addr: SocketAddrAny) -> io::Result<SocketAddr> {
+    let addr = SocketAddr::try_from(addr)?;
+    Ok(match addr.ip().to_canonical() {
+        IpAddr::V4(ip) => SocketAddr::new(ip.into(), addr.port()),
+        IpAddr::V6(_) => addr,
+    })
+}
+
+/// The address as a socket of `family` takes it, where it can.
+fn addr_for(family: &SocketAddr, addr: SocketAddr) -> Option<SocketAddr> {
+    match (family, addr) {
+        (SocketAddr::V4(_), SocketAddr::V6(_)) => None,
+        (SocketAddr::V6(_), SocketAddr::V4(addr)) => {
+            let ip: Ipv6Addr = addr.ip().to_ipv6_mapped();
+            Some(SocketAddrV6::new(ip, addr.port(), 0, 0).into())
+        }
+        (_, addr) => Some(addr),
+    }
+}
