@@ -130,10 +130,8 @@ impl<I, S, B> Connection<I, S, B>
 where
     I: Read + Write + Unpin + Send + 'static,
     S: Service<Request<Incoming>, Response = Response<B>> + 'static,
-    S::Error: Into<BoxError>,
-    S::Future: 'static,
-    B: Body + 'static,
-    B::Error: Into<BoxError>,
+    S: Service<Request<Incoming>, Error: Into<BoxError>, Future: 'static>,
+    B: Body<Error: Into<BoxError>> + 'static,
 {
     pub(crate) fn new(io: I, service: Rc<S>, membership: Membership) -> Self {
         Connection {
@@ -361,10 +359,8 @@ impl<I, S, B> Future for Connection<I, S, B>
 where
     I: Read + Write + Unpin + Send + 'static,
     S: Service<Request<Incoming>, Response = Response<B>> + 'static,
-    S::Error: Into<BoxError>,
-    S::Future: 'static,
-    B: Body + 'static,
-    B::Error: Into<BoxError>,
+    S: Service<Request<Incoming>, Error: Into<BoxError>, Future: 'static>,
+    B: Body<Error: Into<BoxError>> + 'static,
 {
     type Output = ();
 

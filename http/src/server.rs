@@ -189,10 +189,8 @@ impl Running {
     where
         A: Accept,
         S: Service<Request<Incoming>, Response = Response<B>> + 'static,
-        S::Error: Into<BoxError>,
-        S::Future: 'static,
-        B: Body + 'static,
-        B::Error: Into<BoxError>,
+        S: Service<Request<Incoming>, Error: Into<BoxError>, Future: 'static>,
+        B: Body<Error: Into<BoxError>> + 'static,
     {
         let service = Rc::new(service);
         self.serve_shared(listener, move |_| service.clone()).await
@@ -208,10 +206,8 @@ impl Running {
     where
         A: Accept,
         S: Service<Request<Incoming>, Response = Response<B>> + 'static,
-        S::Error: Into<BoxError>,
-        S::Future: 'static,
-        B: Body + 'static,
-        B::Error: Into<BoxError>,
+        S: Service<Request<Incoming>, Error: Into<BoxError>, Future: 'static>,
+        B: Body<Error: Into<BoxError>> + 'static,
     {
         self.serve_shared(listener, move |peer| Rc::new(make(peer))).await
     }
@@ -244,10 +240,8 @@ impl Running {
     where
         A: Accept,
         S: Service<Request<Incoming>, Response = Response<B>> + 'static,
-        S::Error: Into<BoxError>,
-        S::Future: 'static,
-        B: Body + 'static,
-        B::Error: Into<BoxError>,
+        S: Service<Request<Incoming>, Error: Into<BoxError>, Future: 'static>,
+        B: Body<Error: Into<BoxError>> + 'static,
     {
         let mut backoff = BACKOFF_MIN;
         while let Some(accepted) = poll_fn(|cx| self.poll_accept(&listener, cx)).await {
@@ -306,10 +300,8 @@ impl Running {
     where
         I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
         S: Service<Request<Incoming>, Response = Response<B>> + 'static,
-        S::Error: Into<BoxError>,
-        S::Future: 'static,
-        B: Body + 'static,
-        B::Error: Into<BoxError>,
+        S: Service<Request<Incoming>, Error: Into<BoxError>, Future: 'static>,
+        B: Body<Error: Into<BoxError>> + 'static,
     {
         let shared = self.0.clone();
         shared.count(|counters| counters.accepted += 1);
@@ -357,10 +349,8 @@ pub async fn serve<A, S, B>(listener: A, service: S)
 where
     A: Accept,
     S: Service<Request<Incoming>, Response = Response<B>> + 'static,
-    S::Error: Into<BoxError>,
-    S::Future: 'static,
-    B: Body + 'static,
-    B::Error: Into<BoxError>,
+    S: Service<Request<Incoming>, Error: Into<BoxError>, Future: 'static>,
+    B: Body<Error: Into<BoxError>> + 'static,
 {
     Server::new().start().serve(listener, service).await;
 }

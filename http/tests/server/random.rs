@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use throng_http::Server;
 
 use crate::site::serve_site;
-use crate::support::{Pace, run, spawn};
+use crate::support::{Pace, places, run, send_in_pieces, spawn};
 
 /// Not among them: HTTP/1.0 with keep-alive. hyper answers a malformed request with the version
 /// of the one before, which a parked connection no longer knows.
@@ -49,15 +49,7 @@ fn answers(bytes: Vec<u8>, cuts: Vec<usize>, pace: Pace, park: bool) -> Vec<u8> 
         let (dialer, server) = serve_site(settings.park(park).date_header(false));
         let (mut reader, mut writer) = dialer.connect_at(1 << 20, pace).split();
         spawn(async move {
-            let mut sent = 0;
-            for cut in cuts.into_iter().chain([bytes.len()]) {
-                // The server may have closed already.
-                if writer.write_all(&bytes[sent..cut]).await.is_err() {
-                    break;
-                }
-                sent = cut;
-                throng_runtime::sleep(Duration::from_millis(1)).await;
-            }
+            send_in_pieces(&mut writer, &bytes, &cuts).await;
             // Time for all the slow ones.
             throng_runtime::sleep(Duration::from_secs(50)).await;
             let _ = writer.close().await;
@@ -80,8 +72,7 @@ proptest! {
         slow in any::<bool>(),
     ) {
         let bytes = requests.concat();
-        let mut cuts: Vec<usize> = cuts.iter().map(|at| (at * bytes.len() as f64) as usize).collect();
-        cuts.sort_unstable();
+        let cuts = places(&cuts, bytes.len());
         let pace = if slow { Pace { chunk: 61, stutter: true } } else { Pace::FAST };
         let parked = answers(bytes.clone(), cuts.clone(), pace, true);
         let unparked = answers(bytes, cuts, pace, false);

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use futures::io::{AsyncRead, AsyncWrite};
+use futures::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use throng_runtime::driver::NoDriver;
 use throng_runtime::sim::World;
 use throng_runtime::{Instant, ShardId};
@@ -32,6 +32,26 @@ pub fn run<T: 'static>(main: impl Future<Output = T> + 'static) -> T {
     drop(task);
     let value = output.borrow_mut().take();
     value.expect("the test's future panicked or stood still")
+}
+
+/// Sends `bytes` cut at these places, with a pause after each piece in which the peer rests.
+pub async fn send_in_pieces(to: &mut (impl AsyncWrite + Unpin), bytes: &[u8], cuts: &[usize]) {
+    let mut sent = 0;
+    for &cut in cuts.iter().chain([&bytes.len()]) {
+        // The peer may have closed already.
+        if to.write_all(&bytes[sent..cut]).await.is_err() {
+            break;
+        }
+        sent = cut;
+        throng_runtime::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Places to cut `len` bytes at, from fractions of it.
+pub fn places(fractions: &[f64], len: usize) -> Vec<usize> {
+    let mut cuts: Vec<usize> = fractions.iter().map(|at| (at * len as f64) as usize).collect();
+    cuts.sort_unstable();
+    cuts
 }
 
 /// Runs `task` beside the caller.

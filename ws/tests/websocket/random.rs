@@ -2,14 +2,13 @@
 //! what one that does not park does, and both say what tungstenite alone says.
 
 use std::io::{self, Cursor};
-use std::time::Duration;
 
 use futures::{AsyncReadExt, AsyncWriteExt, SinkExt, StreamExt};
 use proptest::prelude::*;
 use throng_ws::{Config, Role, WebSocket};
 
 use crate::raw::{BINARY, CLOSE, CONTINUE, FIN, PING, PONG, TEXT, frame};
-use crate::support::{Pace, duplex, run, spawn};
+use crate::support::{Pace, duplex, places, run, send_in_pieces, spawn};
 
 const MAX_MESSAGE: usize = 5000;
 
@@ -61,15 +60,7 @@ fn observe(bytes: Vec<u8>, cuts: Vec<usize>, pace: Pace, park: bool) -> (Vec<Str
         });
         let (mut reader, mut writer) = a.split();
         let sending = async move {
-            let mut sent = 0;
-            for cut in cuts.into_iter().chain([bytes.len()]) {
-                // The server may have closed already.
-                if writer.write_all(&bytes[sent..cut]).await.is_err() {
-                    break;
-                }
-                sent = cut;
-                throng_runtime::sleep(Duration::from_millis(1)).await;
-            }
+            send_in_pieces(&mut writer, &bytes, &cuts).await;
             let _ = writer.close().await;
         };
         spawn(sending);
@@ -117,8 +108,7 @@ proptest! {
         slow in any::<bool>(),
     ) {
         let bytes = pieces.concat();
-        let mut cuts: Vec<usize> = cuts.iter().map(|at| (at * bytes.len() as f64) as usize).collect();
-        cuts.sort_unstable();
+        let cuts = places(&cuts, bytes.len());
         let pace = if slow { Pace { chunk: 17, stutter: true } } else { Pace::FAST };
         let parked = observe(bytes.clone(), cuts.clone(), pace, true);
         let unparked = observe(bytes.clone(), cuts, pace, false);
