@@ -100,7 +100,74 @@ fn wake_and_poll(count: usize, rounds: usize, shuffled: bool) {
     report(&format!("local wake + poll, {count} tasks, {order}"), count * rounds, time);
 }
 
+/// Resident bytes of this process.
+fn resident() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok());
+    pages.unwrap_or(0usize) * 4096
+}
+
+/// What a task with a future of 160 bytes occupies, and the same with a timer armed.
+fn memory() {
+    const TASKS: usize = 1_000_000;
+    let (mut world, host) = world();
+    let before = resident();
+    world.enter(host, SHARD, || {
+        for i in 0..TASKS as u64 {
+            let state = [i; 20];
+            drop(spawn_local(poll_fn(move |_| {
+                black_box(&state);
+                Poll::<()>::Pending
+            })));
+        }
+    });
+    while world.sweep() {}
+    let idle = resident() - before;
+    println!(
+        "{:<52} {:>9.1} bytes",
+        "a task with a future of 160 bytes",
+        idle as f64 / TASKS as f64
+    );
+    let before = resident();
+    world.enter(host, SHARD, || {
+        for i in 0..TASKS as u64 {
+            drop(spawn_local(sleep(Duration::from_secs(60 + i % 60))));
+        }
+    });
+    while world.sweep() {}
+    let asleep = resident() - before;
+    println!(
+        "{:<52} {:>9.1} bytes",
+        "a task that only sleeps (a future of 16 bytes)",
+        asleep as f64 / TASKS as f64
+    );
+}
+
+/// How late a sleep of 1 ms ends.
+fn sleeps(policy: &str, idle: IdlePolicy) {
+    let config = Config { shards: 1, idle, ..Config::default() };
+    let late = run(
+        config,
+        |_| Ok(Box::new(NoDriver) as Box<dyn Driver>),
+        |_| async {
+            let mut late = Vec::new();
+            for _ in 0..500 {
+                let start = std::time::Instant::now();
+                sleep(Duration::from_millis(1)).await;
+                late.push(start.elapsed());
+            }
+            late.sort();
+            late
+        },
+    );
+    let late = &late.expect("the run")[0];
+    println!("sleep(1 ms), {policy}: p1 {:?}, p50 {:?}, p99 {:?}", late[5], late[250], late[495]);
+}
+
 fn main() {
+    memory();
+    sleeps("busy", IdlePolicy::Busy);
+    sleeps("adaptive", IdlePolicy::default());
     timed("clock: std Instant::elapsed", 1_000_000, || {
         let origin = std::time::Instant::now();
         (0..1_000_000).for_each(|_| {
