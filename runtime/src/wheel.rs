@@ -153,21 +153,28 @@ impl<T> TimerWheel<T> {
     /// their level; returns whether it had to stop for that, with more to do. A `now` before
     /// that of an earlier call does nothing.
     pub fn advance(&mut self, now: Instant, budget: usize, fire: &mut impl FnMut(T)) -> bool {
-        if !self.is_due(now) {
-            return false;
-        }
-        let mut budget = budget;
-        let target = now.as_nanos() >> TICK_SHIFT;
-        loop {
-            match self.next_due(target, &mut budget) {
-                Due::Timer(index) => {
-                    let value = self.release(index);
-                    fire(value);
-                }
-                Due::Nothing => return false,
-                Due::OutOfBudget => return true,
-            }
-        }
+        self.is_due(now)
+            && self.serve(now, budget, |wheel, index| {
+                let value = wheel.release(index);
+                fire(value);
+            })
+    }
+
+    /// As [`advance`](Self::advance), but a due timer stays allocated, disarmed, until it
+    /// is removed: for owners who cannot be told that their key died.
+    pub(crate) fn advance_keep(
+        &mut self,
+        now: Instant,
+        budget: usize,
+        fire: &mut impl FnMut(&mut T),
+    ) -> bool {
+        self.is_due(now)
+            && self.serve(now, budget, |wheel, index| {
+                let node = wheel.node_mut(index);
+                node.when = (node.when & !0xffff) | u64::from(FIRED);
+                // SAFETY: the node is not free, so its value is initialised.
+                fire(unsafe { node.value.assume_init_mut() });
+            })
     }
 
     /// Moves to `now` if nothing has to be done for that; returns whether something has.
@@ -179,30 +186,6 @@ impl<T> TimerWheel<T> {
             self.elapsed = self.elapsed.max(target);
         }
         due
-    }
-
-    /// As [`advance`](Self::advance), but a due timer stays allocated, disarmed, until it
-    /// is removed: for owners who cannot be told that their key died.
-    pub(crate) fn advance_keep(
-        &mut self,
-        now: Instant,
-        budget: usize,
-        fire: &mut impl FnMut(&mut T),
-    ) -> bool {
-        let mut budget = budget;
-        let target = now.as_nanos() >> TICK_SHIFT;
-        loop {
-            match self.next_due(target, &mut budget) {
-                Due::Timer(index) => {
-                    let node = self.node_mut(index);
-                    node.when = (node.when & !0xffff) | u64::from(FIRED);
-                    // SAFETY: the node is not free, so its value is initialised.
-                    fire(unsafe { node.value.assume_init_mut() });
-                }
-                Due::Nothing => return false,
-                Due::OutOfBudget => return true,
-            }
-        }
     }
 
     /// A timer's value, if `key` names one.
@@ -245,32 +228,35 @@ impl<T> TimerWheel<T> {
         best
     }
 
-    /// Unlinks the next timer due at or before tick `target`.
-    fn next_due(&mut self, target: u64, budget: &mut usize) -> Due {
+    /// Empties all slots that start at or before `now`: those of level 0 through `fire`, with
+    /// nodes that are in no list any more, the others into lower levels.
+    fn serve(&mut self, now: Instant, budget: usize, mut fire: impl FnMut(&mut Self, u32)) -> bool {
+        let target = now.as_nanos() >> TICK_SHIFT;
+        let mut budget = budget;
         loop {
             let next = self.next_slot();
             self.earliest = next.map_or(u64::MAX, |(_, start)| start);
             let Some((slot, start)) = next.filter(|&(_, start)| start <= target) else {
                 self.elapsed = self.elapsed.max(target);
-                return Due::Nothing;
+                return false;
             };
             self.elapsed = self.elapsed.max(start);
-            loop {
-                let index = self.heads[slot];
-                if index == NIL {
-                    break;
+            let mut rest = Rest::take(self, slot);
+            while rest.first != NIL {
+                if budget == 0 {
+                    return true;
                 }
-                if *budget == 0 {
-                    return Due::OutOfBudget;
-                }
-                *budget -= 1;
-                self.unlink(index, slot as u16);
+                budget -= 1;
+                let index = rest.first;
+                let node = rest.wheel.node(index);
+                rest.first = node.next;
                 if slot < SLOTS {
-                    self.armed -= 1;
-                    return Due::Timer(index);
+                    rest.wheel.armed -= 1;
+                    fire(rest.wheel, index);
+                } else {
+                    let tick = node.tick();
+                    rest.wheel.link(index, tick);
                 }
-                let tick = self.node(index).tick();
-                self.link(index, tick);
             }
         }
     }
@@ -286,8 +272,7 @@ impl<T> TimerWheel<T> {
         let head = self.heads[slot];
         let last = if head == NIL {
             self.heads[slot] = index;
-            self.occupied[level as usize] |= 1 << position;
-            self.levels |= 1 << level;
+            self.occupy(slot);
             index
         } else {
             let last = std::mem::replace(&mut self.node_mut(head).prev, index);
@@ -314,11 +299,22 @@ impl<T> TimerWheel<T> {
         } else if head != index {
             self.node_mut(head).prev = prev;
         } else {
-            let (level, position) = (slot / SLOTS, slot % SLOTS);
-            self.occupied[level] &= !(1 << position);
-            if self.occupied[level] == 0 {
-                self.levels &= !(1 << level);
-            }
+            self.vacate(slot);
+        }
+    }
+
+    /// Notes that a slot holds something.
+    fn occupy(&mut self, slot: usize) {
+        self.occupied[slot / SLOTS] |= 1 << (slot % SLOTS);
+        self.levels |= 1 << (slot / SLOTS);
+    }
+
+    /// Notes that a slot holds nothing.
+    fn vacate(&mut self, slot: usize) {
+        let level = slot / SLOTS;
+        self.occupied[level] &= !(1 << (slot % SLOTS));
+        if self.occupied[level] == 0 {
+            self.levels &= !(1 << level);
         }
     }
 
@@ -360,16 +356,16 @@ impl<T> TimerWheel<T> {
     fn node(&self, index: u32) -> &Node<T> {
         debug_assert!(index < self.fresh);
         let (chunk, offset) = locate(index, FIRST_LOG2);
-        // SAFETY: all nodes below `fresh` were written by `allocate` and are never
-        // uninitialised again; indices come from there alone.
-        unsafe { self.chunks[chunk][offset].assume_init_ref() }
+        // SAFETY: all nodes below `fresh` were written by `allocate`, in chunks that exist
+        // since, and are never uninitialised again; indices come from there alone.
+        unsafe { self.chunks.get_unchecked(chunk).get_unchecked(offset).assume_init_ref() }
     }
 
     fn node_mut(&mut self, index: u32) -> &mut Node<T> {
         debug_assert!(index < self.fresh);
         let (chunk, offset) = locate(index, FIRST_LOG2);
         // SAFETY: as in `node`.
-        unsafe { self.chunks[chunk][offset].assume_init_mut() }
+        unsafe { self.chunks.get_unchecked_mut(chunk).get_unchecked_mut(offset).assume_init_mut() }
     }
 }
 
@@ -386,8 +382,31 @@ impl<T> Drop for TimerWheel<T> {
     }
 }
 
-enum Due {
-    Timer(u32),
-    Nothing,
-    OutOfBudget,
+/// The timers of a slot that is being served, taken out of it. What is left when serving
+/// stops, for lack of budget or in a panic of the callback, goes back.
+struct Rest<'a, T> {
+    wheel: &'a mut TimerWheel<T>,
+    slot: usize,
+    first: u32,
+    last: u32,
+}
+
+impl<'a, T> Rest<'a, T> {
+    fn take(wheel: &'a mut TimerWheel<T>, slot: usize) -> Self {
+        let first = std::mem::replace(&mut wheel.heads[slot], NIL);
+        let last = wheel.node(first).prev;
+        wheel.vacate(slot);
+        Rest { wheel, slot, first, last }
+    }
+}
+
+impl<T> Drop for Rest<'_, T> {
+    fn drop(&mut self) {
+        if self.first != NIL {
+            // The slot is still empty: timers only move to lower levels meanwhile.
+            self.wheel.heads[self.slot] = self.first;
+            self.wheel.node_mut(self.first).prev = self.last;
+            self.wheel.occupy(self.slot);
+        }
+    }
 }

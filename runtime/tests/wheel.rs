@@ -219,3 +219,19 @@ fn a_million_timers_come_and_go() {
     assert!(!wheel.advance(Instant::MAX, usize::MAX, &mut |_| fired += 1));
     assert_eq!(fired, 500_000);
 }
+
+#[test]
+fn a_panic_while_firing_loses_only_its_own_timer() {
+    let mut wheel = TimerWheel::new();
+    let keys: Vec<_> = (0..5).map(|id| wheel.insert(Instant::from_millis(1), id)).collect();
+    let fire = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        wheel.advance(Instant::from_millis(2), usize::MAX, &mut |id| assert_ne!(id, 1));
+    }));
+    assert!(fire.is_err());
+    assert_eq!(wheel.len(), 3);
+    assert_eq!(wheel.remove(keys[3]), Some(3));
+    let mut fired = Vec::new();
+    wheel.advance(Instant::from_millis(2), usize::MAX, &mut |id| fired.push(id));
+    assert_eq!(fired, [2, 4]);
+    assert!(wheel.next_deadline().is_none());
+}
