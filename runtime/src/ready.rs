@@ -43,7 +43,7 @@ impl ReadyQueue {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.taken == self.filled && self.put == 0 && self.middle.is_empty()
     }
 
     #[inline]

@@ -279,6 +279,9 @@ impl Shard {
     /// In batches of three steps: fetch the slots, fetch the tasks, poll. With a million
     /// tasks neither is in the cache, and one after the other would wait for both each time.
     pub(crate) fn run_tasks(&self, budget: usize) -> usize {
+        if !self.has_ready() {
+            return 0;
+        }
         let mut polls = 0;
         let mut batch = [0; BATCH];
         for _ in 0..ROUNDS {

@@ -24,6 +24,8 @@ const MAX_TICK: u64 = (1 << (LEVELS as u32 * DIGIT_BITS)) - 1;
 
 /// No node.
 const NIL: u32 = u32::MAX;
+/// No slot.
+const NO_SLOT: u16 = FREE;
 /// Slot number of a node that has fired and is kept for its owner.
 const FIRED: u16 = u16::MAX - 1;
 /// Slot number of a node in the free list.
@@ -68,6 +70,8 @@ pub struct TimerWheel<T> {
     elapsed: u64,
     /// No slot starts before this tick, so no look at the slots is needed until then.
     earliest: u64,
+    /// The slot above level 0 that was left half moved down, if there is one.
+    partial: u16,
     /// Bit `l`: level `l` holds anything.
     levels: u32,
     /// Nodes in the free list start here.
@@ -98,6 +102,7 @@ impl<T> TimerWheel<T> {
         TimerWheel {
             elapsed: 0,
             earliest: u64::MAX,
+            partial: NO_SLOT,
             levels: 0,
             free: NIL,
             fresh: 0,
@@ -206,26 +211,30 @@ impl<T> TimerWheel<T> {
         Some(Instant::from_nanos(start << TICK_SHIFT))
     }
 
-    /// The first slot to serve and the tick at which it starts. Of two that start
-    /// together the one on the higher level comes first: it is being moved down.
+    /// The first slot to serve and the tick at which it starts.
+    ///
+    /// That is the first slot of the lowest level that holds anything: what sits on a higher
+    /// level comes after the current slot of that level, so after all lower levels. Only a
+    /// slot left half moved down is different: it is the current one.
     fn next_slot(&self) -> Option<(usize, u64)> {
-        let mut levels = self.levels;
-        let mut best: Option<(usize, u64)> = None;
-        while levels != 0 {
-            let level = 31 - levels.leading_zeros();
-            levels &= !(1 << level);
-            let shift = level * DIGIT_BITS;
-            let digit = (self.elapsed >> shift) & (SLOTS as u64 - 1);
-            let ahead = self.occupied[level as usize] >> digit;
-            debug_assert_ne!(ahead, 0, "a timer was left behind");
-            let position = digit + u64::from(ahead.trailing_zeros());
-            let above = (self.elapsed >> shift) & !(SLOTS as u64 - 1);
-            let start = (above | position) << shift;
-            if best.is_none_or(|(_, earliest)| start < earliest) {
-                best = Some((level as usize * SLOTS + position as usize, start));
+        let level = match self.partial {
+            NO_SLOT => {
+                if self.levels == 0 {
+                    return None;
+                }
+                self.levels.trailing_zeros()
             }
-        }
-        best
+            slot => u32::from(slot) / SLOTS as u32,
+        };
+        let shift = level * DIGIT_BITS;
+        let current = self.elapsed >> shift;
+        let digit = current & (SLOTS as u64 - 1);
+        let ahead = self.occupied[level as usize] >> digit;
+        debug_assert_ne!(ahead, 0, "a timer was left behind");
+        // The digits above stay as they are, so adding cannot carry.
+        let offset = u64::from(ahead.trailing_zeros());
+        let slot = level as usize * SLOTS + (digit + offset) as usize;
+        Some((slot, (current + offset) << shift))
     }
 
     /// Empties all slots that start at or before `now`: those of level 0 through `fire`, with
@@ -311,6 +320,9 @@ impl<T> TimerWheel<T> {
 
     /// Notes that a slot holds nothing.
     fn vacate(&mut self, slot: usize) {
+        if usize::from(self.partial) == slot {
+            self.partial = NO_SLOT;
+        }
         let level = slot / SLOTS;
         self.occupied[level] &= !(1 << (slot % SLOTS));
         if self.occupied[level] == 0 {
@@ -407,6 +419,9 @@ impl<T> Drop for Rest<'_, T> {
             self.wheel.heads[self.slot] = self.first;
             self.wheel.node_mut(self.first).prev = self.last;
             self.wheel.occupy(self.slot);
+            if self.slot >= SLOTS {
+                self.wheel.partial = self.slot as u16;
+            }
         }
     }
 }
