@@ -3,6 +3,8 @@
 //! Each command does the set-up it needs by itself; CI calls `cargo xtask test` and
 //! nothing else. What every level of the tests proves is in `docs/TESTING.md`.
 
+#![forbid(unsafe_code)]
+
 mod bench;
 mod cargo;
 mod demo;

@@ -2,6 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::{TimeVal, TimeValLike};
+
 use crate::process::Finished;
 
 /// What one step came to, in tests (a step that is one check counts as one test).
@@ -137,6 +140,8 @@ fn captured(output: &str, test: &str) -> String {
 struct Done {
     name: String,
     took: Duration,
+    /// Processor time of all its children: what is left of `took` on a machine that is shared.
+    cpu: Duration,
     outcome: Outcome,
 }
 
@@ -170,9 +175,9 @@ impl Report {
             return;
         }
         println!("==> {name}");
-        let start = Instant::now();
+        let (start, cpu) = (Instant::now(), children_cpu());
         let outcome = run();
-        let took = start.elapsed();
+        let (took, cpu) = (start.elapsed(), children_cpu().saturating_sub(cpu));
         for (test, why) in &outcome.skipped {
             println!("    skipped {test}: {why}");
         }
@@ -183,7 +188,7 @@ impl Report {
             }
         }
         println!("    {} in {:.1} s", counts(&outcome), took.as_secs_f64());
-        self.done.push(Done { name: name.to_owned(), took, outcome });
+        self.done.push(Done { name: name.to_owned(), took, cpu, outcome });
     }
 
     /// Prints the table and the closing line. Returns whether nothing failed.
@@ -192,20 +197,20 @@ impl Report {
             return true;
         }
         let width = self.done.iter().map(|done| done.name.len()).max().unwrap_or(4).max(4);
-        println!(
-            "\n{:width$}  {:>8}  {:>6}  {:>6}  {:>7}",
-            "step", "time", "passed", "failed", "skipped"
-        );
-        for Done { name, took, outcome } in &self.done {
+        println!("\n{:width$}      time       cpu  passed  failed  skipped", "step");
+        for Done { name, took, cpu, outcome } in &self.done {
             println!(
-                "{name:width$}  {:>6.1} s  {:>6}  {:>6}  {:>7}",
+                "{name:width$}  {:>6.1} s  {:>6.1} s  {:>6}  {:>6}  {:>7}",
                 took.as_secs_f64(),
+                cpu.as_secs_f64(),
                 outcome.passed,
                 outcome.failed.len(),
                 outcome.skipped.len()
             );
         }
-        println!("{:width$}  {:>6.1} s", "all", self.start.elapsed().as_secs_f64());
+        let took = self.start.elapsed();
+        let cpu: Duration = self.done.iter().map(|done| done.cpu).sum();
+        println!("{:width$}  {:>6.1} s  {:>6.1} s", "all", took.as_secs_f64(), cpu.as_secs_f64());
         let mut total = Outcome::default();
         for kind in ["skipped", "FAILED"] {
             for done in &self.done {
@@ -224,6 +229,13 @@ impl Report {
         println!("\n{}", counts(&total));
         total.failed.is_empty() && total.passed > 0
     }
+}
+
+/// Processor time of the children that have ended.
+fn children_cpu() -> Duration {
+    let Ok(usage) = getrusage(UsageWho::RUSAGE_CHILDREN) else { return Duration::ZERO };
+    let time = |value: TimeVal| Duration::from_micros(value.num_microseconds().unsigned_abs());
+    time(usage.user_time()) + time(usage.system_time())
 }
 
 fn counts(outcome: &Outcome) -> String {

@@ -131,7 +131,7 @@ fn cargo_tests(report: &mut Report) {
     report.step("loom", || {
         // Another cfg makes other artifacts of every dependency: they get a place of their own.
         let command = logged("loom", &["test", "--locked", "--package", "throng-runtime"])
-            .args(["--lib", "--tests"])
+            .args(["--test", "loom"])
             .arg("--target-dir")
             .arg(host::target().join("loom"))
             .env("RUSTFLAGS", "--cfg loom");

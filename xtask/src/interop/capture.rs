@@ -143,10 +143,7 @@ impl Capture {
 /// then the table of `-z expert`.
 fn tshark(file: &Path) -> Result<String, String> {
     let fields = ["frame.number", "ip.src", "ipv6.src", "_ws.expert.severity"];
-    let done = Cmd::new("tshark")
-        .arg("-n")
-        .arg("-r")
-        .arg(file)
+    let done = reading(file)
         // Only the start of each frame was kept: TCP is judged, not what it carries.
         .args(["-d", "tcp.port==80,data", "-d", "tcp.port==9001,data"])
         .args(["-d", "tcp.port==7,data", "-d", "udp.port==7,data"])
@@ -163,16 +160,22 @@ fn tshark(file: &Path) -> Result<String, String> {
     if done.ok() { Ok(done.output) } else { Err(format!("tshark: {}", done.how())) }
 }
 
+/// tshark on a capture, with preferences of nobody's.
+fn reading(file: &Path) -> Cmd {
+    Cmd::new("tshark")
+        .env("WIRESHARK_CONFIG_DIR", file.with_extension("preferences"))
+        .arg("-n")
+        .arg("-r")
+        .arg(file)
+}
+
 /// How many resets of ours answer a segment of a connection that both sides had closed
 /// (RFC 9293 3.10.7.1: no ACK, its sequence number is the segment's acknowledgement). When
 /// the kernel moves a flow to another queue, a segment of the old queue can come that late.
 fn late_resets(file: &Path) -> Result<u64, String> {
     let fields =
         ["tcp.stream", "ip.src", "ipv6.src", "tcp.flags.fin", "tcp.flags.reset", "tcp.flags.ack"];
-    let done = Cmd::new("tshark")
-        .arg("-n")
-        .arg("-r")
-        .arg(file)
+    let done = reading(file)
         .args(["-Y", "tcp.flags.fin == 1 || tcp.flags.reset == 1", "-T", "fields"])
         .args(["-E", "separator=|"])
         .args(fields.iter().flat_map(|field| ["-e", field]))
