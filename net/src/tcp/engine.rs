@@ -407,7 +407,7 @@ impl Engine {
         self.peek(id).map_or(0, |conn| conn.cookie)
     }
 
-    /// Sets the number that [`Egress::send`] is given with this connection's segments.
+    /// Sets the number that [`Egress::send`](super::Egress::send) is given with this connection's segments.
     pub fn set_cookie(&mut self, id: ConnId, cookie: u32) {
         if let Some(conn) = get_owned(&mut self.conns, id) {
             conn.cookie = cookie;
