@@ -10,5 +10,6 @@ mod peer;
 mod random;
 mod receiving;
 mod sending;
+mod table;
 mod transfer;
 mod world;
