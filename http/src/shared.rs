@@ -185,7 +185,10 @@ impl Drop for Membership {
         if let Some(key) = self.key {
             self.shared.connections.borrow_mut().remove(key);
         }
+        let was_full = !self.shared.has_room();
         self.shared.open.set(self.shared.open.get() - 1);
-        self.shared.notify();
+        if was_full || self.shared.phase() != Phase::Serving {
+            self.shared.notify();
+        }
     }
 }
