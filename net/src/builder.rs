@@ -28,7 +28,8 @@ const DHCP_PATIENCE: Duration = Duration::from_secs(30);
 /// Builds a runtime with a network: device, addresses, cores, limits.
 ///
 /// The same settings come from the environment ([`from_env`](Builder::from_env)) and from a
-/// TOML file ([`from_file`](Builder::from_file)); what is set in code afterwards wins. Values
+/// TOML file ([`from_file`](Builder::from_file)); what is set in code afterwards wins, except
+/// that addresses and gateways add up. Values
 /// are checked by [`run`](Builder::run), whose error names key, value and what is accepted.
 ///
 /// | method | file | environment |
@@ -144,8 +145,9 @@ impl Builder {
     }
 
     /// Opens the device, starts the shards and runs `main` on each of them. Returns what
-    /// each returned, by shard, when all have. Tasks that still run then are dropped;
-    /// what dropped streams had queued is sent first, for at most a second.
+    /// each returned, by shard, when all have. When a shard's `main` has returned, what its
+    /// connections have queued is sent, for at most a second; then tasks that still run are
+    /// dropped. A graceful end of a server is the server's: stop accepting, wait, return.
     ///
     /// # Errors
     /// `InvalidInput` for a setting (see [`ConfigError`]), whatever opening the device

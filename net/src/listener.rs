@@ -35,7 +35,8 @@ enum Inner {
 
 impl TcpListener {
     /// Listens at `addr` with a backlog of 4,096. An unspecified address means any of ours;
-    /// `[::]` covers IPv4 too.
+    /// `[::]` covers IPv4 too. Port 0 asks for a free one, on this shard only: on several
+    /// shards name the port.
     ///
     /// # Errors
     /// `AddrInUse` where another listener of this shard has the address.

@@ -85,6 +85,7 @@ impl Stack {
             }
             worked = true;
         }
+        self.tell_routes();
         self.deliver_events();
         self.notify_shards();
         worked
@@ -104,8 +105,11 @@ impl Stack {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        // Frames the ring had no room for.
-        let waiting = (!self.link.queue.is_empty()).then(|| self.link.now + RETRY);
+        // Frames the ring had no room for, segments there was no buffer for, news for shards
+        // whose ring was full: nobody says when there is room again.
+        let waiting =
+            !self.link.queue.is_empty() || self.engine.wants_transmit() || !self.untold.is_empty();
+        let waiting = waiting.then(|| self.link.now + RETRY);
         [
             waiting,
             self.engine.poll_timeout(),

@@ -18,8 +18,8 @@ const ETHERNET: usize = 14;
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Datagrams that may be under way at once.
 const MAX_DATAGRAMS: usize = 64;
-/// Largest IP payload: IPv4's 16 bits of length cover a header of up to 60 bytes as well.
-const MAX_PAYLOAD: usize = 65_535 - 60;
+/// Largest value of IP's length field.
+const MAX_LENGTH: usize = 65_535;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Key {
@@ -71,10 +71,20 @@ pub(crate) struct Reassembler {
 
 impl Reassembler {
     /// Takes a frame.
-    pub(crate) fn input(&mut self, packet: Packet, now: Instant) -> Reassembled {
+    ///
+    /// `local` says whether an address is ours: fragments for others are not kept.
+    pub(crate) fn input(
+        &mut self,
+        packet: Packet,
+        local: impl Fn(&Addr) -> bool,
+        now: Instant,
+    ) -> Reassembled {
         let Some(fragment) = locate(packet.data()) else {
             return Reassembled::NotAFragment(packet);
         };
+        if !local(&fragment.key.dst) {
+            return Reassembled::Pending;
+        }
         self.expire(now);
         let position = match self.datagrams.iter().position(|d| d.key == fragment.key) {
             Some(position) => position,
@@ -98,6 +108,10 @@ impl Reassembler {
             Ok(false) => Reassembled::Pending,
             Ok(true) => {
                 let datagram = self.datagrams.remove(position);
+                if datagram.is_too_long() {
+                    self.dropped += 1;
+                    return Reassembled::Pending;
+                }
                 let mut whole = Packet::from(datagram.into_frame());
                 whole.rx = packet.rx;
                 // The device judged the pieces, not the whole.
@@ -124,8 +138,10 @@ impl Datagram {
     fn add(&mut self, fragment: &Fragment, frame: &[u8]) -> Result<bool, ()> {
         let bytes = &frame[fragment.start..fragment.end];
         let end = fragment.offset + bytes.len();
+        // IPv4's length counts the header, IPv6's does not.
+        let header = if fragment.key.src.is_ipv4() { fragment.start - ETHERNET } else { 0 };
         // RFC 8200 4.5: every fragment but the last is a multiple of eight bytes long.
-        if end > MAX_PAYLOAD
+        if header + end > MAX_LENGTH
             || bytes.is_empty()
             || (fragment.more && !bytes.len().is_multiple_of(8))
         {
@@ -170,6 +186,11 @@ impl Datagram {
             }
         }
         self.ranges = merged;
+    }
+
+    /// The first fragment's header may be longer than those that were checked on the way.
+    fn is_too_long(&self) -> bool {
+        self.key.src.is_ipv4() && self.headers.len() - ETHERNET + self.payload.len() > MAX_LENGTH
     }
 
     /// The whole datagram as a frame without any trace of fragmentation.
@@ -310,7 +331,7 @@ mod tests {
         let mut whole = None;
         for frame in frames {
             if let Reassembled::Whole(packet) =
-                reassembler.input(Packet::from(frame), Instant::ZERO)
+                reassembler.input(Packet::from(frame), |_| true, Instant::ZERO)
             {
                 whole = Some(packet.data().to_vec());
             }
@@ -349,12 +370,15 @@ mod tests {
         let mut reassembler = Reassembler::default();
         for ident in 0..MAX_DATAGRAMS as u32 + 5 {
             let first = fragment(&frame(true, 3000), 1500, ident).remove(0);
-            reassembler.input(Packet::from(first), Instant::ZERO);
+            reassembler.input(Packet::from(first), |_| true, Instant::ZERO);
         }
         assert_eq!((reassembler.datagrams.len(), reassembler.dropped), (MAX_DATAGRAMS, 5));
         let late = fragment(&frame(true, 3000), 1500, 60).remove(1);
         let when = Instant::ZERO + TIMEOUT;
-        assert!(matches!(reassembler.input(Packet::from(late), when), Reassembled::Pending));
+        assert!(matches!(
+            reassembler.input(Packet::from(late), |_| true, when),
+            Reassembled::Pending
+        ));
         assert_eq!(reassembler.datagrams.len(), 1);
     }
 
@@ -362,6 +386,9 @@ mod tests {
     fn a_whole_packet_is_none_of_its_business() {
         let mut reassembler = Reassembler::default();
         let packet = Packet::from(frame(false, 100));
-        assert!(matches!(reassembler.input(packet, Instant::ZERO), Reassembled::NotAFragment(_)));
+        assert!(matches!(
+            reassembler.input(packet, |_| true, Instant::ZERO),
+            Reassembled::NotAFragment(_)
+        ));
     }
 }

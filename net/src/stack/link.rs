@@ -13,6 +13,7 @@ use super::counters::Counters;
 use super::emit::{self, Headers, Offload};
 use super::fragment::fragment;
 use super::neighbor::{Lookup, Neighbors, Request};
+use super::random::Random;
 use super::route::Routes;
 use crate::device::Device;
 use crate::packet::Packet;
@@ -34,14 +35,20 @@ pub(crate) struct Link {
     offload: Offload,
     tso_max: usize,
     mtu: usize,
-    ident: u32,
+    /// IP identifications at random: several shards send to the same hosts (RFC 7739 5.3).
+    idents: Random,
     /// The time of this turn, for lookups made from within the engine.
     pub(crate) now: Instant,
     pub(crate) counters: Counters,
 }
 
 impl Link {
-    pub(crate) fn new(device: Box<dyn Device>, routes: Routes, max_neighbors: usize) -> Link {
+    pub(crate) fn new(
+        device: Box<dyn Device>,
+        routes: Routes,
+        max_neighbors: usize,
+        idents: Random,
+    ) -> Link {
         let caps = device.capabilities();
         // IP's length field bounds a frame that the device will cut.
         let (mac, mtu, tso_max) = (caps.mac, caps.mtu, caps.tso_max.min(MAX_SEGMENTS));
@@ -55,7 +62,7 @@ impl Link {
             offload,
             tso_max,
             mtu,
-            ident: 0,
+            idents,
             now: Instant::ZERO,
             counters: Counters::default(),
         }
@@ -111,14 +118,18 @@ impl Link {
         let hop = self.next_hop(&tuple.remote, cookie)?;
         let mut headers = emit::fragmentable((self.mac, hop.link()), tuple, datagram.len());
         headers.extend_from_slice(&datagram);
-        self.ident = self.ident.wrapping_add(1);
-        for piece in fragment(&headers, self.mtu, self.ident) {
+        if hop == Hop::Nowhere {
+            return Ok(());
+        }
+        let mut packets = Vec::new();
+        for piece in fragment(&headers, self.mtu, self.idents.next() as u32) {
             let mut packet = self.device.allocate(piece.len()).ok_or(Full)?;
             if !packet.append(&piece) {
                 return Err(Full);
             }
-            self.queue_or_hold(packet, hop);
+            packets.push(packet);
         }
+        packets.into_iter().for_each(|packet| self.queue_or_hold(packet, hop));
         Ok(())
     }
 
@@ -247,10 +258,11 @@ impl Link {
         frame
     }
 
-    /// Whether `addr` of a neighbour message is worth telling smoltcp and the other shards.
+    /// Whether `addr` may be a neighbour's: it is on a link of ours, or the gateway.
     pub(crate) fn is_neighbor(&self, addr: &Addr) -> bool {
         let ip = IpAddress::from(IpAddr::from(*addr));
-        self.routes.cidrs().iter().any(|cidr| cidr.contains_addr(&ip))
+        let gateway = self.routes.gateway(addr.is_ipv4()) == Some(*addr);
+        gateway || self.routes.cidrs().iter().any(|cidr| cidr.contains_addr(&ip))
     }
 }
 

@@ -15,6 +15,7 @@ mod link;
 mod neighbor;
 mod parse;
 mod ports;
+mod random;
 mod receive;
 mod route;
 mod slow;
@@ -46,10 +47,20 @@ use crate::tcp::segment::{Addr, FourTuple, Header};
 use crate::tcp::{self, ConnId, Engine, Event, ListenerId};
 use link::Link;
 use ports::EphemeralPorts;
+use random::Random;
 use route::Routes;
 use slow::{Lease, SlowPath};
 use udp::UdpTable;
 use wakers::Wakers;
+
+/// What a neighbour's message says.
+#[derive(Clone, Copy)]
+pub(crate) struct News {
+    addr: Addr,
+    link: smoltcp::wire::EthernetAddress,
+    /// It spoke to us, so we are about to answer it.
+    create: bool,
+}
 
 /// What shards tell each other.
 pub(crate) enum Message {
@@ -58,7 +69,7 @@ pub(crate) enum Message {
     /// A frame for the slow path on shard 0.
     Slow(Packet),
     /// A neighbour's address, heard by the slow path.
-    Neighbor(Addr, smoltcp::wire::EthernetAddress),
+    Neighbor(News),
     /// An ICMP error about a flow of the receiver's.
     Unreachable(FourTuple, tcp::seq::SeqNum, tcp::Unreachable),
     /// New addresses and gateways, from DHCP.
@@ -107,6 +118,8 @@ pub(crate) struct Stack {
     gateways: Vec<IpAddr>,
     configured: bool,
     configuring: Vec<Waker>,
+    /// Shards that do not know of the latest routes yet.
+    untold: Vec<ShardId>,
     /// Scratch space of `receive`, kept for its memory.
     frames: Vec<Packet>,
     segments: Vec<(usize, Header, Range<usize>, crate::tcp::Lookup)>,
@@ -146,7 +159,12 @@ impl Stack {
             shards: setup.shards,
             engine: Engine::new(tcp, setup.secret, setup.now),
             steering: setup.steering,
-            link: Link::new(setup.device, routes, setup.max_neighbors),
+            link: Link::new(
+                setup.device,
+                routes,
+                setup.max_neighbors,
+                Random::new(word(16) ^ word(8).rotate_left(32)),
+            ),
             port: setup.port,
             unparkers: setup.unparkers,
             notify: vec![false; setup.shards],
@@ -160,6 +178,7 @@ impl Stack {
             gateways: setup.gateways,
             configured: !setup.dhcp,
             configuring: Vec::new(),
+            untold: Vec::new(),
             frames: Vec::with_capacity(receive::BURST),
             segments: Vec::with_capacity(receive::BURST),
             stash: None,
@@ -215,6 +234,10 @@ impl Stack {
         mut addr: SocketAddr,
         backlog: usize,
     ) -> io::Result<ListenerId> {
+        if !addr.ip().is_unspecified() && !self.link.routes.is_local(&addr.ip().into()) {
+            let text = format!("{} is not an address of this interface", addr.ip());
+            return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, text));
+        }
         if addr.port() != 0 {
             return Ok(self.engine.listen(addr, backlog)?);
         }
@@ -237,8 +260,14 @@ impl Stack {
     }
 
     /// Lets go of a connection: the engine closes it in its own time.
-    pub(crate) fn release(&mut self, id: ConnId, now: Instant) {
+    /// `unread` says that the stream itself holds bytes that nobody has read.
+    pub(crate) fn release(&mut self, id: ConnId, unread: bool) {
         self.wakers.clear(id.index());
+        // The time of the last turn: a stream may outlive the shard's own context.
+        let now = self.link.now;
+        if unread {
+            self.engine.abort(id, now);
+        }
         self.engine.close(id, now);
     }
 
@@ -261,6 +290,14 @@ impl Stack {
                 io::Error::new(io::ErrorKind::NetworkUnreachable, text)
             })?,
         };
+        if local_ip.is_ipv4() != remote_addr.is_ipv4() {
+            let text = format!("{remote} is of another family than the address to come from");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        if self.link.routes.is_local(&remote_addr) {
+            let text = format!("{} is our own address: there is no loopback", remote.ip());
+            return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, text));
+        }
         if remote.port() == 0 || remote.ip().is_unspecified() || remote.ip().is_multicast() {
             let text = format!("{remote} is no address to connect to");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
@@ -314,9 +351,7 @@ impl Stack {
             Lease::Lost => tracing::warn!("DHCP lease lost"),
         }
         let routes = Routes::new(&addresses, &gateways, self.link.mac);
-        for to in 1..self.shards {
-            self.tell(ShardId(to as u16), Message::Routes(Box::new(routes.clone())));
-        }
+        self.untold = (1..self.shards).map(|to| ShardId(to as u16)).collect();
         self.apply_routes(routes, matches!(lease, Lease::Bound(..)));
     }
 
@@ -328,6 +363,16 @@ impl Stack {
         self.link.neighbors.clear();
         self.configured |= configured;
         self.configuring.drain(..).for_each(Waker::wake);
+    }
+
+    /// Tells the other shards of new routes, as far as the rings have room.
+    fn tell_routes(&mut self) {
+        let routes = &self.link.routes;
+        let (port, notify) = (&mut self.port, &mut self.notify);
+        self.untold.retain(|to| {
+            notify[usize::from(to.0)] = true;
+            port.try_send(*to, Message::Routes(Box::new(routes.clone()))).is_err()
+        });
     }
 
     /// Sends a message to another shard. A full ring loses it, counted.

@@ -15,12 +15,22 @@ use crate::tcp::segment::Addr;
 
 /// How long an answer is trusted before it is asked for again (RFC 4861 10, BaseReachable).
 const REACHABLE: Duration = Duration::from_secs(30);
+/// A cookie is a slot and the slot's generation, this many bits of it.
+const GENERATION_BITS: u32 = 12;
+const GENERATION_MASK: u32 = (1 << GENERATION_BITS) - 1;
 /// Between two requests (RFC 4861 10, RETRANS_TIMER).
 const RETRY: Duration = Duration::from_secs(1);
 /// Requests without an answer before a neighbour counts as gone (RFC 4861 10).
 const TRIES: u8 = 3;
-/// Packets that wait for one neighbour (RFC 1122 2.3.2.2 asks for at least one).
-const PENDING: usize = 32;
+/// Packets that wait for one neighbour (RFC 1122 2.3.2.2 asks for at least one): the
+/// fragments of the longest datagram.
+const PENDING: usize = 48;
+/// Packets that wait for all neighbours together: they hold buffers of the device.
+const MAX_HELD: usize = 256;
+/// Least time between two looks at the neighbours that are being asked for.
+const SWEEP: Duration = Duration::from_millis(50);
+/// Entries looked at for one that may go.
+const SEARCH: usize = 64;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
@@ -38,8 +48,10 @@ struct Entry {
     addr: Addr,
     link: EthernetAddress,
     state: State,
-    generation: u8,
+    generation: u16,
     tries: u8,
+    /// A packet of ours has gone there, or wants to.
+    wanted: bool,
     deadline: Instant,
     pending: VecDeque<Packet>,
 }
@@ -69,7 +81,13 @@ pub(crate) struct Neighbors {
     entries: Vec<Entry>,
     index: HashMap<Addr, u32, foldhash::fast::RandomState>,
     limit: usize,
-    /// The earliest deadline of an entry that is being asked for.
+    /// Entries being asked for, oldest first; some may have been answered or removed since.
+    asked: VecDeque<(u32, u16)>,
+    /// How many are `Incomplete`.
+    incomplete: usize,
+    /// Packets that wait.
+    held: usize,
+    /// When the earliest of `asked` is due.
     next: Option<Instant>,
     requests: Vec<Request>,
     victim: usize,
@@ -84,6 +102,9 @@ impl Neighbors {
             entries: Vec::new(),
             index: HashMap::default(),
             limit,
+            asked: VecDeque::new(),
+            incomplete: 0,
+            held: 0,
             next: None,
             requests: Vec::new(),
             victim: 0,
@@ -94,22 +115,23 @@ impl Neighbors {
     /// The link address for a cookie of an earlier lookup, if that entry still stands and
     /// needs no confirmation.
     pub(crate) fn cached(&self, cookie: u32, now: Instant) -> Option<EthernetAddress> {
-        let entry = self.entries.get((cookie >> 8).wrapping_sub(1) as usize)?;
+        let entry = self.entries.get((cookie >> GENERATION_BITS).wrapping_sub(1) as usize)?;
         let usable = match entry.state {
             State::Reachable => now < entry.deadline,
             State::Probe => true,
             State::Free | State::Incomplete => false,
         };
-        (usable && entry.generation == cookie as u8).then_some(entry.link)
+        (usable && u32::from(entry.generation) == cookie & GENERATION_MASK).then_some(entry.link)
     }
 
     /// Looks `addr` up, and begins to ask for it where needed.
     pub(crate) fn lookup(&mut self, addr: Addr, cookie: &mut u32, now: Instant) -> Lookup {
-        let Some(slot) = self.index.get(&addr).copied().or_else(|| self.insert(addr)) else {
+        let Some(slot) = self.index.get(&addr).copied().or_else(|| self.insert(addr, now)) else {
             return Lookup::Full;
         };
         let entry = &mut self.entries[slot as usize];
-        *cookie = (slot + 1) << 8 | u32::from(entry.generation);
+        *cookie = (slot + 1) << GENERATION_BITS | u32::from(entry.generation);
+        entry.wanted = true;
         match entry.state {
             State::Reachable if now >= entry.deadline => {
                 entry.state = State::Probe;
@@ -120,20 +142,26 @@ impl Neighbors {
             State::Incomplete => Lookup::Wait(slot),
             State::Free => {
                 entry.state = State::Incomplete;
+                self.incomplete += 1;
                 self.ask(slot, now);
                 Lookup::Wait(slot)
             }
         }
     }
 
-    /// Keeps `packet` until the neighbour answers. The oldest goes when too many wait.
+    /// Keeps `packet` until the neighbour answers. When too many wait, the oldest for this
+    /// neighbour goes, or the packet itself.
     pub(crate) fn hold(&mut self, slot: u32, packet: Packet) {
         let pending = &mut self.entries[slot as usize].pending;
-        if pending.len() == PENDING {
-            pending.pop_front();
+        if pending.len() == PENDING || self.held == MAX_HELD {
             self.overflows += 1;
+            if pending.pop_front().is_none() {
+                return;
+            }
+            self.held -= 1;
         }
         pending.push_back(packet);
+        self.held += 1;
     }
 
     /// Notes that `addr` is at `link`, and hands what waited for it to `release`, addressed.
@@ -151,13 +179,15 @@ impl Neighbors {
             return;
         }
         let known = self.index.get(&addr).copied();
-        let slot = if create { known.or_else(|| self.insert(addr)) } else { known };
+        let slot = if create { known.or_else(|| self.insert(addr, now)) } else { known };
         let Some(slot) = slot else { return };
         let entry = &mut self.entries[slot as usize];
+        self.incomplete -= usize::from(entry.state == State::Incomplete);
         entry.state = State::Reachable;
         entry.link = link;
         entry.tries = 0;
         entry.deadline = now + REACHABLE;
+        self.held -= entry.pending.len();
         for mut packet in entry.pending.drain(..) {
             packet.data_mut()[..6].copy_from_slice(&link.0);
             release(packet);
@@ -172,14 +202,19 @@ impl Neighbors {
             return false;
         }
         self.next = None;
-        for slot in 0..self.entries.len() as u32 {
+        for _ in 0..self.asked.len() {
+            let Some((slot, generation)) = self.asked.pop_front() else { break };
             let entry = &mut self.entries[slot as usize];
-            if !matches!(entry.state, State::Incomplete | State::Probe) {
+            let asking = matches!(entry.state, State::Incomplete | State::Probe);
+            if entry.generation != generation || !asking {
                 continue;
             }
             if now < entry.deadline {
-                self.next = Some(self.next.map_or(entry.deadline, |next| next.min(entry.deadline)));
+                let due = entry.deadline.max(now + SWEEP);
+                self.next = Some(self.next.map_or(due, |next| next.min(due)));
+                self.asked.push_back((slot, generation));
             } else if entry.tries >= TRIES {
+                self.held -= entry.pending.len();
                 entry.pending.drain(..).for_each(&mut failed);
                 self.remove(slot);
             } else {
@@ -207,6 +242,7 @@ impl Neighbors {
             }
         }
         self.next = None;
+        self.asked.clear();
     }
 
     fn ask(&mut self, slot: u32, now: Instant) {
@@ -216,44 +252,75 @@ impl Neighbors {
         self.next = Some(self.next.map_or(entry.deadline, |next| next.min(entry.deadline)));
         let link = (entry.state == State::Probe).then_some(entry.link);
         self.requests.push(Request { target: entry.addr, link });
+        self.asked.push_back((slot, entry.generation));
     }
 
-    /// A slot for `addr`: a new one, or one of a neighbour that nobody waits for.
-    fn insert(&mut self, addr: Addr) -> Option<u32> {
-        let slot = if self.entries.len() < self.limit {
+    /// A slot for `addr`: a new one, or one that may go.
+    fn insert(&mut self, addr: Addr, now: Instant) -> Option<u32> {
+        let slot = if self.entries.len() < self.limit && self.incomplete < self.limit.div_ceil(2) {
             self.entries.push(Entry {
                 addr,
                 link: EthernetAddress([0; 6]),
                 state: State::Free,
                 generation: 0,
                 tries: 0,
+                wanted: false,
                 deadline: Instant::ZERO,
                 pending: VecDeque::new(),
             });
             self.entries.len() as u32 - 1
         } else {
-            let count = self.entries.len();
-            let order = (0..count).map(|i| (self.victim + i) % count.max(1));
-            let idle = |i: &usize| matches!(self.entries[*i].state, State::Free | State::Reachable);
-            let slot = order.into_iter().find(idle)?;
-            self.victim = (slot + 1) % count;
+            let slot = self.victim(now)?;
             // A free slot's old address may live elsewhere by now: its index entry is not ours.
-            if self.entries[slot].state != State::Free {
-                self.remove(slot as u32);
+            if self.entries[slot as usize].state != State::Free {
+                self.remove(slot);
             }
-            slot as u32
+            slot
         };
         self.entries[slot as usize].addr = addr;
         self.index.insert(addr, slot);
         Some(slot)
     }
 
+    /// An entry that may go. Many who do not answer (a flood from made-up addresses) push
+    /// each other out, never a neighbour that packets go to.
+    fn victim(&mut self, now: Instant) -> Option<u32> {
+        if self.incomplete >= self.limit.div_ceil(2) {
+            return self.oldest_incomplete();
+        }
+        let count = self.entries.len();
+        for _ in 0..SEARCH.min(count) {
+            self.victim = (self.victim + 1) % count;
+            let entry = &self.entries[self.victim];
+            let idle = match entry.state {
+                State::Free => true,
+                State::Reachable => now >= entry.deadline || !entry.wanted,
+                State::Incomplete | State::Probe => false,
+            };
+            if idle {
+                return Some(self.victim as u32);
+            }
+        }
+        self.oldest_incomplete()
+    }
+
+    fn oldest_incomplete(&self) -> Option<u32> {
+        let incomplete = |(slot, generation): &&(u32, u16)| {
+            let entry = &self.entries[*slot as usize];
+            entry.generation == *generation && entry.state == State::Incomplete
+        };
+        self.asked.iter().find(incomplete).map(|(slot, _)| *slot)
+    }
+
     fn remove(&mut self, slot: u32) {
         let entry = &mut self.entries[slot as usize];
         self.index.remove(&entry.addr);
+        self.incomplete -= usize::from(entry.state == State::Incomplete);
+        self.held -= entry.pending.len();
         entry.state = State::Free;
-        entry.generation = entry.generation.wrapping_add(1);
+        entry.generation = (entry.generation + 1) & GENERATION_MASK as u16;
         entry.tries = 0;
+        entry.wanted = false;
         entry.pending = VecDeque::new();
     }
 }
@@ -320,22 +387,45 @@ mod tests {
     }
 
     #[test]
-    fn strangers_do_not_fill_it_and_the_bound_holds() {
+    fn strangers_do_not_fill_it() {
         let mut table = Neighbors::new(2);
-        let mut cookie = 0;
         table.learn(addr(9), LINK, false, Instant::ZERO, drop);
         assert_eq!(table.index.len(), 0);
-        for last in 1..=2 {
-            assert!(matches!(
-                table.lookup(addr(last), &mut cookie, Instant::ZERO),
-                Lookup::Wait(_)
-            ));
+    }
+
+    #[test]
+    fn a_flood_of_silent_neighbours_leaves_those_in_use_alone() {
+        let mut table = Neighbors::new(8);
+        let mut gateway = 0;
+        table.learn(addr(1), LINK, true, Instant::ZERO, drop);
+        table.lookup(addr(1), &mut gateway, Instant::ZERO);
+        let mut stale = 0;
+        table.lookup(addr(2), &mut stale, Instant::ZERO);
+        for last in 2..=250 {
+            let Lookup::Wait(slot) = table.lookup(addr(last), &mut 0, Instant::ZERO) else {
+                panic!("no place for {last}");
+            };
+            (0..PENDING).for_each(|_| table.hold(slot, frame()));
         }
-        assert_eq!(table.lookup(addr(3), &mut cookie, Instant::ZERO), Lookup::Full);
-        let stale = cookie;
-        table.learn(addr(2), LINK, false, Instant::ZERO, drop);
-        assert!(matches!(table.lookup(addr(3), &mut cookie, Instant::ZERO), Lookup::Wait(_)));
+        assert_eq!(table.cached(gateway, Instant::ZERO), Some(LINK));
         assert_eq!(table.cached(stale, Instant::ZERO), None);
+        assert!(table.index.len() <= 8 && table.incomplete <= 4 && table.held <= MAX_HELD);
+        let mut failed = 0;
+        for second in 1..10 {
+            table.advance(Instant::ZERO + Duration::from_secs(second), |_| failed += 1);
+        }
+        assert_eq!((table.held, table.incomplete, table.asked.len()), (0, 0, 0));
+        assert!(failed <= MAX_HELD);
+    }
+
+    #[test]
+    fn one_that_nobody_sends_to_makes_room() {
+        let mut table = Neighbors::new(2);
+        table.learn(addr(1), LINK, true, Instant::ZERO, drop);
+        table.learn(addr(2), LINK, true, Instant::ZERO, drop);
+        table.lookup(addr(1), &mut 0, Instant::ZERO);
+        assert!(matches!(table.lookup(addr(3), &mut 0, Instant::ZERO), Lookup::Wait(_)));
+        assert_eq!(table.lookup(addr(1), &mut 0, Instant::ZERO), Lookup::Known(LINK));
     }
 
     #[test]

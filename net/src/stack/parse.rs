@@ -66,8 +66,16 @@ fn parse_ipv4(
         return Err(Malformed::Checksum);
     }
     let dst = Addr::from(IpAddr::V4(ip.dst_addr()));
+    let l4 = l3 + header_len..l3 + usize::from(ip.total_len());
     // Broadcasts, fragments and foreign addresses are the slow path's.
-    if !link_dst.is_unicast() || ip.more_frags() || ip.frag_offset() != 0 || !local(&dst) {
+    if ip.more_frags() || ip.frag_offset() != 0 {
+        return Ok(Parsed::Slow);
+    }
+    if !link_dst.is_unicast() || !local(&dst) {
+        // What a DHCP server sends comes this way, and nobody looks at its checksum later.
+        if ip.next_header() == IpProtocol::Udp {
+            parse_udp(packet, l4, Addr::from(IpAddr::V4(ip.src_addr())), dst)?;
+        }
         return Ok(Parsed::Slow);
     }
     // RFC 1122 3.2.1.3: an address that names no single host is not a source.
@@ -75,8 +83,10 @@ fn parse_ipv4(
     if src.is_unspecified() || src.is_multicast() || src.is_broadcast() || src.is_loopback() {
         return Err(Malformed::Source);
     }
-    let l4 = l3 + header_len..l3 + usize::from(ip.total_len());
     let src = Addr::from(IpAddr::V4(src));
+    if local(&src) {
+        return Err(Malformed::Source);
+    }
     match ip.next_header() {
         IpProtocol::Tcp => parse_tcp(packet, l4, src, dst, ip.ecn()),
         IpProtocol::Udp => parse_udp(packet, l4, src, dst),
@@ -95,6 +105,10 @@ fn parse_ipv6(
     if ip.version() != 6 {
         return Err(Malformed::Header);
     }
+    // RFC 4038 4.2: mapped addresses do not belong on a wire; to us they would look like IPv4.
+    if ip.src_addr().to_ipv4_mapped().is_some() || ip.dst_addr().to_ipv4_mapped().is_some() {
+        return Err(Malformed::Source);
+    }
     let dst = Addr::from(IpAddr::V6(ip.dst_addr()));
     if !link_dst.is_unicast() || !local(&dst) {
         return Ok(Parsed::Slow);
@@ -106,6 +120,9 @@ fn parse_ipv6(
     }
     let l4 = l3 + ip.header_len()..l3 + ip.total_len();
     let src = Addr::from(IpAddr::V6(src));
+    if local(&src) {
+        return Err(Malformed::Source);
+    }
     match ip.next_header() {
         IpProtocol::Tcp => parse_tcp(packet, l4, src, dst, ip.traffic_class() & 3),
         IpProtocol::Udp => parse_udp(packet, l4, src, dst),

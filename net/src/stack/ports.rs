@@ -1,5 +1,6 @@
 //! Source ports of active opens (RFC 6056 3.3.1: random, then onwards from there).
 
+use super::random::Random;
 use crate::tcp::segment::FourTuple;
 
 /// The dynamic ports of RFC 6335 6, and those below them that Linux uses as well.
@@ -8,12 +9,12 @@ const COUNT: u16 = u16::MAX - FIRST;
 
 /// A chooser of ports with a random state of its own.
 pub(crate) struct EphemeralPorts {
-    state: u64,
+    random: Random,
 }
 
 impl EphemeralPorts {
     pub(crate) fn new(seed: u64) -> EphemeralPorts {
-        EphemeralPorts { state: seed }
+        EphemeralPorts { random: Random::new(seed) }
     }
 
     /// Fills in `tuple.local_port` with a port for which `usable` holds. `None` when no port
@@ -31,19 +32,10 @@ impl EphemeralPorts {
 
     /// Every port of the range once, from a random one on.
     pub(crate) fn sequence(&mut self) -> impl Iterator<Item = u16> + use<> {
-        let start = self.random() as u16 % COUNT;
+        let start = self.random.next() as u16 % COUNT;
         (0..COUNT).map(move |step| {
             FIRST + ((u32::from(start) + u32::from(step)) % u32::from(COUNT)) as u16
         })
-    }
-
-    /// SplitMix64, seeded from the shard's secret.
-    fn random(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
     }
 }
 

@@ -37,7 +37,7 @@ impl Stack {
                     flows.push(packet);
                 }
                 Message::Slow(packet) => self.slow_input(packet, now),
-                Message::Neighbor(addr, link) => self.link.learn(addr, link, true),
+                Message::Neighbor(news) => self.link.learn(news.addr, news.link, news.create),
                 Message::Unreachable(tuple, seq, kind) => {
                     self.engine.on_icmp_unreachable(tuple, seq, kind, now);
                 }

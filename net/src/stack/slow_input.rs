@@ -5,13 +5,13 @@ use std::net::IpAddr;
 use smoltcp::wire::{
     ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, Icmpv4DstUnreachable,
     Icmpv4Message, Icmpv4Packet, Icmpv6DstUnreachable, Icmpv6Message, Icmpv6Packet, Icmpv6Repr,
-    IpProtocol, Ipv4Packet, Ipv6Packet, NdiscRepr,
+    IpProtocol, Ipv4Packet, Ipv6Packet, NdiscNeighborFlags, NdiscRepr,
 };
 use throng_runtime::{Instant, ShardId};
 
 use super::fragment::Reassembled;
 use super::parse::{Parsed, parse};
-use super::{Message, Stack};
+use super::{Message, News, Stack};
 use crate::packet::Packet;
 use crate::tcp::Unreachable;
 use crate::tcp::segment::{Addr, FourTuple};
@@ -20,7 +20,8 @@ use crate::tcp::seq::SeqNum;
 impl Stack {
     /// A frame for the slow path. On shard 0 only.
     pub(super) fn slow_input(&mut self, packet: Packet, now: Instant) {
-        let packet = match self.reassembler.input(packet, now) {
+        let routes = &self.link.routes;
+        let packet = match self.reassembler.input(packet, |addr| routes.is_local(addr), now) {
             Reassembled::NotAFragment(packet) => packet,
             Reassembled::Pending => return,
             Reassembled::Whole(packet) => match self.claim_whole(packet, now) {
@@ -28,10 +29,10 @@ impl Stack {
                 None => return,
             },
         };
-        if let Some((addr, link, create)) = self.neighbor_news(packet.data()) {
-            self.link.learn(addr, link, create);
+        if let Some(news) = self.neighbor_news(packet.data()) {
+            self.link.learn(news.addr, news.link, news.create);
             for to in 1..self.shards {
-                self.tell(ShardId(to as u16), Message::Neighbor(addr, link));
+                self.tell(ShardId(to as u16), Message::Neighbor(news));
             }
         }
         if let Some((tuple, seq, kind)) = unreachable(packet.data()) {
@@ -78,7 +79,7 @@ impl Stack {
 
     /// A neighbour's address that this frame tells, and whether that neighbour spoke to us
     /// (RFC 826 "Packet Reception", RFC 4861 7.2.3 and 7.2.5).
-    fn neighbor_news(&self, frame: &[u8]) -> Option<(Addr, EthernetAddress, bool)> {
+    fn neighbor_news(&self, frame: &[u8]) -> Option<News> {
         let ethernet = EthernetFrame::new_checked(frame).ok()?;
         let (addr, link, create) = match ethernet.ethertype() {
             EthernetProtocol::Arp => {
@@ -106,15 +107,23 @@ impl Stack {
                 let caps = smoltcp::phy::ChecksumCapabilities::default();
                 let repr = Icmpv6Repr::parse(&ip.src_addr(), &ip.dst_addr(), &icmp, &caps).ok()?;
                 let (addr, lladdr, create) = match repr {
-                    Icmpv6Repr::Ndisc(NdiscRepr::NeighborAdvert {
-                        target_addr, lladdr, ..
-                    }) => (target_addr, lladdr, false),
+                    // RFC 4861 7.2.5: without either flag it replaces nothing.
+                    Icmpv6Repr::Ndisc(NdiscRepr::NeighborAdvert { flags, target_addr, lladdr })
+                        if flags.intersects(
+                            NdiscNeighborFlags::OVERRIDE | NdiscNeighborFlags::SOLICITED,
+                        ) =>
+                    {
+                        (target_addr, lladdr, false)
+                    }
                     Icmpv6Repr::Ndisc(NdiscRepr::NeighborSolicit { target_addr, lladdr }) => {
                         let target = Addr::from(IpAddr::V6(target_addr));
                         (ip.src_addr(), lladdr, self.link.routes.is_local(&target))
                     }
                     _ => return None,
                 };
+                if addr.to_ipv4_mapped().is_some() {
+                    return None;
+                }
                 let bytes: [u8; 6] = lladdr?.as_bytes().try_into().ok()?;
                 (Addr::from(IpAddr::V6(addr)), EthernetAddress(bytes), create)
             }
@@ -122,7 +131,7 @@ impl Stack {
         };
         // An address that is on no link of ours, or our own, is not a neighbour's.
         let acceptable = self.link.is_neighbor(&addr) && !self.link.routes.is_local(&addr);
-        acceptable.then_some((addr, link, create))
+        acceptable.then_some(News { addr, link, create })
     }
 }
 

@@ -92,7 +92,9 @@ impl Stack {
             None => false,
         };
         let port = match addr.port() {
-            0 => (49_152..=u16::MAX)
+            0 => self
+                .ephemeral
+                .sequence()
                 .find(|port| !taken(*port))
                 .ok_or_else(|| io::Error::new(io::ErrorKind::AddrInUse, "no free UDP port"))?,
             port if taken(port) => {
@@ -163,12 +165,25 @@ impl Stack {
             let text = format!("a datagram of {} bytes: at most {MAX_PAYLOAD} fit", payload.len());
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidInput, text)));
         }
+        // An IPv4 broadcast would need a link address of its own, and so would a group.
+        let to_many = match to.ip() {
+            IpAddr::V4(v4) => v4.is_multicast() || v4.is_broadcast(),
+            IpAddr::V6(v6) => v6.is_multicast(),
+        };
+        if to_many || to.port() == 0 || to.ip().is_unspecified() {
+            let text = format!("{to} is no address of one host");
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidInput, text)));
+        }
         let socket = &self.udp.sockets[id.0];
         let remote = Addr::from(to.ip());
         let Some(local) = socket.local.or_else(|| self.link.routes.source_for(&remote)) else {
             let text = format!("no route to {}", to.ip());
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::NetworkUnreachable, text)));
         };
+        if self.link.routes.next_hop(&remote).is_none() {
+            let text = format!("no route to {}", to.ip());
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::NetworkUnreachable, text)));
+        }
         if local.is_ipv4() != remote.is_ipv4() {
             let text = format!("{to} is of another family than the socket's address");
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidInput, text)));

@@ -171,6 +171,7 @@ impl TcpStream {
     }
 
     /// Waits until there is something to read: bytes, the end of the stream, or an error.
+    /// One task at a time: the one that asked last is woken.
     ///
     /// # Errors
     /// None at present: an error of the connection is what the next read returns.
@@ -309,7 +310,7 @@ impl TcpStream {
 impl Drop for TcpStream {
     fn drop(&mut self) {
         if let Inner::Stack { stack, id } = &self.inner {
-            stack.borrow_mut().release(*id, throng_runtime::now());
+            stack.borrow_mut().release(*id, self.peeked.is_some());
         }
     }
 }

@@ -417,7 +417,7 @@ impl Engine {
     /// Why the connection ended; while it lives, what ICMP said last about it, told once.
     pub fn take_error(&mut self, id: ConnId) -> Option<Error> {
         let conn = get_owned(&mut self.conns, id)?;
-        conn.error.or(conn.soft_error.take())
+        conn.error
     }
 
     /// Totals.
