@@ -23,7 +23,8 @@ pub struct Stats {
 /// The current shard's numbers.
 ///
 /// # Errors
-/// Outside a shard, or on a shard without a network.
+/// Outside a shard, or on a shard without a network; `Unsupported` on the device `kernel`,
+/// where the host does the counting.
 pub fn current() -> io::Result<Stats> {
     let stack = local::stack()?;
     let stack = stack.borrow();

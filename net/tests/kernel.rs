@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
+use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket};
 use throng_net::tcp::{Keepalive, State};
 use throng_net::{Builder, IdlePolicy, ShardId, TcpListener, TcpSocket, TcpStream, UdpSocket};
 use throng_runtime::{sleep, spawn_local, spawn_on, timeout};
@@ -141,9 +142,10 @@ fn peers_have_plain_addresses() {
 #[test]
 fn a_port_without_listener_refuses() {
     on_one(|| async {
-        let listener = TcpListener::bind(any("127.0.0.1")).unwrap();
-        let addr = listener.local_addr().unwrap();
-        drop(listener);
+        // Bound and not listening, so that nobody else gets the port meanwhile.
+        let holder = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        bind(&holder, &any("127.0.0.1")).unwrap();
+        let addr = SocketAddr::try_from(getsockname(&holder).unwrap()).unwrap();
         let error = TcpStream::connect(addr).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
         let error = TcpStream::connect(any("127.0.0.1")).await.unwrap_err();
@@ -298,6 +300,44 @@ fn dropping_with_unread_data_resets() {
         let error = client.write_all(b"x").await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionReset);
         assert!(client.local_addr().is_ok());
+    });
+}
+
+#[test]
+fn a_chunk_that_is_cut_off_ends_in_a_reset() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    on_both(|shard| async move {
+        if shard.0 == 0 {
+            let mut stream = TcpStream::connect(addr).await.unwrap();
+            stream.write_chunk(Bytes::from(vec![1; 24 << 20])).await.unwrap();
+            // Nobody reads for the second that the shards wait.
+        }
+    });
+    let (mut stream, _) = listener.accept().unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    let error = std::io::Read::read_to_end(&mut stream, &mut Vec::new()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn a_cancelled_connect_is_gone() {
+    on_one(|| async {
+        // A backlog of one that is full: further SYNs are dropped.
+        let listener = TcpListener::bind_with_backlog(any("127.0.0.1"), 1).unwrap();
+        let addr = listener.local_addr().unwrap();
+        let mut open = Vec::new();
+        while let Ok(stream) = timeout(Duration::from_millis(100), TcpStream::connect(addr)).await {
+            open.push(stream.unwrap());
+            assert!(open.len() < 10, "the backlog has no bound");
+        }
+        for _ in &open {
+            listener.accept().await.unwrap();
+        }
+        // The next has room, its peer's SYN may be a retransmission.
+        let next = futures::future::join(listener.accept(), TcpStream::connect(addr)).await;
+        next.0.unwrap();
+        next.1.unwrap();
     });
 }
 

@@ -344,6 +344,16 @@ fn sockets_outside_a_shard_are_refused() {
 }
 
 #[test]
+fn a_simulated_world_has_no_host_sockets() {
+    Pair::plain(1).run(0, async {
+        let error = TcpListener::bind_kernel(at("127.0.0.1", 0)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        let error = TcpSocket::kernel().connect(at("127.0.0.1", 9)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+    });
+}
+
+#[test]
 fn ten_thousand_come_and_go_and_nothing_is_left() {
     let mut pair = Pair::plain(2);
     pair.serve_echo();

@@ -52,24 +52,43 @@ impl KernelListener {
             match acceptfrom_with(&self.fd, flags) {
                 Ok((fd, Some(peer))) => {
                     let peer = plain_addr(peer)?;
-                    let stream = KernelStream::new(self.reactor.clone(), fd)?;
-                    return Poll::Ready(Ok((stream, peer)));
+                    match KernelStream::new(self.reactor.clone(), fd) {
+                        Ok(stream) => return Poll::Ready(Ok((stream, peer))),
+                        // Epoll has its limits, too.
+                        Err(error) => self.take_break(&error),
+                    }
                 }
                 Err(Errno::AGAIN) => self.ready.clear(Side::Read),
                 Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {
-                    tracing::warn!(%error, addr = %self.addr, "cannot accept for now");
-                    self.ready.clear(Side::Read);
-                    self.reactor.wake_at(self.key, throng_runtime::now() + BREAK);
+                    self.take_break(&error.into());
                 }
-                Err(error @ (Errno::BADF | Errno::INVAL | Errno::NOTSOCK | Errno::PERM)) => {
-                    return Poll::Ready(Err(error.into()));
-                }
+                Ok((_, None)) | Err(Errno::INTR) => {}
                 // That connection has ended before it was accepted; see accept(2).
-                Ok((_, None)) | Err(_) => {}
+                Err(
+                    Errno::CONNABORTED
+                    | Errno::PROTO
+                    | Errno::NOPROTOOPT
+                    | Errno::OPNOTSUPP
+                    | Errno::NETDOWN
+                    | Errno::NETUNREACH
+                    | Errno::HOSTDOWN
+                    | Errno::HOSTUNREACH
+                    | Errno::NONET
+                    | Errno::TIMEDOUT
+                    | Errno::PERM,
+                ) => {}
+                Err(error) => return Poll::Ready(Err(error.into())),
             }
         }
         self.ready.wait(Side::Read, cx);
         Poll::Pending
+    }
+
+    /// The host has run out of something: tries again in a while.
+    fn take_break(&self, error: &io::Error) {
+        tracing::warn!(%error, addr = %self.addr, "cannot accept for now");
+        self.ready.clear(Side::Read);
+        self.reactor.wake_at(self.key, throng_runtime::now() + BREAK);
     }
 
     pub(crate) fn local_addr(&self) -> SocketAddr {

@@ -227,6 +227,17 @@ impl Reactor {
     }
 }
 
+impl Drop for Reactor {
+    /// A chunk that is cut off here must not look like the end of its stream.
+    fn drop(&mut self) {
+        for (_, source) in self.sources.get_mut().iter() {
+            if let Source::Stream(socket) = source {
+                socket.cut_off();
+            }
+        }
+    }
+}
+
 /// What is known of a socket, and who waits for more.
 #[derive(Debug)]
 pub(super) struct Readiness {

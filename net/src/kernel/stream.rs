@@ -140,10 +140,22 @@ impl KernelStream {
         max: usize,
         shut: bool,
     ) -> Poll<io::Result<Bytes>> {
+        self.poll_read_with(cx, max, shut, Bytes::copy_from_slice)
+    }
+
+    /// Polls to read at most `max` bytes, which is not zero, and to `take` them from where
+    /// they lie.
+    pub(crate) fn poll_read_with<T>(
+        &self,
+        cx: &mut Context<'_>,
+        max: usize,
+        shut: bool,
+        take: impl FnOnce(&[u8]) -> T,
+    ) -> Poll<io::Result<T>> {
         self.reactor.with_scratch(|scratch| {
             let buf = &mut scratch[..max.min(SCRATCH)];
             let len = ready!(self.poll_read(cx, buf, shut))?;
-            Poll::Ready(Ok(Bytes::copy_from_slice(&buf[..len])))
+            Poll::Ready(Ok(take(&buf[..len])))
         })
     }
 
@@ -374,6 +386,13 @@ impl Socket {
             self.reset();
         }
         over
+    }
+
+    /// Nobody will send the backlog, if there is one: a reset says so.
+    pub(super) fn cut_off(&self) {
+        if !self.backlog.borrow().is_empty() {
+            self.reset();
+        }
     }
 
     /// Gives the backlog to the host, and the FIN that is to follow. Returns whether nothing

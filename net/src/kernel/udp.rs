@@ -83,11 +83,10 @@ impl KernelUdp {
                     return Poll::Ready(plain_addr(from).map(|from| (payload, from)));
                 }
                 Err(Errno::AGAIN) => self.ready.clear(Side::Read),
-                Err(errno @ (Errno::BADF | Errno::INVAL | Errno::NOTSOCK | Errno::NOMEM)) => {
-                    return Poll::Ready(Err(errno.into()));
-                }
-                // A signal, or an ICMP error about something sent: UDP goes on.
-                Ok((_, None)) | Err(_) => {}
+                Ok((_, None)) | Err(Errno::INTR) => {}
+                // An ICMP error about something sent: UDP goes on.
+                Err(Errno::CONNREFUSED | Errno::HOSTUNREACH | Errno::NETUNREACH) => {}
+                Err(errno) => return Poll::Ready(Err(errno.into())),
             }
         }
         self.ready.wait(Side::Read, cx);

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use futures::io::{AsyncBufRead, AsyncRead, AsyncWrite};
 
 use super::{Inner, TcpStream};
+use crate::kernel::KernelStream;
 
 /// Bytes asked of the engine at a time by `poll_fill_buf`.
 const FILL: usize = 64 << 10;
@@ -15,6 +16,14 @@ const FILL: usize = 64 << 10;
 impl TcpStream {
     fn poll_shutdown_write(&self) -> Poll<io::Result<()>> {
         Poll::Ready(self.shutdown(Shutdown::Write))
+    }
+
+    /// The host's connection, where a read of `max` bytes goes straight to it.
+    fn unpeeked_kernel(&self, max: usize) -> Option<&KernelStream> {
+        match &self.inner {
+            Inner::Kernel(stream) if self.peeked.is_none() && max > 0 => Some(stream),
+            _ => None,
+        }
     }
 }
 
@@ -24,10 +33,7 @@ impl AsyncRead for TcpStream {
         cx: &mut Context<'_>,
         buf: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        if let Inner::Kernel(stream) = &self.inner
-            && self.peeked.is_none()
-            && !buf.is_empty()
-        {
+        if let Some(stream) = self.unpeeked_kernel(buf.len()) {
             return stream.poll_read(cx, buf, self.read_shut.get());
         }
         let chunk = ready!(self.poll_read_chunk(cx, buf.len()))?;
@@ -91,7 +97,12 @@ impl hyper::rt::Read for TcpStream {
         cx: &mut Context<'_>,
         mut buf: hyper::rt::ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        let chunk = ready!(self.poll_read_chunk(cx, buf.remaining()))?;
+        let max = buf.remaining();
+        if let Some(stream) = self.unpeeked_kernel(max) {
+            let shut = self.read_shut.get();
+            return stream.poll_read_with(cx, max, shut, |bytes| buf.put_slice(bytes));
+        }
+        let chunk = ready!(self.poll_read_chunk(cx, max))?;
         buf.put_slice(&chunk);
         Poll::Ready(Ok(()))
     }
@@ -134,7 +145,12 @@ impl tokio::io::AsyncRead for TcpStream {
         cx: &mut Context<'_>,
         buf: &mut tokio::io::ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let chunk = ready!(self.poll_read_chunk(cx, buf.remaining()))?;
+        let max = buf.remaining();
+        if let Some(stream) = self.unpeeked_kernel(max) {
+            let shut = self.read_shut.get();
+            return stream.poll_read_with(cx, max, shut, |bytes| buf.put_slice(bytes));
+        }
+        let chunk = ready!(self.poll_read_chunk(cx, max))?;
         buf.put_slice(&chunk);
         Poll::Ready(Ok(()))
     }
