@@ -121,6 +121,7 @@ impl<T> fmt::Debug for OnThread<T> {
 #[cfg(test)]
 mod tests {
     use std::rc::Rc;
+    use std::sync::atomic::{AtomicU32, Ordering};
     use std::thread;
 
     use super::OnThread;
@@ -142,12 +143,19 @@ mod tests {
         .unwrap();
         assert_eq!(*value.into_inner(), 6);
         // Dropped elsewhere it panics and keeps the value; what has no drop may go anywhere.
-        let value = OnThread::new(shared.clone());
+        static DROPS: AtomicU32 = AtomicU32::new(0);
+        struct Counted;
+        impl Drop for Counted {
+            fn drop(&mut self) {
+                DROPS.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let value = OnThread::new(Counted);
         assert!(thread::spawn(move || drop(value)).join().is_err());
-        assert_eq!(Rc::strong_count(&shared), 2);
+        assert_eq!(DROPS.load(Ordering::Relaxed), 0);
+        drop(OnThread::new(Counted));
+        assert_eq!(DROPS.load(Ordering::Relaxed), 1);
         let plain = OnThread::new(7u8);
         assert!(thread::spawn(move || drop(plain)).join().is_ok());
-        drop(OnThread::new(shared.clone()));
-        assert_eq!(Rc::strong_count(&shared), 2);
     }
 }
