@@ -223,3 +223,38 @@ fn a_close_frame_survives_what_is_not_read() {
         assert!(answer.ends_with(&[0x88, 2, 0x03, 0xe8]), "{answer:?}");
     });
 }
+
+/// A peer that does not read stops the sender, and costs the stack no more than its buffers.
+#[test]
+fn a_slow_reader_holds_the_sender_back_through_tcp() {
+    world(0, Impairments::default(), async {
+        const COUNT: usize = 2_000;
+        let stream = TcpStream::connect(address(SOCKETS)).await.unwrap();
+        let (socket, _) = throng_ws::connect(format!("ws://{SOCKETS}/"), stream).await.unwrap();
+        let (mut sink, mut stream) = socket.split();
+        let sent = Rc::new(Cell::new(0));
+        let count = sent.clone();
+        let sending = async move {
+            for i in 0..COUNT {
+                sink.send(Message::binary(pattern(10_000 + i))).await.unwrap();
+                count.set(i + 1);
+            }
+            sink
+        };
+        let sending = spawn_local(sending);
+        throng_runtime::sleep(Duration::from_secs(30)).await;
+        // The server cannot send its echoes, so it reads no more, so we cannot send.
+        let stuck = sent.get();
+        assert!((1..COUNT / 2).contains(&stuck), "{stuck} messages went out");
+        let usage = stats::current().unwrap().usage;
+        assert!(usage.send_memory + usage.recv_memory < 2 << 20, "{usage:?}");
+        throng_runtime::sleep(Duration::from_secs(30)).await;
+        assert_eq!(sent.get(), stuck);
+        for i in 0..COUNT {
+            let message = stream.next().await.unwrap().unwrap();
+            assert_eq!(message, Message::binary(pattern(10_000 + i)), "{i}");
+        }
+        let mut socket = sending.await.unwrap().reunite(stream).unwrap();
+        socket.close(None).await.unwrap();
+    });
+}
