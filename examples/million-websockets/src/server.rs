@@ -34,7 +34,7 @@ pub(crate) fn run_process(device: &str, shards: u16, connections: u32) -> io::Re
         let _ = io::stdin().lock().read_line(&mut String::new());
         watcher.stop.store(true, Ordering::Release);
     });
-    run(device, shards, connections, None, &control)?;
+    run(device, shards, connections, &control)?;
     Ok(true)
 }
 
@@ -43,17 +43,13 @@ pub(crate) fn run(
     device: &str,
     shards: u16,
     connections: u32,
-    cores: Option<Vec<usize>>,
     control: &Arc<Control>,
 ) -> io::Result<()> {
-    let mut builder = Builder::new()
+    let builder = Builder::new()
         .device(device)
         .address(format!("{}/24", host::SERVER))
         .shards(shards.into())
         .limits(host::limits(connections));
-    if let Some(cores) = cores {
-        builder = builder.cores(cores);
-    }
     let outcomes = builder.run(|_| serve(connections, control.clone()))?;
     outcomes.into_iter().collect()
 }

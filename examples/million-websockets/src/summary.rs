@@ -48,22 +48,29 @@ pub(crate) fn run(connections: u32, shards: u16, json: bool, memory: bool) -> io
         false if !cfg!(feature = "dpdk") => Some("this build is without DPDK (libdpdk not found)"),
         false => None,
     };
-    if let Some(why) = without_dpdk {
-        println!("device: memory, both ends in this process; {why}");
-    } else {
-        println!("device: dpdk net_memif, server and client are two processes");
-    }
-    let dir = std::env::temp_dir().join(format!("throng-demo-{}", std::process::id()));
-    std::fs::create_dir_all(&dir)?;
-    let outcome = match without_dpdk {
-        Some(_) => run_in_memory(connections, shards),
-        None => run_on_memif(connections, shards, &dir),
+    let summary = match without_dpdk {
+        Some(why) => {
+            println!("device: memory, both ends in this process; {why}");
+            run_in_memory(connections, shards)?
+        }
+        None => run_with_dpdk(connections, shards)?,
     };
-    std::fs::remove_dir_all(&dir)?;
-    let summary = outcome?;
     print(&summary, json)?;
     let whole = summary.opened == connections && summary.echoed == connections;
     Ok(whole && summary.errors == 0)
+}
+
+/// Over memif; over the memory device where DPDK does not start.
+fn run_with_dpdk(connections: u32, shards: u16) -> io::Result<Summary> {
+    println!("device: dpdk net_memif, server and client are two processes");
+    let dir = std::env::temp_dir().join(format!("throng-demo-{}", std::process::id()));
+    std::fs::create_dir_all(&dir)?;
+    let outcome = run_on_memif(connections, shards, &dir);
+    std::fs::remove_dir_all(&dir)?;
+    outcome.or_else(|error| {
+        println!("device: memory, both ends in this process; DPDK did not work: {error}");
+        run_in_memory(connections, shards)
+    })
 }
 
 fn run_on_memif(connections: u32, shards: u16, dir: &std::path::Path) -> io::Result<Summary> {
@@ -97,7 +104,7 @@ fn run_in_memory(connections: u32, shards: u16) -> io::Result<Summary> {
     let control = Arc::new(server::Control::default());
     let shared = control.clone();
     let thread =
-        std::thread::spawn(move || server::run("memory:demo", shards, connections, None, &shared));
+        std::thread::spawn(move || server::run("memory:demo", shards, connections, &shared));
     let server = Server::Thread(control.clone(), thread);
     while control.listening.load(Ordering::Acquire) < usize::from(shards) {
         if let Server::Thread(_, thread) = &server
@@ -132,11 +139,12 @@ fn drive(
         .limits(host::limits(connections));
     std::thread::scope(|scope| {
         let measuring = scope.spawn(|| {
-            let echoed = phases.wait_echoed(shards);
-            if echoed {
+            let idle = if phases.wait_echoed(shards) {
                 std::thread::sleep(REST);
-            }
-            let idle = resident();
+                resident()
+            } else {
+                Err(io::Error::other("the client did not echo on all in 600 s"))
+            };
             phases.measured();
             idle
         });
