@@ -503,3 +503,30 @@ fn short_sleeps_end_within_a_tick_or_so() {
         .unwrap();
     });
 }
+
+/// Ends that race with sleeps, spawns and wakes in all directions.
+#[test]
+fn runtimes_come_and_go() {
+    within(LIMIT, || {
+        for round in 0..150u64 {
+            let config = if round % 2 == 0 { sleepy(3) } else { shards(3) };
+            let outputs = run(config, no_driver, |shard| async move {
+                let next = ShardId((shard.0 + 1) % 3);
+                // Left behind at the end, some of it in flight.
+                drop(spawn_on(next, || sleep(Duration::from_secs(1))));
+                drop(spawn_local(async move {
+                    loop {
+                        if spawn_on(next, || async {}).await.is_err() {
+                            yield_now().await;
+                        }
+                    }
+                }));
+                if (round + u64::from(shard.0)) % 3 == 0 {
+                    sleep(Duration::from_micros(100 * (round % 7))).await;
+                }
+                spawn_on(next, move || async move { round }).await.unwrap()
+            });
+            assert_eq!(outputs.unwrap(), [round; 3]);
+        }
+    });
+}
