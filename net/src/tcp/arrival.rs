@@ -90,6 +90,7 @@ pub(super) fn on_segment(
     let mut header = *header;
     let header = &mut header;
     let mut payload = payload;
+    let mut scale = conn.snd_scale;
     if conn.state == State::SynReceived
         && header.flags.contains(Flags::SYN | Flags::ACK)
         && header.seq + 1 == conn.rcv_nxt
@@ -99,7 +100,10 @@ pub(super) fn on_segment(
         // number is used up already; what counts is the rest.
         header.seq += 1;
         header.flags.0 &= !Flags::SYN.0;
+        // RFC 7323 2.2: the window beside a SYN is never scaled.
+        scale = 0;
     }
+    let announced = u32::from(header.window) << scale;
     let rst = header.flags.contains(Flags::RST);
     let syn = header.flags.contains(Flags::SYN);
     let mut fin = header.flags.contains(Flags::FIN);
@@ -185,9 +189,10 @@ pub(super) fn on_segment(
             return;
         }
         conn.snd_una = header.ack;
-        conn.snd_wnd = u32::from(header.window) << conn.snd_scale;
+        conn.snd_wnd = announced;
         conn.max_wnd = conn.snd_wnd;
         (conn.snd_wl1, conn.snd_wl2) = (header.seq, header.ack);
+        recovery::sample_echo(conn, core, header, now);
         establish(conn, core, now);
     } else if acked > conn.flight() {
         let behind = conn.snd_una.0.wrapping_sub(header.ack.0);
@@ -200,13 +205,13 @@ pub(super) fn on_segment(
     }
     take_timestamp(conn, header, now);
     if acked <= conn.flight() {
-        recovery::on_ack(conn, core, header, len, now);
+        recovery::on_ack(conn, core, header, (len, announced), now);
         // RFC 9293 3.10.7.4: the window, unless the segment is older than the last update.
         if conn.snd_wl1.before(header.seq)
             || (conn.snd_wl1 == header.seq && conn.snd_wl2.at_or_before(header.ack))
         {
             (conn.snd_wl1, conn.snd_wl2) = (header.seq, header.ack);
-            set_window(conn, core, u32::from(header.window) << conn.snd_scale);
+            set_window(conn, core, announced);
         }
     } else if conn.has(flag::SACK) {
         recovery::on_sack_only(conn, core, header);

@@ -41,8 +41,12 @@ pub(super) struct Core {
     pub(super) pool: Pool,
     pub(super) send_used: u64,
     pub(super) recv_used: u64,
-    /// Connections refused for engine-wide send memory.
+    /// Connections refused for engine-wide send memory, in the order they asked.
     starved: VecDeque<ConnId>,
+    /// How many of them are gone.
+    starved_gone: usize,
+    /// Send memory that those are expected to take who are being told.
+    promised: u64,
     /// Distinct keepalive settings; a connection holds an index plus one.
     keepalives: Vec<Keepalive>,
     /// Resets left, in thousandths, and when that was so.
@@ -76,6 +80,8 @@ impl Core {
             send_used: 0,
             recv_used: 0,
             starved: VecDeque::new(),
+            starved_gone: 0,
+            promised: 0,
             keepalives: Vec::new(),
             resets: u64::from(config.resets_per_second) * 1000,
             resets_at: now,
@@ -137,17 +143,40 @@ impl Core {
         }
     }
 
-    /// Connections to wake now that send memory is there again.
-    pub(super) fn take_starved(&mut self) -> VecDeque<ConnId> {
-        if self.starved.is_empty() || self.send_used > self.config.send_memory / 8 * 7 {
-            return VecDeque::new();
-        }
-        std::mem::take(&mut self.starved)
+    /// Whether a connection waits for send memory that is there, and that was not promised
+    /// to others since [`Core::end_promises`].
+    pub(super) fn has_starved(&self) -> bool {
+        !self.starved.is_empty() && self.send_used + self.promised < self.config.send_memory
     }
 
-    /// Whether connections wait that [`Core::take_starved`] would give.
-    pub(super) fn has_starved(&self) -> bool {
-        !self.starved.is_empty() && self.send_used <= self.config.send_memory / 8 * 7
+    /// The connection that has waited longest for send memory.
+    pub(super) fn pop_starved(&mut self) -> Option<ConnId> {
+        self.starved.pop_front()
+    }
+
+    /// What was waiting for send memory has been told so, and takes a piece of it.
+    pub(super) fn promise(&mut self) {
+        self.promised += u64::from(self.config.send_buffer / 4).max(1);
+    }
+
+    /// One of those that waited is no more. Their ids are dropped when they are the most.
+    #[cold]
+    pub(super) fn forget_starved(&mut self, is_gone: impl Fn(ConnId) -> bool) {
+        self.starved_gone += 1;
+        if self.starved_gone > self.starved.len() / 2 {
+            self.starved.retain(|id| !is_gone(*id));
+            self.starved_gone = 0;
+        }
+    }
+
+    /// One of those forgotten was taken off the queue.
+    pub(super) fn found_gone(&mut self) {
+        self.starved_gone = self.starved_gone.saturating_sub(1);
+    }
+
+    /// Whoever was told has had the chance to write.
+    pub(super) fn end_promises(&mut self) {
+        self.promised = 0;
     }
 
     pub(super) fn intern_keepalive(&mut self, keepalive: Keepalive) -> u16 {

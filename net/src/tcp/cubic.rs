@@ -43,7 +43,7 @@ impl Cubic {
             self.k = ((self.w_max - cwnd) / C).cbrt();
             self.w_est = cwnd;
         }
-        let t = now_ms.wrapping_sub(self.epoch) as f32 / 1000.0;
+        let t = (now_ms.wrapping_sub(self.epoch) as i32).max(0) as f32 / 1000.0;
         let curve = |t: f32| C * (t - self.k).powi(3) + self.w_max;
         // RFC 9438 4.3: alpha is 1 once Reno would be back where the loss was.
         let alpha = if self.w_est >= self.w_max { 1.0 } else { ALPHA };

@@ -206,11 +206,12 @@ impl Engine {
         send_room(conn, self.core.config.send_buffer) as usize
     }
 
-    /// Queues bytes to be sent. All of them are taken if there is any room.
+    /// Queues bytes to be sent. All of them are taken if there is any room, or the first GiB
+    /// of more than that.
     ///
     /// # Errors
-    /// [`SendError::WouldBlock`] gives the bytes back, and a `Writable` event follows when
-    /// there is room; [`SendError::Closed`] says why none will be taken any more.
+    /// [`SendError::WouldBlock`] gives back what was not taken, and a `Writable` event follows
+    /// when there is room for it; [`SendError::Closed`] says why none will be taken any more.
     pub fn send(&mut self, id: ConnId, bytes: Bytes, now: Instant) -> Result<(), SendError> {
         self.tell(now);
         let Some(conn) = get_owned(&mut self.conns, id) else {
@@ -234,10 +235,12 @@ impl Engine {
             core.starve(conn);
             return Err(SendError::WouldBlock(bytes));
         }
-        // Sequence space bounds a single chunk too.
-        if send_room(conn, core.config.send_buffer) == 0 || bytes.len() > 1 << 30 {
+        if send_room(conn, core.config.send_buffer) == 0 {
             conn.set(flag::WANT_WRITE);
             return Err(SendError::WouldBlock(bytes));
+        }
+        if bytes.len() > MAX_PIECE {
+            return Err(SendError::WouldBlock(send_piece(conn, core, bytes)));
         }
         let cold = conn.cold.get_or_insert_with(|| core.pool.take());
         core.send_used += u64::from(cold.snd.push(bytes));
@@ -324,7 +327,9 @@ impl Engine {
         conn.keepalive = keepalive.map_or(0, |k| self.core.intern_keepalive(k));
         conn.keep_probes = 0;
         conn.keep_at = match keepalive {
-            Some(keepalive) if can_send(conn) || conn.has(flag::FIN_QUEUED) => {
+            Some(keepalive)
+                if conn.has(flag::MAPPED) && (can_send(conn) || conn.has(flag::FIN_QUEUED)) =>
+            {
                 self.clock.after(millis(keepalive.idle))
             }
             _ => Tick::NONE,
@@ -367,7 +372,7 @@ impl Engine {
             srtt: micros(conn.rtt.srtt()),
             rttvar: micros(conn.rtt.rttvar()),
             min_rtt: micros(conn.rtt.min()),
-            rto: Duration::from_millis(conn.rtt.rto_ms(&self.core.rto, conn.retries).into()),
+            rto: Duration::from_millis(conn.rtt.rto_ms(&self.core.rto, 0).into()),
             cwnd: conn.congestion.cwnd,
             ssthresh: conn.congestion.ssthresh,
             snd_wnd: conn.snd_wnd,
@@ -414,10 +419,10 @@ impl Engine {
         }
     }
 
-    /// Why the connection ended; while it lives, what ICMP said last about it, told once.
+    /// Why the connection ended, if it has. What ICMP says while it lives is no error, only
+    /// what a later timeout gives for its reason (RFC 1122 4.2.3.9, RFC 5461).
     pub fn take_error(&mut self, id: ConnId) -> Option<Error> {
-        let conn = get_owned(&mut self.conns, id)?;
-        conn.error
+        get_owned(&mut self.conns, id)?.error
     }
 
     /// Totals.
@@ -436,9 +441,14 @@ impl Engine {
             if let Some(node) = conn.node.take() {
                 self.core.wheel.remove(node);
             }
+            let starved = conn.has(flag::STARVED);
             conn.flags = 0;
             conn.generation = conn.generation.wrapping_add(1);
             self.conns.remove(index);
+            if starved {
+                let conns = &self.conns;
+                self.core.forget_starved(|id| conns.get(id.index).generation != id.generation);
+            }
         }
     }
 
@@ -487,6 +497,20 @@ impl Conn {
 pub(super) fn get_owned(conns: &mut Slab<Conn>, id: ConnId) -> Option<&mut Conn> {
     let conn = conns.try_get_mut(id.index)?;
     (conn.generation == id.generation && conn.is_owned()).then_some(conn)
+}
+
+/// Sequence space bounds a single piece.
+const MAX_PIECE: usize = 1 << 30;
+
+/// Queues the first piece of what is too long for one; returns the rest.
+#[cold]
+fn send_piece(conn: &mut Conn, core: &mut Core, mut bytes: Bytes) -> Bytes {
+    let piece = bytes.split_to(MAX_PIECE);
+    let cold = conn.cold.get_or_insert_with(|| core.pool.take());
+    core.send_used += u64::from(cold.snd.push(piece));
+    conn.set(flag::WANT_WRITE);
+    core.want_transmit(conn);
+    bytes
 }
 
 fn send_room(conn: &Conn, limit: u32) -> u32 {

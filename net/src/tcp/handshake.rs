@@ -37,6 +37,8 @@ pub(super) struct Half {
     sack: bool,
     timestamps: bool,
     retries: u8,
+    /// The SYN-ACK was sent more than once, for the timer's sake or the peer's.
+    resent: bool,
     queued: bool,
     live: bool,
 }
@@ -213,6 +215,8 @@ pub(super) fn on_segment_syn_sent(conn: &mut Conn, core: &mut Core, header: &Hea
     }
     if conn.retries == 0 {
         conn.rtt.sample(now.micros.wrapping_sub(conn.rtt_at), &core.rto);
+    } else {
+        super::recovery::sample_echo(conn, core, header, now);
     }
     establish(conn, core, now);
     core.ack_now(conn);
@@ -222,9 +226,14 @@ pub(super) fn on_segment_syn_sent(conn: &mut Conn, core: &mut Core, header: &Hea
 pub(super) fn establish(conn: &mut Conn, core: &mut Core, now: Clock) {
     conn.state = State::Established;
     conn.unset(flag::SEND_SYN);
-    // RFC 6298 5.7: a lost SYN leaves a timeout of three seconds there; the first sample
-    // corrects ours soon enough.
-    conn.retries = 0;
+    if conn.retries > 0 {
+        if conn.rtt.srtt() == 0 {
+            conn.rtt.start_over(&core.rto);
+        }
+        conn.retries = 0;
+    }
+    // RFC 1122 4.2.3.9: what ICMP said of the attempt was not the last word.
+    conn.soft_error = None;
     conn.rexmit_at = Tick::NONE;
     (conn.recover, conn.high_rxt) = (conn.snd_una, conn.snd_una);
     conn.short_end = conn.snd_una;
@@ -289,6 +298,7 @@ impl Engine {
             sack: offer.sack,
             timestamps: offer.timestamp.is_some(),
             retries: 0,
+            resent: false,
             queued: true,
             live: true,
         });
@@ -325,6 +335,7 @@ impl Engine {
                 // The same SYN again: our answer was lost or late.
                 if !half.queued {
                     half.queued = true;
+                    half.resent = true;
                     core.counters.syn_ack_retransmits += 1;
                     core.transmit.push_back(Slot::new(Kind::Half, index));
                 }
@@ -381,7 +392,10 @@ impl Engine {
         conn.cookie = half.cookie;
         conn.negotiate(core, &half.offer(), half.irs, half.window, now);
         conn.set(flag::UNACCEPTED);
-        if half.retries == 0 {
+        conn.retries = half.retries;
+        if half.resent {
+            super::recovery::sample_echo(&mut conn, core, header, now);
+        } else {
             conn.rtt.sample(now.micros.wrapping_sub(half.sent_at), &core.rto);
         }
         if let Some(node) = half.node.take() {
@@ -467,6 +481,7 @@ impl Engine {
         }
         half.retries += 1;
         core.counters.syn_ack_retransmits += 1;
+        half.resent = true;
         if !half.queued {
             half.queued = true;
             core.transmit.push_back(Slot::new(Kind::Half, index));

@@ -418,10 +418,12 @@ fn window(conn: &Conn, core: &Core) -> u32 {
     let enough = offered.saturating_add((buffer / 2).min(u32::from(conn.rcv_mss).max(1)));
     // Nothing to work out where even an empty buffer has no step to give.
     let fresh = if enough <= buffer { free_window(conn, core) } else { 0 };
-    let window = if fresh >= enough { fresh } else { offered };
-    // Rounded up, so that scaling does not draw the right edge back.
-    let unit = (1 << scale) - 1;
-    ((window + unit) & !unit).min(0xffff << scale)
+    if fresh < enough {
+        return offered;
+    }
+    // The edge moves by what the field can say; where it stays, the field is rounded down
+    // (RFC 7323 2.4), lest rounding move it with every segment.
+    (fresh.min(0xffff << scale) >> scale << scale).max(offered)
 }
 
 /// Has a window update sent if the application has read enough to be worth it.

@@ -8,14 +8,26 @@ use super::seq::SeqNum;
 use super::state::{Conn, Phase, flag};
 use super::timer::{Clock, Tick};
 
-/// An acknowledgement in SND.UNA..=SND.NXT of a segment with `len` of its own.
-pub(super) fn on_ack(conn: &mut Conn, core: &mut Core, header: &Header, len: u32, now: Clock) {
+/// An acknowledgement in SND.UNA..=SND.NXT of a segment with `len` of its own; `window` is
+/// what it announces, scaled.
+pub(super) fn on_ack(
+    conn: &mut Conn,
+    core: &mut Core,
+    header: &Header,
+    (len, window): (u32, u32),
+    now: Clock,
+) {
     let news = on_sack_only(conn, core, header);
-    let window = u32::from(header.window) << conn.snd_scale;
+    // RFC 6675 2 where there is SACK: what tells nothing new is no sign of anything; else
+    // RFC 5681 2, and RFC 6582 3.2 (1) after a timeout.
+    let is_duplicate = if conn.has(flag::SACK) {
+        news
+    } else {
+        len == 0 && window == conn.snd_wnd && !conn.has(flag::ECHOES)
+    };
     if header.ack != conn.snd_una {
         acknowledge(conn, core, header, now);
-    } else if conn.flight() > 0 && len == 0 && (news || window == conn.snd_wnd) {
-        // RFC 5681 2, and RFC 6675 2 where SACK tells duplicates from window updates.
+    } else if conn.flight() > 0 && is_duplicate {
         conn.dup_acks = conn.dup_acks.saturating_add(1);
     }
     if conn.has(flag::PERSIST) && window == 0 {
@@ -70,6 +82,7 @@ pub(super) fn acknowledge(conn: &mut Conn, core: &mut Core, header: &Header, now
         conn.high_rxt = conn.snd_una;
     }
     let mss = u32::from(conn.mss);
+    conn.unset(flag::PERSIST | flag::ECHOES);
     match conn.phase {
         Phase::Open => {
             conn.dup_acks = 0;
@@ -89,6 +102,7 @@ pub(super) fn acknowledge(conn: &mut Conn, core: &mut Core, header: &Header, now
         }
         Phase::Recovery if header.ack.at_or_after(conn.recover) => {
             conn.phase = Phase::Open;
+            conn.unset(flag::FORCE_RETRANSMIT);
             conn.dup_acks = 0;
             if !conn.has(flag::SACK) {
                 // RFC 6582 3.2 (1): not a burst. With SACK the window was kept full.
@@ -109,6 +123,10 @@ pub(super) fn acknowledge(conn: &mut Conn, core: &mut Core, header: &Header, now
             conn.dup_acks = 0;
             if header.ack.at_or_after(conn.recover) {
                 conn.phase = Phase::Open;
+                conn.unset(flag::FORCE_RETRANSMIT);
+                if header.ack == conn.recover {
+                    conn.set(flag::ECHOES);
+                }
             }
             conn.congestion.on_ack(acked, mss, tick.0, conn.rtt.srtt());
             core.want_transmit(conn);
@@ -120,7 +138,6 @@ pub(super) fn acknowledge(conn: &mut Conn, core: &mut Core, header: &Header, now
         conn.soft_error = None;
     }
     conn.progress_at = tick;
-    conn.unset(flag::PERSIST);
     conn.rexmit_at = Tick::NONE;
     if conn.flight() > 0 {
         start_timer(conn, core, now);
@@ -137,7 +154,9 @@ pub(super) fn acknowledge(conn: &mut Conn, core: &mut Core, header: &Header, now
 
 /// Starts the retransmission timer from now, not beyond the user timeout.
 pub(super) fn start_timer(conn: &mut Conn, core: &Core, now: Clock) {
-    conn.rexmit_at = now.after(conn.rtt.rto_ms(&core.rto, conn.retries));
+    // Probes of a window back off for themselves: they say nothing about the round trip.
+    let backoff = if conn.has(flag::PERSIST) { conn.retries } else { 0 };
+    conn.rexmit_at = now.after(conn.rtt.rto_ms(&core.rto, backoff));
     if conn.user_timeout > 0 {
         let limit = Tick(conn.progress_at.0.wrapping_add(conn.user_timeout).max(1));
         conn.rexmit_at = conn.rexmit_at.earliest(limit);
@@ -154,8 +173,14 @@ fn sample_rtt(conn: &mut Conn, core: &Core, header: &Header, now: Clock) {
     }
     // RFC 7323 4.1: after retransmissions only the echoed timestamp is unambiguous.
     // Otherwise its milliseconds would only blur what the timed segments say.
-    if conn.phase != Phase::Open
-        && conn.has(flag::TIMESTAMPS)
+    if conn.phase != Phase::Open {
+        sample_echo(conn, core, header, now);
+    }
+}
+
+/// Takes the time since what the peer's timestamp echoes as a sample (RFC 7323 4.1).
+pub(super) fn sample_echo(conn: &mut Conn, core: &Core, header: &Header, now: Clock) {
+    if conn.has(flag::TIMESTAMPS)
         && let Some((_, echo)) = header.options.timestamps
         && echo != 0
     {
@@ -170,7 +195,6 @@ fn sample_rtt(conn: &mut Conn, core: &Core, header: &Header, now: Clock) {
 /// Whether what lies at SND.UNA counts as lost (RFC 6675 5, RFC 5681 3.2).
 fn is_lost(conn: &Conn) -> bool {
     if u32::from(conn.dup_acks) >= DUP_THRESH {
-        // RFC 6582 3.2 (1), not again for a flight that was dealt with: phases see to it.
         return true;
     }
     let Some(board) = board(conn) else { return false };
@@ -197,12 +221,14 @@ pub(super) fn on_timeout(conn: &mut Conn, core: &mut Core, now: Clock) {
     core.counters.timeouts += 1;
     let first = conn.retries == 0;
     conn.retries = conn.retries.saturating_add(1);
+    conn.rtt.back_off(&core.rto);
     let flight = conn.flight();
     conn.congestion.on_timeout(flight, u32::from(conn.mss), first && conn.phase != Phase::Loss);
     conn.phase = Phase::Loss;
     conn.recover = conn.snd_nxt;
     conn.high_rxt = conn.snd_una;
     conn.dup_acks = 0;
+    conn.unset(flag::ECHOES);
     // Karn's rule: what is sent again is not timed.
     conn.unset(flag::TIMING);
     if let Some(cold) = &mut conn.cold

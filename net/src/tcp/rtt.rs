@@ -10,7 +10,8 @@ pub(super) struct Rtt {
     /// Four times RTTVAR.
     rttvar4: u32,
     min: u32,
-    /// The timeout in milliseconds that follows from the samples.
+    /// The timeout in milliseconds that follows from the samples, doubled by each timeout
+    /// since the last of them; 0: the initial one.
     rto: u32,
 }
 
@@ -49,7 +50,18 @@ impl Rtt {
         self.min
     }
 
-    /// The timeout in milliseconds after `backoff` doublings (RFC 6298 5.5).
+    /// A timeout: doubled until there is a new sample, however much is acknowledged before
+    /// (RFC 6298 5.5 and the end of 5; the second half of Karn's algorithm).
+    pub(super) fn back_off(&mut self, limits: &RtoLimits) {
+        self.rto = self.rto_ms(limits, 1);
+    }
+
+    /// A SYN was lost and there is no sample: three seconds (RFC 6298 5.7).
+    pub(super) fn start_over(&mut self, limits: &RtoLimits) {
+        self.rto = 3000.clamp(limits.min, limits.max);
+    }
+
+    /// The timeout in milliseconds, doubled `backoff` times more (RFC 6298 5.5).
     pub(super) fn rto_ms(&self, limits: &RtoLimits, backoff: u8) -> u32 {
         let base = if self.rto == 0 { limits.initial } else { self.rto };
         if backoff == 0 {

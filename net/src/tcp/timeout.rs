@@ -31,6 +31,10 @@ impl Engine {
                 }
             }
         }
+        if self.core.has_starved() {
+            self.wake_starved();
+            any = true;
+        }
         for _ in 0..BUDGET {
             if !self.core.waits.is_due(now) {
                 break;
@@ -44,6 +48,10 @@ impl Engine {
     /// When `on_timeout` has work next, if ever. It may turn out to be nothing: timers that
     /// were pushed out are found to be so when they come up.
     pub fn poll_timeout(&self) -> Option<Instant> {
+        if self.core.has_starved() {
+            // More connections have to hear of send memory than the last events told.
+            return Some(self.clock.instant);
+        }
         let wheel = self.core.wheel.next_deadline();
         let wait = self.core.waits.deadline(self.clock);
         match (wheel, wait) {
@@ -76,8 +84,8 @@ fn on_timer(conn: &mut Conn, core: &mut Core, now: Clock) {
 fn on_rexmit(conn: &mut Conn, core: &mut Core, now: Clock) {
     conn.rexmit_at = Tick::NONE;
     let orphan = conn.has(flag::ORPHAN);
-    let waited = now.tick.since(conn.progress_at);
-    if conn.user_timeout > 0 && waited >= conn.user_timeout as i32 {
+    let waited = now.tick.age(conn.progress_at);
+    if conn.user_timeout > 0 && waited >= conn.user_timeout {
         // RFC 9293 3.10.8, user timeout.
         core.time_out(conn);
         return;
@@ -89,6 +97,7 @@ fn on_rexmit(conn: &mut Conn, core: &mut Core, now: Clock) {
                 return;
             }
             conn.retries += 1;
+            conn.rtt.back_off(&core.rto);
             core.counters.timeouts += 1;
             conn.set(flag::SEND_SYN);
             core.want_transmit(conn);
@@ -144,12 +153,12 @@ fn on_keepalive(conn: &mut Conn, core: &mut Core, now: Clock) {
     conn.keep_at = Tick::NONE;
     let Some(keepalive) = core.keepalive(conn.keepalive) else { return };
     let idle = millis(keepalive.idle).max(1);
-    let silent = now.tick.since(conn.last_rcv);
+    let silent = now.tick.age(conn.last_rcv);
     if conn.flight() > 0 || conn.has(flag::PERSIST) {
         // Retransmissions or window probes ask already.
         conn.keep_at = now.after(idle);
-    } else if silent < idle as i32 {
-        conn.keep_at = now.after(idle - silent.max(0) as u32);
+    } else if silent < idle {
+        conn.keep_at = now.after(idle - silent);
     } else if conn.keep_probes >= keepalive.count {
         core.time_out(conn);
     } else {

@@ -194,7 +194,10 @@ impl Engine {
             self.wake_starved();
         }
         loop {
-            let event = self.core.events.pop_front()?;
+            let Some(event) = self.core.events.pop_front() else {
+                self.core.end_promises();
+                return None;
+            };
             match event {
                 Event::Readable(id) => {
                     if let Some(conn) = get_owned(&mut self.conns, id) {
@@ -218,13 +221,23 @@ impl Engine {
         }
     }
 
-    /// Tells the connections that waited for send memory that there is some.
+    /// Tells connections that waited for send memory that there is some: as many as will
+    /// use it up, those that have waited longest first. The rest has its turn when these
+    /// have written (see [`Engine::poll_timeout`]).
     #[cold]
-    fn wake_starved(&mut self) {
-        for id in self.core.take_starved() {
-            if let Some(conn) = get_owned(&mut self.conns, id) {
-                conn.unset(flag::STARVED);
+    pub(super) fn wake_starved(&mut self) {
+        while self.core.has_starved()
+            && let Some(id) = self.core.pop_starved()
+        {
+            let conn = self.conns.get_mut(id.index);
+            if conn.id() != id {
+                self.core.found_gone();
+                continue;
+            }
+            conn.unset(flag::STARVED);
+            if conn.is_owned() {
                 self.core.writable(conn);
+                self.core.promise();
             }
         }
     }

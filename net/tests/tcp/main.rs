@@ -9,6 +9,7 @@ mod opening;
 mod peer;
 mod random;
 mod receiving;
+mod regressions;
 mod sending;
 mod table;
 mod transfer;
