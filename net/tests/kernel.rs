@@ -609,7 +609,7 @@ fn a_shard_with_a_device_serves_the_host_too() {
         run(builder, |_| async {
             let listener = TcpListener::bind_kernel(any("127.0.0.1")).unwrap();
             let addr = listener.local_addr().unwrap();
-            let on_device = TcpListener::bind(addr);
+            let on_device = TcpListener::bind(SocketAddr::new([10, 77, 0, 1].into(), addr.port()));
             spawn_local(echo(listener));
             let mut stream = TcpSocket::kernel().connect(addr).await.unwrap();
             for i in 0..20u8 {
