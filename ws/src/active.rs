@@ -202,6 +202,8 @@ impl Active {
                 .error
                 .close_code()
                 .map(|code| CloseFrame { code, reason: reason(&failing.error).into() });
+            // The last frame of all has room behind whatever waits.
+            self.context.set_config(|limits| limits.max_write_buffer_size = usize::MAX);
             let mut bridge =
                 Bridge::new(io, cx, &mut self.tracker, &mut self.share, self.writer.as_ref());
             // The first call queues the frame, later ones go on writing.

@@ -6,7 +6,7 @@ use futures::{SinkExt, StreamExt};
 use throng_runtime::Instant;
 use throng_ws::{Config, Error, Message, Role, WebSocket};
 
-use crate::raw::{FIN, PING, PONG, TEXT, frame, read_frame, send};
+use crate::raw::{FIN, PING, PONG, TEXT, frame, read_close, read_frame, send};
 use crate::support::{Pace, assert_passed, duplex, run, spawn};
 
 #[test]
@@ -138,5 +138,26 @@ fn the_readers_end_wakes_a_waiting_writer() {
         drop(a);
         assert!(stream.next().await.unwrap().is_err());
         writer.await.unwrap();
+    });
+}
+
+#[test]
+fn a_violation_is_answered_behind_a_message_under_way() {
+    run(async {
+        let (mut a, b) = duplex(100, Pace::FAST);
+        let server = WebSocket::from_stream(b, Role::Server, Config::default(), Vec::new());
+        let (mut sink, mut stream) = server.split();
+        let writer = throng_runtime::spawn_local(async move {
+            sink.send(Message::binary(vec![7; 100_000])).await.unwrap_err()
+        });
+        let reader = throng_runtime::spawn_local(async move { stream.next().await });
+        throng_runtime::sleep(Duration::from_millis(1)).await;
+        send(&mut a, &frame(FIN | 3, b"reserved opcode")).await;
+        throng_runtime::sleep(Duration::from_millis(1)).await;
+        assert_eq!(read_frame(&mut a).await, Some((FIN | 2, vec![7; 100_000])));
+        assert_eq!(read_close(&mut a).await, Some(1002));
+        drop(a);
+        assert!(matches!(reader.await.unwrap(), Some(Err(Error::Protocol(_)))));
+        assert!(matches!(writer.await.unwrap(), Error::Closed));
     });
 }
