@@ -1,6 +1,8 @@
 //! Calls of cargo.
 
 use std::ffi::OsStr;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::host;
 use crate::process::Cmd;
@@ -20,4 +22,22 @@ pub(crate) fn features() -> String {
         Ok(()) => format!("--features=dpdk,{PLAIN_FEATURES}"),
         Err(_) => format!("--features={PLAIN_FEATURES}"),
     }
+}
+
+/// Builds all programs and examples with every feature that is to be had.
+///
+/// The whole workspace with its tests, so that dependencies get the same features as in
+/// `cargo test --workspace` and nothing is compiled once more with others.
+///
+/// # Errors
+/// What the build said.
+pub(crate) fn build_programs(log: PathBuf) -> Result<(), String> {
+    let build = cargo(["build", "--locked", "--quiet", "--workspace"])
+        .args(["--lib", "--bins", "--tests", "--examples"])
+        .arg(features())
+        .log(log)
+        .limit(Duration::from_secs(900))
+        .run()
+        .map_err(|error| error.to_string())?;
+    if build.ok() { Ok(()) } else { Err(format!("does not build: {}", build.tail(40))) }
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::cargo::{cargo, features};
+use crate::cargo::{build_programs, cargo, features};
 use crate::host;
 use crate::hugepages::Hugepages;
 use crate::process::Cmd;
@@ -33,14 +33,8 @@ pub(crate) fn command(args: &[String]) -> io::Result<ExitCode> {
 /// The demo in small, as a test: over the device it chooses, and over the memory device.
 pub(crate) fn check() -> Outcome {
     let log = host::logs().join("demo.log");
-    let build = cargo(["build", "--locked", "--quiet", "--package", PACKAGE])
-        .arg(features())
-        .log(&log)
-        .limit(Duration::from_secs(900))
-        .run();
-    match build {
-        Ok(done) if done.ok() => {}
-        other => return Outcome::of_check("demo", other),
+    if let Err(why) = build_programs(log.clone()) {
+        return Outcome::fail("demo", why);
     }
     let mut outcome = Outcome::default();
     for extra in [&[][..], &["--memory"]] {

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::cargo::{cargo, features};
+use crate::cargo::build_programs;
 use crate::guest;
 use crate::host;
 use crate::hugepages::Hugepages;
@@ -146,27 +146,16 @@ fn run(backend: Backend, only: &[String]) -> Result<Outcome, String> {
     Ok(outcome)
 }
 
-/// Builds the server with every feature that is to be had. Returns its path.
+/// Builds the server. Returns its path.
 pub(crate) fn build_server(logs: &Path) -> Result<PathBuf, String> {
-    build(logs, &["--package", SERVER])?;
+    build_programs(logs.join("build.log"))?;
     Ok(host::target().join("debug").join(SERVER))
 }
 
 /// Builds the examples. Returns the directory they are in.
 fn build_examples(logs: &Path) -> Result<PathBuf, String> {
-    build(logs, &["--examples"])?;
+    build_programs(logs.join("build.log"))?;
     Ok(host::target().join("debug/examples"))
-}
-
-fn build(logs: &Path, what: &[&str]) -> Result<(), String> {
-    let build = cargo(["build", "--locked", "--quiet"])
-        .args(what)
-        .arg(features())
-        .log(logs.join("build.log"))
-        .limit(Duration::from_secs(900))
-        .run()
-        .map_err(|error| error.to_string())?;
-    if build.ok() { Ok(()) } else { Err(format!("does not build: {}", build.tail(40))) }
 }
 
 fn read_results(path: &Path, backend: Backend) -> Outcome {
