@@ -14,7 +14,7 @@ use super::interrupt::{self, Bell};
 use super::mbuf::Mbuf;
 use super::pool::Pool;
 use super::port::{Driver, Guard, Port, Settings};
-use super::transmit::Stall;
+use super::transmit::{Burst, Stall};
 use crate::device::{Capabilities, Counters, Device, offload};
 use crate::packet::{ChecksumStatus, Packet};
 
@@ -36,14 +36,18 @@ pub(super) struct DpdkQueue {
     /// Bursts that ended because the peer's memory was gone, each with at least a frame.
     pub(super) faulted: u64,
     pub(super) stall: Stall,
+    pub(super) out: Burst,
+    /// What the port hands over in one call.
+    received: [*mut sys::throng_mbuf; RX_BURST],
     pool: Pool,
     pub(super) port_id: u16,
     pub(super) queue: u16,
     port: Arc<Port>,
 }
 
-// SAFETY: the raw pointers inside (the pool's) are used through DPDK, which lets any one
-// thread at a time use a queue; `&mut self` sees to that.
+// SAFETY: the pool's pointer is used through DPDK, which lets any one thread at a time use a
+// queue; `&mut self` sees to that. The pointers of `out` and `received` mean nothing between
+// calls.
 unsafe impl Send for DpdkQueue {}
 
 impl DpdkQueue {
@@ -75,6 +79,8 @@ impl DpdkQueue {
             counters: Counters::default(),
             faulted: 0,
             stall: Stall::default(),
+            out: Burst::default(),
+            received: [std::ptr::null_mut(); RX_BURST],
             pool,
             port_id: port.id(),
             queue,
@@ -107,9 +113,8 @@ impl DpdkQueue {
 
     /// One burst from the port, each frame handed to `keep`.
     fn burst(&mut self, max: usize, mut keep: impl FnMut(Packet)) -> usize {
-        let mut raw = [std::ptr::null_mut(); RX_BURST];
         let max = max.min(RX_BURST) as u16;
-        let (port, queue, out) = (self.port_id, self.queue, raw.as_mut_ptr());
+        let (port, queue, out) = (self.port_id, self.queue, self.received.as_mut_ptr());
         // SAFETY: the array has room for `max` (at most 64) pointers; the port is started
         // and this queue has one user, by `&mut self`.
         let got = unsafe {
@@ -119,8 +124,8 @@ impl DpdkQueue {
             }
         };
         let mut kept = 0;
-        for raw in &raw[..usize::from(got).min(RX_BURST)] {
-            let Some(raw) = NonNull::new(*raw) else { continue };
+        for at in 0..usize::from(got).min(RX_BURST) {
+            let Some(raw) = NonNull::new(self.received[at]) else { continue };
             // SAFETY: the driver gives up the frame.
             let mbuf = unsafe { Mbuf::from_raw(raw) };
             if let Some(packet) = self.accept(mbuf) {

@@ -39,8 +39,9 @@ pub(super) struct Stall {
     since: Option<Instant>,
 }
 
-/// The frames of one transmit call.
-struct Burst {
+/// The frames of one transmit call. Kept from call to call: clearing it would cost more than
+/// sending a single frame.
+pub(super) struct Burst {
     raw: [*mut sys::throng_mbuf; TX_BURST],
     /// Their lengths: a frame the port has taken may not be looked at any more.
     bytes: [usize; TX_BURST],
@@ -58,16 +59,29 @@ enum Staged {
     Refused,
 }
 
+impl Default for Burst {
+    fn default() -> Burst {
+        Burst {
+            raw: [std::ptr::null_mut(); TX_BURST],
+            bytes: [0; TX_BURST],
+            ready: 0,
+            offload: false,
+            refused: false,
+        }
+    }
+}
+
 impl DpdkQueue {
     /// Sends one burst off the front of `frames`. Returns whether another may follow.
     pub(super) fn transmit_burst(&mut self, frames: &mut VecDeque<Packet>, now: Instant) -> bool {
-        let mut burst = self.gather(frames);
+        self.gather(frames);
+        let ready = self.out.ready;
         let mut sent = 0;
-        let mut refused = burst.refused;
-        if burst.ready != 0 {
-            let result = self.send(&mut burst.raw[..burst.ready], burst.offload);
+        let mut refused = self.out.refused;
+        if ready != 0 {
+            let result = self.send();
             sent = (result & 0xffff) as usize;
-            refused = result >> 16 != 0 || (refused && sent == burst.ready);
+            refused = result >> 16 != 0 || (refused && sent == ready);
         }
         for packet in frames.drain(..sent) {
             if let Some(mbuf) = packet.into_mbuf() {
@@ -77,7 +91,7 @@ impl DpdkQueue {
         }
         if sent != 0 {
             self.counters.tx_frames += sent as u64;
-            self.counters.tx_bytes += burst.bytes[..sent].iter().sum::<usize>() as u64;
+            self.counters.tx_bytes += self.out.bytes[..sent].iter().sum::<usize>() as u64;
             self.stall.since = None;
             self.stall.link_down = false;
         }
@@ -87,42 +101,38 @@ impl DpdkQueue {
             self.counters.tx_dropped += 1;
             return true;
         }
-        if burst.ready == 0 {
+        if ready == 0 {
             self.counters.no_buffer += 1;
             return false;
         }
-        if sent < burst.ready {
+        if sent < ready {
             self.stalled(frames, sent == 0, now);
             return false;
         }
         true
     }
 
-    /// The frames at the front that can go out together.
-    fn gather(&mut self, frames: &mut VecDeque<Packet>) -> Burst {
-        let mut burst = Burst {
-            raw: [std::ptr::null_mut(); TX_BURST],
-            bytes: [0; TX_BURST],
-            ready: 0,
-            offload: false,
-            refused: false,
-        };
+    /// Gathers the frames at the front that can go out together.
+    fn gather(&mut self, frames: &mut VecDeque<Packet>) {
+        self.out.ready = 0;
+        self.out.offload = false;
+        self.out.refused = false;
         for packet in frames.iter_mut().take(TX_BURST) {
             match self.stage(packet) {
                 Staged::Ready { raw, offload } => {
-                    burst.raw[burst.ready] = raw;
-                    burst.bytes[burst.ready] = packet.len();
-                    burst.ready += 1;
-                    burst.offload |= offload;
+                    let at = self.out.ready;
+                    self.out.raw[at] = raw;
+                    self.out.bytes[at] = packet.len();
+                    self.out.ready = at + 1;
+                    self.out.offload |= offload;
                 }
                 Staged::NoBuffer => break,
                 Staged::Refused => {
-                    burst.refused = true;
+                    self.out.refused = true;
                     break;
                 }
             }
         }
-        burst
     }
 
     /// The port did not take all it was offered, or `nothing` at all.
@@ -189,16 +199,17 @@ impl DpdkQueue {
         Staged::Ready { raw: mbuf.as_ptr(), offload: flags != 0 }
     }
 
-    /// Hands frames to the port; see `throng_tx_burst` for the result.
-    fn send(&mut self, burst: &mut [*mut sys::throng_mbuf], prepare: bool) -> u32 {
-        let (port, queue, frames) = (self.port_id, self.queue, burst.as_mut_ptr());
+    /// Hands what was gathered to the port; see `throng_tx_burst` for the result.
+    fn send(&mut self) -> u32 {
+        let (port, queue, frames) = (self.port_id, self.queue, self.out.raw.as_mut_ptr());
         // At most TX_BURST.
-        let count = burst.len() as u16;
+        let count = self.out.ready as u16;
+        let prepare = i32::from(self.out.offload);
         // SAFETY: `count` frames, each owned by a packet of the caller; the port takes over
         // the first ones, as many as it says, and leaves the rest alone.
         unsafe {
             match self.settings.guard {
-                Guard::None => sys::throng_tx_burst(port, queue, frames, count, i32::from(prepare)),
+                Guard::None => sys::throng_tx_burst(port, queue, frames, count, prepare),
                 guard => sys::throng_tx_burst_guarded(
                     port,
                     queue,
