@@ -13,7 +13,8 @@
 //! | `interrupt.rs` | sleeping until a frame arrives |
 //! | `ring.rs` | two ports of one process joined by rings |
 //!
-//! The only `unsafe` code of throng-net is here: FFI and the memory of packet buffers.
+//! Unsafe code is FFI and the memory of packet buffers. Why things are as they are:
+//! `docs/decisions/0005-dpdk-devices.md`.
 //!
 //! DPDK is started once per process, by the first port. Its arguments are made up from the
 //! ports and the machine; the environment variable `THRONG_EAL_ARGS` adds to them (separated
