@@ -67,7 +67,13 @@ pub(crate) fn peers_that_die(
     if let Ok(socket) = std::env::var(PEER) {
         match peer(&socket) {
             Ok(port) => echo_for_ever(port),
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            // Zero copy is not permitted without huge pages; or others took them meanwhile.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::PermissionDenied | io::ErrorKind::OutOfMemory
+                ) =>
+            {
                 std::process::exit(UNABLE)
             }
             Err(error) => panic!("{error}"),
