@@ -224,7 +224,28 @@ pub(super) fn on_segment(
     }
 
     // Sixth: URG. RFC 6093: urgent data is ordinary data.
-    // Seventh: the payload, cut to the window.
+    // Seventh: the payload, cut to the window, and to where the stream ends.
+    if conn.has(flag::UNUSUAL)
+        && let Some(early) = conn.cold.as_ref().and_then(|cold| cold.early())
+    {
+        let end = header.seq + payload.len() as u32;
+        match early.fin {
+            Some(at) if end.after(at) && (fin || !payload.is_empty()) => {
+                let left = if header.seq.before(at) { at - header.seq } else { 0 };
+                payload = &payload[..left as usize];
+                fin = false;
+                core.ack_now(conn);
+            }
+            // The first FIN counts.
+            Some(at) if fin && at != end => fin = false,
+            // No FIN stands before what has come already.
+            None if fin && early.end().is_some_and(|held| held.after(end)) => {
+                fin = false;
+                core.ack_now(conn);
+            }
+            _ => {}
+        }
+    }
     if !payload.is_empty() {
         let receiving =
             matches!(conn.state, State::Established | State::FinWait1 | State::FinWait2);

@@ -28,8 +28,9 @@ impl Congestion {
     pub(super) fn on_ack(&mut self, acked: u32, mss: u32, now_ms: u32, srtt_us: u32) {
         let mut acked = acked;
         if self.in_slow_start() {
-            // RFC 5681 3.1 and RFC 3465: by what was acknowledged, at most two segments a time
-            // for the sake of stretched ACKs' bursts, as far as the threshold.
+            // RFC 3465: by what was acknowledged, as far as the threshold. No limit per ACK as
+            // in Linux: receivers that merge segments stretch their ACKs. After a timeout the
+            // caller sets one.
             let step = acked.min(self.ssthresh - self.cwnd);
             self.cwnd = (self.cwnd + step).min(MAX_WINDOW);
             acked -= step;

@@ -47,6 +47,8 @@ pub(super) struct Core {
     starved_gone: usize,
     /// Send memory that those are expected to take who are being told.
     promised: u64,
+    /// Connections whose windows wait for engine-wide receive memory.
+    squeezed: VecDeque<ConnId>,
     /// Distinct keepalive settings; a connection holds an index plus one.
     keepalives: Vec<Keepalive>,
     /// Resets left, in thousandths, and when that was so.
@@ -82,6 +84,7 @@ impl Core {
             starved: VecDeque::new(),
             starved_gone: 0,
             promised: 0,
+            squeezed: VecDeque::new(),
             keepalives: Vec::new(),
             resets: u64::from(config.resets_per_second) * 1000,
             resets_at: now,
@@ -177,6 +180,32 @@ impl Core {
     /// Whoever was told has had the chance to write.
     pub(super) fn end_promises(&mut self) {
         self.promised = 0;
+    }
+
+    /// Whether so little receive memory is left that windows are kept small.
+    pub(super) fn is_recv_memory_short(&self) -> bool {
+        let limit = self.config.recv_memory;
+        limit.saturating_sub(self.recv_used) < limit / 4
+    }
+
+    /// Notes that the window of `conn` is to grow when there is receive memory again.
+    pub(super) fn squeeze(&mut self, conn: &mut Conn) {
+        if !conn.has(flag::SQUEEZED) {
+            conn.set(flag::SQUEEZED);
+            if self.squeezed.len() >= self.config.max_connections {
+                // For the most part they must be gone; a peer's probes help the others.
+                self.squeezed.pop_front();
+            }
+            self.squeezed.push_back(conn.id());
+        }
+    }
+
+    /// A connection whose window may grow now, if there is one.
+    pub(super) fn pop_squeezed(&mut self) -> Option<ConnId> {
+        if self.squeezed.is_empty() || self.is_recv_memory_short() {
+            return None;
+        }
+        self.squeezed.pop_front()
     }
 
     pub(super) fn intern_keepalive(&mut self, keepalive: Keepalive) -> u16 {

@@ -341,11 +341,15 @@ impl Engine {
     /// Resolution 1 ms, at most 24 days.
     pub fn set_user_timeout(&mut self, id: ConnId, timeout: Option<Duration>) {
         if let Some(conn) = get_owned(&mut self.conns, id) {
+            // A timer that the old limit has cut short starts anew; any other runs on.
+            let was_cut = conn.rexmit_at.is_some() && conn.rexmit_at == conn.user_limit();
             conn.user_timeout = timeout.map_or(0, |t| millis(t).max(1));
-            if conn.rexmit_at.is_some() {
+            if was_cut {
                 super::recovery::start_timer(conn, &self.core, self.clock);
-                self.core.arm(conn, self.clock);
+            } else if conn.rexmit_at.is_some() {
+                conn.rexmit_at = conn.rexmit_at.earliest(conn.user_limit());
             }
+            self.core.arm(conn, self.clock);
         }
     }
 

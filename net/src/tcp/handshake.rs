@@ -53,6 +53,15 @@ impl Entry for Half {
 }
 
 impl Half {
+    /// Whether its SYN-ACK waits in the transmit queue.
+    pub(super) fn is_queued(&self) -> bool {
+        self.live && self.queued
+    }
+
+    pub(super) fn set_queued(&mut self, queued: bool) {
+        self.queued = queued;
+    }
+
     fn offer(&self) -> Offer {
         let timestamp = self.timestamps.then_some(self.ts_recent);
         Offer { mss: self.mss, scale: self.scale, sack: self.sack, timestamp }
@@ -249,7 +258,28 @@ pub(super) fn establish(conn: &mut Conn, core: &mut Core, now: Clock) {
 }
 
 impl Engine {
-    /// A SYN for a listener (RFC 9293 3.10.7.2). `beyond`: the new ISN must come after it.
+    /// Whether there is room for what a SYN to this listener begins; counts where not.
+    pub(super) fn admits(&mut self, id: ListenerId) -> bool {
+        let core = &mut self.core;
+        let Some(listener) = self.listeners.get(id) else { return false };
+        if listener.ready.len() >= listener.backlog {
+            core.counters.syn_dropped_backlog += 1;
+            return false;
+        }
+        if self.halves.len() >= core.config.max_half_open {
+            // Where SYN cookies will answer instead (RFC 4987 3.6).
+            core.counters.syn_dropped_half_open += 1;
+            return false;
+        }
+        if self.conns.len() >= core.config.max_connections {
+            core.counters.syn_dropped_connections += 1;
+            return false;
+        }
+        true
+    }
+
+    /// A SYN for a listener that [admits](Engine::admits) it (RFC 9293 3.10.7.2). `beyond`:
+    /// the new ISN must come after it.
     pub(super) fn on_syn(
         &mut self,
         id: ListenerId,
@@ -259,19 +289,6 @@ impl Engine {
     ) {
         let core = &mut self.core;
         let Some(listener) = self.listeners.get_mut(id) else { return };
-        if listener.ready.len() >= listener.backlog {
-            core.counters.syn_dropped_backlog += 1;
-            return;
-        }
-        if self.halves.len() >= core.config.max_half_open {
-            // Where SYN cookies will answer instead (RFC 4987 3.6).
-            core.counters.syn_dropped_half_open += 1;
-            return;
-        }
-        if self.conns.len() >= core.config.max_connections {
-            core.counters.syn_dropped_connections += 1;
-            return;
-        }
         listener.half_open += 1;
         let tuple = header.tuple;
         let offer = Offer::read(header, core.mss(&tuple));

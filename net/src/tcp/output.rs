@@ -216,15 +216,20 @@ impl<E: Egress> Output<'_, E> {
         Ok(Turn::Done)
     }
 
-    fn syn(self) -> Result<Turn, Full> {
-        let Output { conn, core, egress, now, .. } = self;
-        if !conn.has(flag::SEND_SYN) {
+    fn syn(mut self) -> Result<Turn, Full> {
+        if !self.conn.has(flag::SEND_SYN) {
+            if self.conn.state == State::SynReceived && self.conn.has(flag::ACK_NOW) {
+                // RFC 9293 3.10.7.4: also this state answers what it does not accept.
+                let seq = self.conn.snd_nxt;
+                self.emit(seq, 0, Flags::ACK, 0)?;
+            }
             return Ok(Turn::Done);
         }
+        let Output { conn, core, egress, now, .. } = self;
         let header = syn_header(conn, core, now);
         egress.send(&header, &Payload::EMPTY, 0, &mut conn.cookie)?;
         core.counters.segments_out += 1;
-        conn.unset(flag::SEND_SYN);
+        conn.unset(flag::SEND_SYN | flag::ACK_NOW);
         conn.rtt_at = now.micros;
         conn.rexmit_at = Tick::NONE;
         recovery::start_timer(conn, core, now);
@@ -430,11 +435,12 @@ fn window(conn: &Conn, core: &Core) -> u32 {
 #[cold]
 pub(super) fn offer_more(conn: &mut Conn, core: &mut Core) {
     let step = (core.config.recv_buffer / 2).min(2 * u32::from(conn.rcv_mss));
-    if conn.has(flag::MAPPED)
-        && !conn.has(flag::PEER_FIN)
-        && free_window(conn, core) >= conn.offered() + step
-    {
-        core.ack_now(conn);
+    if conn.has(flag::MAPPED) && !conn.has(flag::PEER_FIN) {
+        if free_window(conn, core) >= conn.offered().saturating_add(step) {
+            core.ack_now(conn);
+        } else if core.is_recv_memory_short() {
+            core.squeeze(conn);
+        }
     }
 }
 
@@ -442,8 +448,8 @@ pub(super) fn offer_more(conn: &mut Conn, core: &mut Core) {
 pub(super) fn free_window(conn: &Conn, core: &Core) -> u32 {
     let unread = conn.cold.as_ref().map_or(0, |cold| cold.ready.len());
     let mut free = core.config.recv_buffer.saturating_sub(unread);
-    let left = core.config.recv_memory.saturating_sub(core.recv_used);
-    if left < core.config.recv_memory / 4 {
+    if core.is_recv_memory_short() {
+        let left = core.config.recv_memory.saturating_sub(core.recv_used);
         // The last quarter is handed out in small parts.
         free = free.min((left / 16).min(u64::from(u32::MAX)) as u32);
     }

@@ -197,6 +197,11 @@ impl Reassembly {
         self.ranges.iter().map(|r| r.data.len()).sum()
     }
 
+    /// One past the highest byte held.
+    pub(super) fn end(&self) -> Option<SeqNum> {
+        self.ranges.last().map(Range::end)
+    }
+
     /// What it counts for in the memory budget.
     pub(super) fn charge(&self) -> u32 {
         self.ranges.iter().map(|r| r.data.charge() + CHUNK_OVERHEAD).sum()

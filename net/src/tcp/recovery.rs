@@ -128,7 +128,9 @@ pub(super) fn acknowledge(conn: &mut Conn, core: &mut Core, header: &Header, now
                     conn.set(flag::ECHOES);
                 }
             }
-            conn.congestion.on_ack(acked, mss, tick.0, conn.rtt.srtt());
+            // RFC 5681 3.1, RFC 3465 2.3: what an ACK covers after a timeout has mostly left
+            // the network long ago; it is no licence for a burst.
+            conn.congestion.on_ack(acked.min(mss), mss, tick.0, conn.rtt.srtt());
             core.want_transmit(conn);
         }
     }
@@ -158,8 +160,7 @@ pub(super) fn start_timer(conn: &mut Conn, core: &Core, now: Clock) {
     let backoff = if conn.has(flag::PERSIST) { conn.retries } else { 0 };
     conn.rexmit_at = now.after(conn.rtt.rto_ms(&core.rto, backoff));
     if conn.user_timeout > 0 {
-        let limit = Tick(conn.progress_at.0.wrapping_add(conn.user_timeout).max(1));
-        conn.rexmit_at = conn.rexmit_at.earliest(limit);
+        conn.rexmit_at = conn.rexmit_at.earliest(conn.user_limit());
     }
 }
 

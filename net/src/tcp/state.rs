@@ -114,6 +114,8 @@ pub(super) mod flag {
     /// All that was out at a timeout is acknowledged and nothing after it: without SACK,
     /// duplicates may be answers to what was sent twice (RFC 6582 3.2).
     pub(crate) const ECHOES: u32 = 1 << 28;
+    /// Offers less than it would if there were more receive memory.
+    pub(crate) const SQUEEZED: u32 = 1 << 29;
 }
 
 /// A connection's hot block. The first 128 bytes are what a predicted segment touches.
@@ -244,6 +246,14 @@ impl Conn {
         self.unset(flag::UNUSUAL);
         if self.cold.as_ref().is_some_and(|cold| cold.is_unusual()) {
             self.set(flag::UNUSUAL);
+        }
+    }
+
+    /// When the user timeout ends the wait for an acknowledgement, if one is set.
+    pub(super) fn user_limit(&self) -> Tick {
+        match self.user_timeout {
+            0 => Tick::NONE,
+            timeout => Tick(self.progress_at.0.wrapping_add(timeout).max(1)),
         }
     }
 

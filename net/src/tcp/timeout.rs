@@ -66,6 +66,11 @@ fn on_timer(conn: &mut Conn, core: &mut Core, now: Clock) {
     let tick = now.tick;
     if conn.ack_at.is_due(tick) {
         conn.ack_at = Tick::NONE;
+        if conn.rcv_nxt - conn.last_ack > u32::from(conn.rcv_mss) {
+            // It took several segments: they may have become shorter. If not, the next full
+            // one says so.
+            conn.rcv_mss = (conn.rcv_mss / 2).max(conn.mss.min(536));
+        }
         core.ack_now(conn);
     }
     if conn.rexmit_at.is_due(tick) {
@@ -106,7 +111,11 @@ fn on_rexmit(conn: &mut Conn, core: &mut Core, now: Clock) {
             let limit = if orphan { core.config.orphan_retries } else { core.config.data_retries };
             // A peer that has drawn its window back to nothing but still answers is alive, as
             // in Linux: RFC 9293 3.8.6.1.
-            let waits = conn.snd_wnd == 0 && now.tick.age(conn.last_rcv) < core.rto.max;
+            // An answer to the last retransmission, or one not much older than the longest
+            // wait between two: its loss is no death.
+            let silent = now.tick.age(conn.last_rcv);
+            let waits = conn.snd_wnd == 0
+                && (silent <= now.tick.age(conn.last_snd) || silent < 2 * core.rto.max);
             if conn.retries >= limit && (orphan || !waits) {
                 core.time_out(conn);
                 return;

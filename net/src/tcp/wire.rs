@@ -141,6 +141,12 @@ impl Engine {
     pub fn poll_transmit(&mut self, now: Instant, egress: &mut impl Egress) -> bool {
         let now = self.tell(now);
         let before = self.core.counters.segments_out;
+        while let Some(id) = self.core.pop_squeezed() {
+            if let Some(conn) = get_owned(&mut self.conns, id) {
+                conn.unset(flag::SQUEEZED);
+                output::offer_more(conn, &mut self.core);
+            }
+        }
         while let Some(reply) = self.core.replies.front() {
             if egress.send(reply, &Payload::EMPTY, 0, &mut 0).is_err() {
                 return self.core.counters.segments_out != before;
@@ -155,10 +161,43 @@ impl Engine {
             };
             if done.is_err() {
                 self.core.transmit.push_front(slot);
+                self.drop_stale();
                 break;
             }
         }
         self.core.counters.segments_out != before
+    }
+
+    /// Drops slots whose connections are gone from the transmit queue, when those are the
+    /// most of it: connections may come and go while the device takes nothing.
+    fn drop_stale(&mut self) {
+        if self.core.transmit.len() <= 64 + 2 * (self.conns.len() + self.halves.len()) {
+            return;
+        }
+        let Engine { conns, halves, core, .. } = self;
+        let mut put = |slot: Slot, from: bool, to: bool| match slot.kind() {
+            Kind::Half => {
+                let half = halves.get_mut(slot.index());
+                let found = half.is_queued() == from;
+                half.set_queued(to);
+                found
+            }
+            _ => {
+                let conn = conns.get_mut(slot.index());
+                let found = conn.has(flag::QUEUED) == from;
+                if to {
+                    conn.set(flag::QUEUED);
+                } else {
+                    conn.unset(flag::QUEUED);
+                }
+                found
+            }
+        };
+        // A place used again may stand in the queue twice: its first slot stays.
+        core.transmit.retain(|slot| put(*slot, true, false));
+        core.transmit.iter().for_each(|slot| {
+            put(*slot, false, true);
+        });
     }
 
     fn transmit_conn(
@@ -265,9 +304,12 @@ impl Engine {
         if syn && !flags.contains(Flags::RST) && entry.yields_to(header) {
             let beyond = entry.snd_nxt;
             if let Some(listener) = self.listeners.find(&header.tuple) {
-                self.core.counters.time_wait_reused += 1;
-                self.core.drop_wait(index, &header.tuple);
-                self.on_syn(listener, header, Some(beyond), now);
+                // A SYN that is dropped leaves the entry as it was.
+                if self.admits(listener) {
+                    self.core.counters.time_wait_reused += 1;
+                    self.core.drop_wait(index, &header.tuple);
+                    self.on_syn(listener, header, Some(beyond), now);
+                }
                 return;
             }
         }
@@ -284,7 +326,9 @@ impl Engine {
         if flags.0 & (Flags::SYN.0 | Flags::ACK.0 | Flags::FIN.0) == Flags::SYN.0
             && let Some(listener) = self.listeners.find(&header.tuple)
         {
-            self.on_syn(listener, header, None, now);
+            if self.admits(listener) {
+                self.on_syn(listener, header, None, now);
+            }
             return;
         }
         if flags.contains(Flags::SYN | Flags::FIN) {

@@ -317,3 +317,174 @@ fn giant_chunk() {
     let Err(SendError::WouldBlock(rest)) = r else { panic!("{r:?}") };
     assert_eq!((rest.len(), p.info().send_queue), (1, 1 << 30));
 }
+
+/// A window closed for want of memory opens when another connection's reader makes room.
+#[test]
+fn memory_that_comes_free_opens_windows() {
+    let config = Config { recv_memory: 80_000, recv_buffer: 65_000, ..Config::default() };
+    let mut p = Peer::established_with(config, plain());
+    let first = p.conn;
+    for _ in 0..60 {
+        p.data(&[1; 1000]);
+        p.out();
+    }
+    p.tuple = tuple("10.0.0.2:80", "10.0.0.9:1");
+    p.seq = SeqNum(77);
+    p.open(plain());
+    p.accept();
+    for _ in 0..100 {
+        if p.info().rcv_wnd >= 1000 {
+            p.data(&[2; 1000]);
+            p.read();
+            p.out();
+        }
+    }
+    assert!(p.info().rcv_wnd < 10_000, "{}", p.info().rcv_wnd);
+    while p.engine.recv(first, usize::MAX, p.now).is_ok() {}
+    let out = p.out();
+    let update = out.iter().find(|s| s.header.tuple == p.tuple).expect("a window update");
+    assert!(update.header.window > 30_000, "{}", update.header.window);
+}
+
+/// SYN_RECEIVED of a simultaneous open answers what it does not accept.
+#[test]
+fn simultaneous_open_challenges() {
+    let now = throng_runtime::Instant::from_millis(10_000);
+    let mut e = Engine::new(Config::default(), [3; 32], now);
+    let t = tuple("10.0.0.2:80", "10.0.0.1:5555");
+    let c = e.connect(t, now).unwrap();
+    let syn = drain(&mut e, now);
+    let mut h = header(t, SeqNum(7), SeqNum(0), Flags::SYN);
+    h.options = plain();
+    e.on_segment(&h, &[], now);
+    assert_eq!(drain(&mut e, now).len(), 1);
+    assert_eq!(e.state(c), State::SynReceived);
+    let beyond = header(t, SeqNum(8 + 100_000), syn[0].header.seq + 1, Flags::ACK);
+    e.on_segment(&beyond, &[], now);
+    let out = drain(&mut e, now);
+    assert_eq!(out.len(), 1);
+    assert_eq!((out[0].header.flags, out[0].header.ack), (Flags::ACK, SeqNum(8)));
+    e.check_invariants();
+}
+
+/// A SYN that finds the backlog full leaves the TIME_WAIT entry alone.
+#[test]
+fn time_wait_outlives_a_dropped_syn() {
+    let mut p = Peer::established(plain());
+    p.engine.close(p.conn, p.now);
+    let fin = p.one();
+    p.acknowledge(fin.header.seq + 1);
+    p.inject(0, Flags::FIN | Flags::ACK, &[]);
+    p.one();
+    let (old, seq) = (p.tuple, p.seq);
+    for port in 0..4 {
+        p.tuple = tuple("10.0.0.2:80", &format!("10.0.0.9:{}", port + 1));
+        p.open(plain());
+    }
+    let mut syn = header(old, seq + 100, SeqNum(0), Flags::SYN);
+    syn.options = plain();
+    p.engine.on_segment(&syn, &[], p.now);
+    p.none();
+    assert_eq!((p.engine.usage().time_wait, p.engine.usage().half_open), (1, 0));
+    assert_eq!(p.engine.counters().syn_dropped_backlog, 1);
+}
+
+/// Setting the user timeout again and again does not put off the retransmission.
+#[test]
+fn user_timeout_leaves_the_timer_alone() {
+    let mut p = Peer::established(plain());
+    p.send(&[0; 1000]);
+    p.out();
+    let rto = p.info().rto;
+    let mut sent = 0;
+    for _ in 0..10 {
+        p.engine.set_user_timeout(p.conn, Some(secs(60)));
+        sent += p.pass(rto / 4).len();
+    }
+    assert!(sent > 0);
+    // One that cut it short and is taken back does not.
+    p.engine.set_user_timeout(p.conn, Some(secs(61)));
+    let left = p.info().rto;
+    p.engine.set_user_timeout(p.conn, Some(rto * 3));
+    p.engine.set_user_timeout(p.conn, None);
+    assert!(p.pass(left / 2).is_empty());
+    assert_eq!(p.state(), State::Established);
+}
+
+/// Half-open connections that come and go while the device takes nothing.
+#[test]
+fn stale_slots_are_dropped() {
+    let mut p = Peer::listening(Config::default());
+    let mut syn = header(p.tuple, p.seq, SeqNum(0), Flags::SYN);
+    syn.options = plain();
+    for _ in 0..500 {
+        p.engine.on_segment(&syn, &[], p.now);
+        let rst = header(p.tuple, p.seq + 1, SeqNum(0), Flags::RST);
+        p.engine.on_segment(&rst, &[], p.now);
+        p.engine.poll_transmit(p.now, &mut Sink::default());
+        p.engine.check_invariants();
+    }
+    p.engine.on_segment(&syn, &[], p.now);
+    p.engine.poll_transmit(p.now, &mut Sink::default());
+    assert!(p.one().has(Flags::SYN | Flags::ACK));
+}
+
+/// Shorter segments than before are acknowledged as often in the end.
+#[test]
+fn shorter_segments_are_noticed() {
+    let mut p = Peer::established(everything());
+    for _ in 0..4 {
+        p.data(&[0; 1400]);
+        p.out();
+    }
+    for _ in 0..3 {
+        p.data(&[0; 536]);
+    }
+    p.none();
+    assert_eq!(p.pass(ms(50)).len(), 1);
+    for _ in 0..3 {
+        p.data(&[0; 536]);
+    }
+    p.one();
+}
+
+/// One ACK after a timeout, of much that had arrived all along, is no licence for a burst.
+#[test]
+fn growth_after_a_timeout_is_bounded() {
+    let mut p = Peer::established(plain());
+    p.send(&[0; 20_000]);
+    assert_eq!(p.out().len(), 10);
+    assert_eq!(p.pass(p.info().rto + ms(10)).len(), 1);
+    let ack = p.ack + 8000;
+    p.acknowledge(ack);
+    assert_eq!(p.info().cwnd, 2000);
+}
+
+/// Nothing counts that comes after a FIN, and no other FIN.
+#[test]
+fn the_first_fin_ends_the_stream() {
+    for later in [Flags::ACK, Flags::FIN | Flags::ACK] {
+        let mut p = Peer::established(plain());
+        p.inject(100, Flags::FIN | Flags::ACK, &[2; 10]);
+        p.inject(105, later, &[3; 50]);
+        p.inject(300, later, &[3; 50]);
+        p.inject(50, Flags::FIN | Flags::ACK, &[2; 10]);
+        p.data(&[1; 100]);
+        let mut all = vec![1; 100];
+        all.extend([2; 10]);
+        assert_eq!(p.read(), all);
+        assert_eq!(p.state(), State::CloseWait);
+        assert_eq!(p.recv(), Ok(Bytes::new()));
+    }
+}
+
+/// A FIN cannot stand before data that is here already.
+#[test]
+fn a_fin_before_held_data_is_ignored() {
+    let mut p = Peer::established(plain());
+    p.inject(100, Flags::ACK, &[2; 100]);
+    p.inject(50, Flags::FIN | Flags::ACK, &[1; 10]);
+    p.data(&[1; 100]);
+    assert_eq!(p.read().len(), 200);
+    assert_eq!(p.state(), State::Established);
+}

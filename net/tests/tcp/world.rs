@@ -343,7 +343,7 @@ impl World {
 
     /// Sends as soon as the connection is open.
     pub fn send_when_open(&mut self, engine: usize, conn: ConnId, data: &[u8]) {
-        let ok = self.until(secs(200), |w| w.engines[engine].send_capacity(conn) > 0);
+        let ok = self.until(secs(2000), |w| w.engines[engine].send_capacity(conn) > 0);
         assert!(ok, "not open: {:?}", self.engines[engine].state(conn));
         self.send(engine, conn, data);
     }
