@@ -32,7 +32,8 @@ pub(crate) fn features() -> String {
 /// # Errors
 /// What the build said.
 pub(crate) fn build_programs(log: PathBuf) -> Result<(), String> {
-    let build = cargo(["build", "--locked", "--quiet", "--workspace"])
+    // Not this program itself: it is running, and would be another file afterwards.
+    let build = cargo(["build", "--locked", "--quiet", "--workspace", "--exclude", "xtask"])
         .args(["--lib", "--bins", "--tests", "--examples"])
         .arg(features())
         .log(log)
