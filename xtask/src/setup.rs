@@ -46,7 +46,6 @@ const TOOLS: &[Package] = &[
     Package { name: "wrk", probe: Program("wrk"), why: "HTTP load" },
     Package { name: "nghttp2-client", probe: Program("h2load"), why: "HTTP/2 load" },
     Package { name: "tshark", probe: Program("tshark"), why: "captures and their judgement" },
-    Package { name: "dnsmasq-base", probe: Program("dnsmasq"), why: "DHCP server" },
     Package { name: "python3-venv", probe: Venv, why: "websockets and kosoku clients" },
 ];
 
