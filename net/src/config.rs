@@ -344,6 +344,16 @@ mod tests {
     }
 
     #[test]
+    fn the_file_of_the_deployment_guide_is_accepted() {
+        let guide = include_str!("../../docs/DEPLOYING.md");
+        let (_, from) = guide.split_once("```toml\n").expect("a file");
+        let (file, _) = from.split_once("```").expect("its end");
+        let settings = raw(file).settings(8).unwrap();
+        assert_eq!(settings.shards, 4);
+        assert_eq!(settings.limits.packet_buffers, 16_384);
+    }
+
+    #[test]
     fn a_file_and_the_environment_say_the_same() {
         let file = raw(
             "device = 'memory:x'\naddress = ['10.0.0.2/24', 'fd00::2/64']\ngateway = ['10.0.0.1']\n\
