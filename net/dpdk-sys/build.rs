@@ -42,6 +42,7 @@ mod link {
         "rte_eth_dev_(rss_hash_conf_get|rss_reta_query|rss_reta_update|socket_id)",
         "rte_eth_dev_rx_intr_(enable|disable|ctl_q_get_fd)",
         "rte_eth_(macaddr_get|link_get_nowait|stats_get|from_rings)",
+        "rte_eth_xstats_(get|get_names)",
         "rte_eth_allmulticast_enable",
         "rte_eth_(rx|tx)_queue_setup",
         "rte_pktmbuf_pool_create",

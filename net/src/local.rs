@@ -1,10 +1,11 @@
 //! The network of the shard this code runs on.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::io;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use throng_runtime::local;
+use throng_runtime::metrics::Measured;
 
 use crate::kernel::Reactor;
 use crate::stack::SharedStack;
@@ -16,22 +17,50 @@ pub(crate) struct Network {
     host: OnceCell<Rc<Reactor>>,
     /// In a simulated world the host has nothing to say.
     simulated: bool,
+    /// What layers above count, by group.
+    sources: RefCell<Vec<(&'static str, Weak<dyn Measured>)>>,
 }
 
 impl Network {
     /// A shard with a device.
     pub(crate) fn bypass(stack: SharedStack, simulated: bool) -> Network {
-        Network { stack: Some(stack), host: OnceCell::new(), simulated }
+        Network {
+            stack: Some(stack),
+            host: OnceCell::new(),
+            simulated,
+            sources: RefCell::default(),
+        }
     }
 
     /// A shard on the host's sockets alone.
     pub(crate) fn host(reactor: Rc<Reactor>) -> Network {
-        Network { stack: None, host: OnceCell::from(reactor), simulated: false }
+        Network {
+            stack: None,
+            host: OnceCell::from(reactor),
+            simulated: false,
+            sources: RefCell::default(),
+        }
     }
 
     /// The shard's stack; without one, sockets are the host's.
     pub(crate) fn stack(&self) -> Option<&SharedStack> {
         self.stack.as_ref()
+    }
+
+    /// Remembers a source of numbers for as long as it lives.
+    pub(crate) fn register(&self, group: &'static str, source: Weak<dyn Measured>) {
+        let mut sources = self.sources.borrow_mut();
+        sources.retain(|(_, source)| source.strong_count() > 0);
+        sources.push((group, source));
+    }
+
+    /// Calls `f` with every source that lives.
+    pub(crate) fn sources(&self, mut f: impl FnMut(&'static str, &dyn Measured)) {
+        for (group, source) in self.sources.borrow().iter() {
+            if let Some(source) = source.upgrade() {
+                f(group, &*source);
+            }
+        }
     }
 
     /// The host's sockets, if there have been any.

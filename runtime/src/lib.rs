@@ -34,6 +34,7 @@ mod inbound;
 mod join;
 pub mod local;
 pub mod mesh;
+pub mod metrics;
 mod on_thread;
 mod prefetch;
 mod reactor;

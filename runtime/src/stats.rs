@@ -4,28 +4,30 @@ use std::cell::Cell;
 
 use crate::shard;
 
-/// Counters of a shard since its start.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-#[non_exhaustive]
-pub struct Stats {
-    /// Tasks started.
-    pub spawned: u64,
-    /// Spawns refused because of a limit.
-    pub refused: u64,
-    /// Polls of tasks.
-    pub polls: u64,
-    /// Wakes that came from other threads.
-    pub remote_wakes: u64,
-    /// Tasks that panicked.
-    pub panics: u64,
-    /// Turns of the loop.
-    pub turns: u64,
-    /// Times the shard went to sleep.
-    pub parks: u64,
-    /// Tasks the shard holds now, ended ones included whose result nobody took yet.
-    pub tasks: u64,
-    /// Timers armed now.
-    pub timers: u64,
+crate::metrics! {
+    /// Counters of a shard since its start.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+    #[non_exhaustive]
+    pub struct Stats {
+        /// Tasks started.
+        counter spawned: u64,
+        /// Spawns refused because of a limit.
+        limit refused: u64,
+        /// Polls of tasks.
+        counter polls: u64,
+        /// Wakes that came from other threads.
+        counter remote_wakes: u64,
+        /// Tasks that panicked.
+        counter panics: u64,
+        /// Turns of the loop.
+        counter turns: u64,
+        /// Times the shard went to sleep.
+        counter parks: u64,
+        /// Tasks the shard holds now, ended ones included whose result nobody took yet.
+        gauge tasks: u64,
+        /// Timers armed now.
+        gauge timers: u64,
+    }
 }
 
 /// Counters of this shard since its start.

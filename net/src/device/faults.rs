@@ -257,6 +257,10 @@ impl Device for FaultyQueue {
         self.inner.disarm();
     }
 
+    fn port_counters(&self) -> Vec<(String, u64)> {
+        self.inner.port_counters()
+    }
+
     fn counters(&self) -> Counters {
         let inner = self.inner.counters();
         let lost = |lane: &Option<Lane>| {

@@ -74,27 +74,29 @@ pub enum Rss {
     },
 }
 
-/// Running totals of one queue pair since it was opened.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Frames handed up.
-    pub rx_frames: u64,
-    /// Bytes handed up.
-    pub rx_bytes: u64,
-    /// Frames lost on the way in: no buffer, too long, ring overrun.
-    pub rx_dropped: u64,
-    /// Frames that came in several buffers and were copied into one.
-    pub rx_flattened: u64,
-    /// Frames sent.
-    pub tx_frames: u64,
-    /// Bytes sent.
-    pub tx_bytes: u64,
-    /// Frames taken from the caller and then lost: peer gone, link down, refused by the port.
-    pub tx_dropped: u64,
-    /// Times `allocate` had no buffer.
-    pub no_buffer: u64,
-    /// Times `transmit` left frames behind because the ring was full.
-    pub tx_full: u64,
+throng_runtime::metrics! {
+    /// Running totals of one queue pair since it was opened.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Counters {
+        /// Frames handed up.
+        counter rx_frames: u64,
+        /// Bytes handed up.
+        counter rx_bytes: u64,
+        /// Frames lost on the way in: no buffer, too long, ring overrun.
+        counter rx_dropped: u64,
+        /// Frames that came in several buffers and were copied into one.
+        counter rx_flattened: u64,
+        /// Frames sent.
+        counter tx_frames: u64,
+        /// Bytes sent.
+        counter tx_bytes: u64,
+        /// Frames taken from the caller and then lost: peer gone, link down, refused by the port.
+        counter tx_dropped: u64,
+        /// Times `allocate` had no buffer.
+        limit no_buffer: u64,
+        /// Times `transmit` left frames behind because the ring was full.
+        counter tx_full: u64,
+    }
 }
 
 /// One queue pair of a port.
@@ -137,6 +139,12 @@ pub trait Device: Send {
 
     /// The totals so far.
     fn counters(&self) -> Counters;
+
+    /// What the port behind all queues counts beside that, under the driver's own names; the
+    /// first queue tells. May take some microseconds: for exporters.
+    fn port_counters(&self) -> Vec<(String, u64)> {
+        Vec::new()
+    }
 }
 
 /// A MAC address for a port that has none of its own: locally administered, unicast, and

@@ -193,6 +193,10 @@ impl Device for CapturedQueue {
         self.inner.disarm();
     }
 
+    fn port_counters(&self) -> Vec<(String, u64)> {
+        self.inner.port_counters()
+    }
+
     fn counters(&self) -> Counters {
         self.inner.counters()
     }

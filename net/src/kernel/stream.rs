@@ -320,6 +320,7 @@ impl KernelStream {
                 WriteEnd::Open => State::Established,
                 WriteEnd::Asked | WriteEnd::Sent => State::FinWait1,
             },
+            age: Duration::ZERO,
             error: socket.error.get(),
             mss: 0,
             srtt: Duration::ZERO,

@@ -42,6 +42,7 @@ pub(crate) use wakers::{Interest, wait_in};
 
 use crate::device::{self, Device};
 use crate::packet::Packet;
+use crate::stats::Held;
 use crate::steering::Steering;
 use crate::tcp::segment::{Addr, FourTuple, Header};
 use crate::tcp::{self, ConnId, Engine, Event, ListenerId};
@@ -193,6 +194,16 @@ impl Stack {
     /// The device's totals.
     pub(crate) fn device_counters(&self) -> device::Counters {
         self.link.device.counters()
+    }
+
+    /// What the port itself counts, where this shard has its first queue.
+    pub(crate) fn port_counters(&self) -> Vec<(String, u64)> {
+        self.link.device.port_counters()
+    }
+
+    /// What is held beside connections.
+    pub(crate) fn held(&self) -> Held {
+        Held { tx_queue: self.link.queue.len(), waker_memory: self.wakers.memory() }
     }
 
     /// Bytes of memory that the connections' wakers take.

@@ -1,97 +1,84 @@
 //! What the engine counts. Plain integers: an engine belongs to one core.
 
-macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// Totals since the start of the engine.
-        #[derive(Clone, Debug, Default, PartialEq, Eq)]
-        pub struct Counters {
-            $($(#[$doc])* pub $name: u64,)*
-        }
-
-        impl Counters {
-            /// Every counter with its name, for exporters.
-            pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
-                [$((stringify!($name), self.$name),)*].into_iter()
-            }
-        }
-    };
-}
-
-counters! {
-    /// Segments received, of any kind.
-    segments_in,
-    /// Segments sent, of any kind (a GSO send counts once).
-    segments_out,
-    /// Received segments that took the header-prediction path.
-    predicted,
-    /// Payload bytes received in order and kept.
-    bytes_in,
-    /// Payload bytes sent, retransmissions not included.
-    bytes_out,
-    /// Active opens.
-    connects,
-    /// Passive opens completed.
-    accepts,
-    /// Active opens that failed.
-    connect_failures,
-    /// Connections ended by the peer's reset.
-    resets_in,
-    /// Resets sent.
-    resets_out,
-    /// Resets not sent for the rate limit.
-    resets_limited,
-    /// SYNs dropped: no room in the half-open table.
-    syn_dropped_half_open,
-    /// SYNs dropped: the listener's accept queue or backlog was full.
-    syn_dropped_backlog,
-    /// SYNs dropped: no room for another connection.
-    syn_dropped_connections,
-    /// Final handshake ACKs dropped: the accept queue was full.
-    accept_overflow,
-    /// SYN-ACKs sent again.
-    syn_ack_retransmits,
-    /// Half-open connections forgotten.
-    half_open_expired,
-    /// Segments to no connection and no listener.
-    no_connection,
-    /// Segments with flags or lengths that make no sense.
-    malformed,
-    /// Segments outside of the receive window.
-    out_of_window,
-    /// Segments dropped by PAWS (RFC 7323 5).
-    paws_dropped,
-    /// Segments dropped for lack of the negotiated timestamp (RFC 7323 3.2).
-    timestamp_missing,
-    /// Segments whose acknowledgement number was unacceptable.
-    bad_ack,
-    /// Challenge ACKs sent (RFC 5961).
-    challenge_acks,
-    /// Challenge ACKs not sent for the rate limit.
-    challenge_limited,
-    /// Segments that arrived out of order and were kept.
-    out_of_order,
-    /// Payload received a second time, in bytes.
-    duplicate_bytes,
-    /// Out-of-order payload dropped for the range limit.
-    ranges_dropped,
-    /// Payload dropped for the receive memory bound.
-    recv_memory_dropped,
-    /// Retransmission timeouts.
-    timeouts,
-    /// Segments retransmitted.
-    retransmits,
-    /// Fast recoveries entered.
-    recoveries,
-    /// Window and keepalive probes sent.
-    probes,
-    /// Connections that gave up for lack of an answer.
-    timed_out,
-    /// TIME_WAIT entries recycled early for the bound.
-    time_wait_recycled,
-    /// TIME_WAIT entries taken over by a new SYN.
-    time_wait_reused,
-    /// Replies dropped for the bound of the reply queue.
-    replies_dropped,
-    /// ICMP messages that belonged to no outstanding segment.
-    icmp_ignored,
+throng_runtime::metrics! {
+    /// Totals since the start of the engine.
+    #[derive(Clone, Debug, Default, PartialEq, Eq)]
+    pub struct Counters {
+        /// Segments received, of any kind.
+        counter segments_in: u64,
+        /// Segments sent, of any kind (a GSO send counts once).
+        counter segments_out: u64,
+        /// Received segments that took the header-prediction path.
+        counter predicted: u64,
+        /// Payload bytes received in order and kept.
+        counter bytes_in: u64,
+        /// Payload bytes sent, retransmissions not included.
+        counter bytes_out: u64,
+        /// Active opens.
+        counter connects: u64,
+        /// Passive opens completed.
+        counter accepts: u64,
+        /// Active opens that failed.
+        counter connect_failures: u64,
+        /// Connections ended by the peer's reset.
+        counter resets_in: u64,
+        /// Resets sent.
+        counter resets_out: u64,
+        /// Resets not sent for the rate limit.
+        limit resets_limited: u64,
+        /// SYNs dropped: no room in the half-open table.
+        limit syn_dropped_half_open: u64,
+        /// SYNs dropped: the listener's accept queue or backlog was full.
+        limit syn_dropped_backlog: u64,
+        /// SYNs dropped: no room for another connection.
+        limit syn_dropped_connections: u64,
+        /// Final handshake ACKs dropped: the accept queue was full.
+        limit accept_overflow: u64,
+        /// SYN-ACKs sent again.
+        counter syn_ack_retransmits: u64,
+        /// Half-open connections forgotten.
+        counter half_open_expired: u64,
+        /// Segments to no connection and no listener.
+        counter no_connection: u64,
+        /// Segments with flags or lengths that make no sense.
+        counter malformed: u64,
+        /// Segments outside of the receive window.
+        counter out_of_window: u64,
+        /// Segments dropped by PAWS (RFC 7323 5).
+        counter paws_dropped: u64,
+        /// Segments dropped for lack of the negotiated timestamp (RFC 7323 3.2).
+        counter timestamp_missing: u64,
+        /// Segments whose acknowledgement number was unacceptable.
+        counter bad_ack: u64,
+        /// Challenge ACKs sent (RFC 5961).
+        counter challenge_acks: u64,
+        /// Challenge ACKs not sent for the rate limit.
+        counter challenge_limited: u64,
+        /// Segments that arrived out of order and were kept.
+        counter out_of_order: u64,
+        /// Payload received a second time, in bytes.
+        counter duplicate_bytes: u64,
+        /// Out-of-order payload dropped for the range limit.
+        limit ranges_dropped: u64,
+        /// Payload dropped for the receive memory bound.
+        limit recv_memory_dropped: u64,
+        /// Retransmission timeouts.
+        counter timeouts: u64,
+        /// Segments retransmitted.
+        counter retransmits: u64,
+        /// Fast recoveries entered.
+        counter recoveries: u64,
+        /// Window and keepalive probes sent.
+        counter probes: u64,
+        /// Connections that gave up for lack of an answer.
+        counter timed_out: u64,
+        /// TIME_WAIT entries recycled early for the bound.
+        limit time_wait_recycled: u64,
+        /// TIME_WAIT entries taken over by a new SYN.
+        counter time_wait_reused: u64,
+        /// Replies dropped for the bound of the reply queue.
+        limit replies_dropped: u64,
+        /// ICMP messages that belonged to no outstanding segment.
+        counter icmp_ignored: u64,
+    }
 }

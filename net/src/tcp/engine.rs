@@ -18,7 +18,7 @@ use super::output;
 use super::rtt::millis;
 use super::segment::FourTuple;
 use super::slab::Slab;
-use super::state::{Conn, Phase, State, flag};
+use super::state::{Conn, State, flag};
 use super::timer::{Clock, Tick};
 
 /// Names a connection of an engine. Stays unique: an id is not used again after
@@ -364,41 +364,30 @@ impl Engine {
     }
 
     /// A snapshot.
-    pub fn info(&self, id: ConnId, _now: Instant) -> Option<Info> {
-        let conn = self.peek(id)?;
-        let micros = |us: u32| Duration::from_micros(us.into());
-        let cold = conn.cold.as_ref();
-        Some(Info {
-            tuple: conn.tuple,
-            state: conn.state,
-            error: conn.error,
-            mss: conn.mss,
-            srtt: micros(conn.rtt.srtt()),
-            rttvar: micros(conn.rtt.rttvar()),
-            min_rtt: micros(conn.rtt.min()),
-            rto: Duration::from_millis(conn.rtt.rto_ms(&self.core.rto, 0).into()),
-            cwnd: conn.congestion.cwnd,
-            ssthresh: conn.congestion.ssthresh,
-            snd_wnd: conn.snd_wnd,
-            rcv_wnd: conn.offered(),
-            snd_scale: conn.has(flag::SCALE).then_some(conn.snd_scale),
-            rcv_scale: conn.has(flag::SCALE).then_some(conn.rcv_scale),
-            timestamps: conn.has(flag::TIMESTAMPS),
-            sack: conn.has(flag::SACK),
-            recovering: conn.phase != Phase::Open,
-            in_flight: conn.flight(),
-            send_queue: conn.queued() as usize,
-            recv_queue: cold.map_or(0, |cold| cold.ready.len() as usize),
-            out_of_order: cold
-                .and_then(|cold| cold.early())
-                .map_or(0, |early| early.len() as usize),
-            bytes_acked: conn.bytes_acked,
-            bytes_received: conn.bytes_received,
-            retransmits: conn.retransmits,
-            retries: conn.retries,
-            timer_armed: conn.node.is_some(),
-            owns_buffers: cold.is_some(),
-        })
+    pub fn info(&self, id: ConnId, now: Instant) -> Option<Info> {
+        self.peek(id).map(|conn| Info::of(conn, &self.core, now))
+    }
+
+    /// Looks at `slots` places of the connection table, from the place `from` on, and calls
+    /// `visit` for each connection found there, closing ones included whose application has
+    /// let go of them. Returns where to go on; `None` at the table's end.
+    ///
+    /// A walk in several steps sees every connection that is open all the while.
+    pub fn scan(
+        &self,
+        from: u32,
+        slots: u32,
+        now: Instant,
+        mut visit: impl FnMut(ConnId, Info),
+    ) -> Option<u32> {
+        let end = from.saturating_add(slots);
+        for index in from..end {
+            let conn = self.conns.try_get(index)?;
+            if conn.has(flag::LIVE) {
+                visit(conn.id(), Info::of(conn, &self.core, now));
+            }
+        }
+        Some(end)
     }
 
     /// Addresses and ports.

@@ -75,7 +75,14 @@ fn syn_window(core: &Core) -> u16 {
 
 impl Conn {
     /// A block for a new connection; sequence numbers of the peer are not known yet.
-    fn open(core: &Core, tuple: FourTuple, state: State, iss: SeqNum, ts_offset: u32) -> Conn {
+    fn open(
+        core: &Core,
+        tuple: FourTuple,
+        state: State,
+        iss: SeqNum,
+        ts_offset: u32,
+        now: Clock,
+    ) -> Conn {
         let mss = core.mss(&tuple);
         Conn {
             tuple,
@@ -120,6 +127,7 @@ impl Conn {
             last_snd: Tick::NONE,
             challenge_at: Tick::NONE,
             retransmits: 0,
+            opened_at: (now.instant.as_millis() / 1_000) as u32,
             user_timeout: 0,
             keepalive: 0,
             linger: 0,
@@ -404,7 +412,8 @@ impl Engine {
             return;
         }
 
-        let mut conn = Conn::open(core, half.tuple, State::Established, half.iss, half.ts_offset);
+        let mut conn =
+            Conn::open(core, half.tuple, State::Established, half.iss, half.ts_offset, now);
         conn.snd_una = half.iss + 1;
         conn.cookie = half.cookie;
         conn.negotiate(core, &half.offer(), half.irs, half.window, now);
@@ -516,7 +525,7 @@ impl Engine {
         let core = &mut self.core;
         let iss = core.secret.isn(&tuple, now.instant);
         let ts_offset = core.secret.timestamp_offset(&tuple);
-        let conn = Conn::open(core, tuple, State::SynSent, iss, ts_offset);
+        let conn = Conn::open(core, tuple, State::SynSent, iss, ts_offset, now);
         let index = self.conns.insert(conn);
         let conn = self.conns.get_mut(index);
         conn.index = index;

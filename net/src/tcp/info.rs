@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use throng_runtime::Instant;
+
+use super::core::Core;
 use super::error::Error;
 use super::segment::FourTuple;
-use super::state::State;
+use super::state::{Conn, Phase, State, flag};
 
 /// Everything worth knowing about a connection at one moment. Sizes in bytes.
 #[derive(Clone, Debug, PartialEq)]
@@ -13,6 +16,9 @@ pub struct Info {
     pub tuple: FourTuple,
     /// The state (RFC 9293 3.3.2).
     pub state: State,
+    /// How long ago it was opened, by us or by the peer's last step of the handshake, in whole
+    /// seconds.
+    pub age: Duration,
     /// The error that ended the connection, if one did.
     pub error: Option<Error>,
     /// Largest payload per segment sent.
@@ -63,4 +69,44 @@ pub struct Info {
     pub timer_armed: bool,
     /// Whether the connection owns buffers at the moment.
     pub owns_buffers: bool,
+}
+
+impl Info {
+    pub(super) fn of(conn: &Conn, core: &Core, now: Instant) -> Info {
+        let micros = |us: u32| Duration::from_micros(us.into());
+        let cold = conn.cold.as_ref();
+        let early = cold.and_then(|cold| cold.early());
+        Info {
+            tuple: conn.tuple,
+            state: conn.state,
+            age: Duration::from_secs(
+                u32::wrapping_sub((now.as_millis() / 1_000) as u32, conn.opened_at).into(),
+            ),
+            error: conn.error,
+            mss: conn.mss,
+            srtt: micros(conn.rtt.srtt()),
+            rttvar: micros(conn.rtt.rttvar()),
+            min_rtt: micros(conn.rtt.min()),
+            rto: Duration::from_millis(conn.rtt.rto_ms(&core.rto, 0).into()),
+            cwnd: conn.congestion.cwnd,
+            ssthresh: conn.congestion.ssthresh,
+            snd_wnd: conn.snd_wnd,
+            rcv_wnd: conn.offered(),
+            snd_scale: conn.has(flag::SCALE).then_some(conn.snd_scale),
+            rcv_scale: conn.has(flag::SCALE).then_some(conn.rcv_scale),
+            timestamps: conn.has(flag::TIMESTAMPS),
+            sack: conn.has(flag::SACK),
+            recovering: conn.phase != Phase::Open,
+            in_flight: conn.flight(),
+            send_queue: conn.queued() as usize,
+            recv_queue: cold.map_or(0, |cold| cold.ready.len() as usize),
+            out_of_order: early.map_or(0, |early| early.len() as usize),
+            bytes_acked: conn.bytes_acked,
+            bytes_received: conn.bytes_received,
+            retransmits: conn.retransmits,
+            retries: conn.retries,
+            timer_armed: conn.node.is_some(),
+            owns_buffers: cold.is_some(),
+        }
+    }
 }

@@ -4,25 +4,27 @@ use super::demux::Kind;
 use super::engine::Engine;
 use super::state::{Conn, Phase, State, flag};
 
-/// How many of what an engine holds, and the memory of it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// Connections, ended ones the application has not closed included.
-    pub connections: usize,
-    /// Half-open passive connections.
-    pub half_open: usize,
-    /// TIME_WAIT entries.
-    pub time_wait: usize,
-    /// Nodes in the timing wheel.
-    pub timers: usize,
-    /// Connections that own buffers at the moment.
-    pub with_buffers: usize,
-    /// Bytes counted against [`Config::send_memory`](super::Config::send_memory).
-    pub send_memory: u64,
-    /// Bytes counted against [`Config::recv_memory`](super::Config::recv_memory).
-    pub recv_memory: u64,
-    /// Bytes of the tables: blocks, half-open and TIME_WAIT entries, demultiplexing.
-    pub tables: usize,
+throng_runtime::metrics! {
+    /// How many of what an engine holds, and the memory of it.
+    #[derive(Clone, Debug, Default, PartialEq, Eq)]
+    pub struct Usage {
+        /// Connections, ended ones the application has not closed included.
+        gauge connections: usize,
+        /// Half-open passive connections.
+        gauge half_open: usize,
+        /// TIME_WAIT entries.
+        gauge time_wait: usize,
+        /// Nodes in the timing wheel.
+        gauge timers: usize,
+        /// Connections that own buffers at the moment.
+        gauge with_buffers: usize,
+        /// Bytes counted against the bound of send memory.
+        gauge send_memory: u64,
+        /// Bytes counted against the bound of receive memory.
+        gauge recv_memory: u64,
+        /// Bytes of the tables: blocks, half-open and TIME_WAIT entries, demultiplexing.
+        gauge tables: usize,
+    }
 }
 
 impl Engine {

@@ -181,6 +181,8 @@ pub(super) struct Conn {
     pub(super) last_snd: Tick,
     pub(super) challenge_at: Tick,
     pub(super) retransmits: u32,
+    /// When it was opened, in seconds of the engine's clock.
+    pub(super) opened_at: u32,
     /// User timeout in milliseconds; 0: none.
     pub(super) user_timeout: u32,
     /// Keepalive setting, an index of the engine's table; 0: none.

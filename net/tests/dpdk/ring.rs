@@ -43,6 +43,9 @@ fn a_full_ring_leaves_the_rest_in_order() {
         assert_eq!(numbers, (0..200).collect::<Vec<u32>>());
         assert_eq!(a.counters().tx_frames, 200);
         assert_eq!(b.counters().rx_bytes, 200 * 100);
+        let port = b.port_counters();
+        let good = port.iter().find(|(name, _)| name == "rx_good_packets");
+        assert_eq!(good.map(|(_, value)| *value), Some(200), "{port:?}");
     });
 }
 

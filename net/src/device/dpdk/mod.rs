@@ -31,6 +31,7 @@ mod queue;
 mod ring;
 mod rss;
 mod transmit;
+mod xstats;
 
 use std::io;
 

@@ -304,6 +304,10 @@ impl Device for DpdkQueue {
         }
         counters
     }
+
+    fn port_counters(&self) -> Vec<(String, u64)> {
+        if self.queue == 0 { super::xstats::read(self.port_id) } else { Vec::new() }
+    }
 }
 
 impl Drop for DpdkQueue {
