@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::affinity::Cores;
 use crate::error::{JoinError, SpawnError};
 use crate::remote::{RemoteHandle, completion};
 use crate::shard;
@@ -68,6 +69,8 @@ struct Inner {
     /// A thread left.
     left: Condvar,
     limit: usize,
+    /// Where the threads run, unless where the shard runs that starts them.
+    cores: Option<Cores>,
 }
 
 #[derive(Default)]
@@ -79,12 +82,13 @@ struct State {
 }
 
 impl Pool {
-    pub(crate) fn new(limit: usize) -> Pool {
+    pub(crate) fn new(limit: usize, cores: Option<Cores>) -> Pool {
         Pool(Arc::new(Inner {
             state: Mutex::new(State::default()),
             work: Condvar::new(),
             left: Condvar::new(),
             limit: limit.max(1),
+            cores,
         }))
     }
 
@@ -145,6 +149,9 @@ impl Inner {
 
     /// A thread of the pool.
     fn work(&self) {
+        if let Some(Err(error)) = self.cores.map(|cores| cores.pin()) {
+            tracing::warn!("a thread of the blocking pool shares a shard's core: {error}");
+        }
         let mut state = self.lock();
         loop {
             if let Some(job) = state.queue.pop_front() {

@@ -57,10 +57,12 @@ pub struct Config {
     pub max_tasks: usize,
     /// Most polls of tasks in one turn of the loop. Default: 256.
     pub task_budget: usize,
-    /// Capacity of the ring for spawns from each shard to each other. Default: 256.
+    /// Capacity of the ring for spawns from each shard to each other, 1 to 65,536.
+    /// Default: 256.
     pub inbox_capacity: usize,
     /// Most threads of the pool behind [`spawn_blocking`](crate::spawn_blocking),
-    /// shared by all shards. Default: 16.
+    /// shared by all shards. With `cores` they run on the others this process may use, if
+    /// there are any. Default: 16.
     pub blocking_threads: usize,
 }
 

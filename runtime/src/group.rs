@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::affinity::Cores;
 use crate::arena::{Arena, MAX_TASKS};
 use crate::blocking::Pool;
 use crate::config::{Config, ShardId};
@@ -51,7 +52,7 @@ impl Group {
         Group {
             arenas: leases.iter().map(Lease::arena).collect(),
             max_tasks: config.max_tasks.min(MAX_TASKS) as u64,
-            blocking: real.then(|| Pool::new(config.blocking_threads)),
+            blocking: real.then(|| Pool::new(config.blocking_threads, outside(config))),
             stop: AtomicBool::new(false),
             terminate: AtomicBool::new(false),
             watching: Once::new(),
@@ -99,6 +100,14 @@ impl Group {
             arena.unpark();
         }
     }
+}
+
+/// Where threads belong that are no shards: a thread starts where the one that started it is
+/// pinned to, and that is a shard.
+fn outside(config: &Config) -> Option<Cores> {
+    let cores = config.cores.as_ref()?;
+    let all = Cores::of_this_thread().ok()?;
+    Some(all.less(&cores[..config.shards]))
 }
 
 impl Drop for Group {

@@ -21,6 +21,7 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 
+mod affinity;
 mod arena;
 mod blocking;
 mod chunks;

@@ -9,6 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::thread;
 
+use crate::affinity::Cores;
 use crate::config::{Config, IdlePolicy, ShardId};
 use crate::driver::Driver;
 use crate::error::panic_text;
@@ -20,6 +21,7 @@ use crate::shard::{self, Envelope, Shard};
 use crate::time::Instant;
 
 const MAX_SHARDS: usize = 1024;
+const MAX_INBOX: usize = 1 << 16;
 /// Processor pauses between two turns in the second phase of the adaptive policy.
 const PAUSES: usize = 32;
 
@@ -107,6 +109,12 @@ fn check(config: &Config) -> io::Result<()> {
     }
     if !(1..=MAX_SHARDS).contains(&config.shards) {
         return invalid(format!("shards = {}: must be 1 to {MAX_SHARDS}", config.shards));
+    }
+    if !(1..=MAX_INBOX).contains(&config.inbox_capacity) {
+        return invalid(format!(
+            "inbox_capacity = {}: must be 1 to {MAX_INBOX}",
+            config.inbox_capacity
+        ));
     }
     if let Some(cores) = &config.cores {
         if cores.len() < config.shards {
@@ -293,21 +301,9 @@ impl Barrier {
 
 /// Ties the calling thread to a core.
 fn pin(core: usize) -> io::Result<()> {
-    // SAFETY: all-zero is the empty set; `check` keeps `core` below its size.
-    let set = unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(core, &mut set);
-        set
-    };
-    // SAFETY: the set is valid and its size is right; 0 means the calling thread.
-    if unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) } != 0 {
-        let error = io::Error::last_os_error();
-        return Err(io::Error::new(
-            error.kind(),
-            format!("cores = {core}: cannot run there: {error}"),
-        ));
-    }
-    Ok(())
+    Cores::one(core).pin().map_err(|error| {
+        io::Error::new(error.kind(), format!("cores = {core}: cannot run there: {error}"))
+    })
 }
 
 /// Has the kernel end sleeps of this thread on time instead of up to 50 us later.

@@ -475,6 +475,8 @@ fn the_end_waits_for_running_jobs() {
                 }
                 while started.load(SeqCst) == 0 {
                     sleep(Duration::from_millis(1)).await;
+    assert!(with(|c| c.inbox_capacity = 0).contains("inbox_capacity = 0"));
+    assert!(with(|c| c.inbox_capacity = usize::MAX).contains("inbox_capacity = "));
                 }
             }
         })
@@ -515,6 +517,31 @@ fn runtimes_come_and_go() {
                 // Left behind at the end, some of it in flight.
                 drop(spawn_on(next, || sleep(Duration::from_secs(1))));
                 drop(spawn_local(async move {
+/// The cores that the calling thread may run on.
+fn own_cores() -> Vec<usize> {
+    // SAFETY: all-zero is the empty set, which is valid for the call; 0 is this thread.
+    unsafe {
+        let mut cores: libc::cpu_set_t = std::mem::zeroed();
+        assert!(libc::sched_getaffinity(0, size_of_val(&cores), &raw mut cores) >= 0);
+        (0..libc::CPU_SETSIZE as usize).filter(|&core| libc::CPU_ISSET(core, &cores)).collect()
+    }
+}
+
+/// A thread inherits the cores of the one that starts it, here a pinned shard.
+#[test]
+fn blocking_work_keeps_off_the_cores_of_shards() {
+    within(LIMIT, || {
+        let all = own_cores();
+        let config = Config { cores: Some(vec![all[0]]), ..shards(1) };
+        let found = run(config, no_driver, |_| async {
+            assert_eq!(own_cores().len(), 1);
+            spawn_blocking(own_cores).await.unwrap()
+        });
+        let rest = if all.len() == 1 { &all[..] } else { &all[1..] };
+        assert_eq!(found.unwrap()[0], rest);
+    });
+}
+
                     loop {
                         if spawn_on(next, || async {}).await.is_err() {
                             yield_now().await;
