@@ -27,16 +27,27 @@ impl Gate {
         Gate { state: AtomicU32::new(AWAKE) }
     }
 
-    /// Sleeper, step one: after this, look at every input once more.
-    pub(crate) fn announce(&self) {
+    /// Sleeper: announces, has `last_look` look at every input once more, and calls the
+    /// sleep it gives if it found nothing and nothing was published meanwhile.
+    pub(crate) fn sleep<S: FnOnce()>(&self, last_look: impl FnOnce() -> Option<S>) {
+        self.announce();
+        if let Some(sleep) = last_look()
+            && self.commit()
+        {
+            sleep();
+        }
+        self.awake();
+    }
+
+    fn announce(&self) {
         // A swap and not a store, here and in `awake`: so the order of all changes of the
         // state is one of synchronisation too, also where a late waker's swap comes between.
         self.state.swap(DROWSY, Ordering::AcqRel);
         fence(Ordering::SeqCst);
     }
 
-    /// Sleeper, step two: whether it may sleep. False: work was published meanwhile.
-    pub(crate) fn commit(&self) -> bool {
+    /// Whether the shard may sleep. False: work was published meanwhile.
+    fn commit(&self) -> bool {
         self.state.compare_exchange(DROWSY, ASLEEP, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 

@@ -206,13 +206,12 @@ where
             if !idle.may_sleep(busy, now) {
                 continue;
             }
-            let gate = shard.arena().gate();
-            gate.announce();
-            let now = self.clock();
-            if !reactor.turn(now) && !self.group.stopped() && gate.commit() {
-                reactor.park(now);
-            }
-            gate.awake();
+            let reactor = &mut *reactor;
+            shard.arena().gate().sleep(move || {
+                let now = self.clock();
+                let found = reactor.turn(now) || self.group.stopped();
+                (!found).then_some(move || reactor.park(now))
+            });
         }
     }
 

@@ -75,6 +75,15 @@ impl Shard {
         });
     }
 
+    /// Asleep: only the event ends it.
+    fn wait(&self) {
+        let mut event = self.event.0.lock().unwrap();
+        while !*event {
+            event = self.event.1.wait(event).unwrap();
+        }
+        *event = false;
+    }
+
     /// Takes all wakes; returns how often each slot was woken.
     fn take(&self) -> [usize; 2] {
         let (mut woken, mut chain) = ([0; 2], self.list.take());
@@ -141,30 +150,17 @@ fn concurrent_pushes_of_different_slots_are_all_taken() {
     });
 }
 
-/// As the loop does it: announce, last look, commit, sleep. A wake at any point leaves
-/// either something to find in the last look, or no permission to sleep, or the event.
+/// As the loop in `run.rs` does it. A wake at any point leaves either something to find in
+/// the last look, or no permission to sleep, or the event.
 fn sleeper_sees(shard: &Shard, mut look: impl FnMut(&Shard) -> bool) -> bool {
-    if look(shard) {
-        return true;
+    let mut found = look(shard);
+    if !found {
+        shard.gate.sleep(|| {
+            found = look(shard);
+            (!found).then_some(|| shard.wait())
+        });
     }
-    shard.gate.announce();
-    if look(shard) {
-        shard.gate.awake();
-        return true;
-    }
-    if !shard.gate.commit() {
-        shard.gate.awake();
-        return look(shard);
-    }
-    // Asleep: only the event ends it.
-    let mut event = shard.event.0.lock().unwrap();
-    while !*event {
-        event = shard.event.1.wait(event).unwrap();
-    }
-    *event = false;
-    drop(event);
-    shard.gate.awake();
-    look(shard)
+    found || look(shard)
 }
 
 #[test]
