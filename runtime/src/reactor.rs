@@ -123,7 +123,7 @@ impl Drop for Reactor {
 fn inbox(shard: &Shard) -> bool {
     let mut taken = 0;
     if !shard.signal_waiters.borrow().is_empty() && shard.group.terminated() {
-        for waiter in shard.signal_waiters.take() {
+        for waiter in shard.signal_waiters.take().into_values() {
             waiter.wake();
             taken += 1;
         }

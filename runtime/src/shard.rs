@@ -6,7 +6,7 @@
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
@@ -61,8 +61,8 @@ pub(crate) struct Shard {
     fired: RefCell<Vec<Waker>>,
     extras: RefCell<HashMap<u32, Extra, BuildHasherDefault<IndexHasher>>>,
     pub(crate) port: RefCell<Port<Envelope>>,
-    /// Tasks that wait for a signal.
-    pub(crate) signal_waiters: RefCell<Vec<Waker>>,
+    /// Who waits for a signal, by the numbers of `signal::Waiter`.
+    pub(crate) signal_waiters: RefCell<BTreeMap<u64, Waker>>,
     closing: Cell<bool>,
     /// See the module `local`.
     pub(crate) local: RefCell<Option<Rc<dyn Any>>>,
@@ -104,7 +104,7 @@ impl Shard {
             fired: RefCell::new(Vec::new()),
             extras: RefCell::new(HashMap::default()),
             port: RefCell::new(port),
-            signal_waiters: RefCell::new(Vec::new()),
+            signal_waiters: RefCell::new(BTreeMap::new()),
             closing: Cell::new(false),
             local: RefCell::new(None),
             counters: Counters::default(),

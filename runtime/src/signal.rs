@@ -4,7 +4,7 @@
 //! turn. It is installed when the first task asks, so a program that never asks keeps the
 //! default action, and taken back when the last runtime that asked ends.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::task::Poll;
 
@@ -29,19 +29,38 @@ static INSTALLED: Mutex<(usize, Vec<(libc::c_int, libc::sigaction)>)> = Mutex::n
 /// When the thread runs no shard.
 pub async fn terminate() {
     shard::with(|shard| shard.group.watch_signals());
+    let waiter = Waiter::new();
     std::future::poll_fn(|cx| {
         shard::with(|shard| {
             if shard.group.terminated() {
                 return Poll::Ready(());
             }
-            let mut waiters = shard.signal_waiters.borrow_mut();
-            if !waiters.iter().any(|waiter| waiter.will_wake(cx.waker())) {
-                waiters.push(cx.waker().clone());
-            }
+            let waker = cx.waker().clone();
+            let old = shard.signal_waiters.borrow_mut().insert(waiter.0, waker);
+            drop(old);
             Poll::Pending
         })
     })
     .await;
+}
+
+/// A place among its shard's waiters, under a number no other one has; given up when
+/// dropped, since a connection that ends must not leave its waker behind.
+struct Waiter(u64);
+
+impl Waiter {
+    fn new() -> Waiter {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Waiter(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        let waker =
+            shard::try_with(|shard| shard.signal_waiters.borrow_mut().remove(&self.0)).flatten();
+        drop(waker);
+    }
 }
 
 /// The counter of signals.

@@ -59,3 +59,27 @@ fn in_a_world_it_is_the_world_that_ends_a_host() {
     assert_eq!(world.now(), Instant::from_millis(10));
     assert!(!stays.is_finished());
 }
+
+/// A connection that waits for its own end or the server's leaves nothing behind.
+#[test]
+fn who_waits_no_longer_is_forgotten() {
+    struct Nobody;
+    impl std::task::Wake for Nobody {
+        fn wake(self: std::sync::Arc<Self>) {}
+    }
+    let (world, host) = world(1);
+    let nobody = std::sync::Arc::new(Nobody);
+    let waker = std::task::Waker::from(nobody.clone());
+    world.enter(host, ShardId(0), || {
+        for _ in 0..10 {
+            let mut waits: Vec<_> = (0..3).map(|_| Box::pin(signal::terminate())).collect();
+            for wait in &mut waits {
+                let mut cx = std::task::Context::from_waker(&waker);
+                assert!(wait.as_mut().poll(&mut cx).is_pending());
+                assert!(wait.as_mut().poll(&mut cx).is_pending());
+            }
+            assert_eq!(std::sync::Arc::strong_count(&nobody), 2 + 3);
+        }
+    });
+    assert_eq!(std::sync::Arc::strong_count(&nobody), 2);
+}
