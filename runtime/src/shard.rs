@@ -161,9 +161,27 @@ impl Shard {
         result
     }
 
+    /// A task is over in every way. Its slot is vacant from here on, or if it is in the
+    /// ready queue, when it comes out: so a slot is in the queue at most once.
     fn free(&self, index: u32) {
-        self.arena().free_slot(index);
         self.counters.tasks.sub(1);
+        let slot = self.arena().slot(index);
+        if slot.state() & QUEUED == 0 {
+            self.arena().free_slot(index);
+        } else {
+            slot.set_state(slot.state() & !(ALIVE | HANDLE | DONE));
+        }
+    }
+
+    /// Notes that a slot has come out of the ready queue; returns its state.
+    #[inline]
+    fn unqueue(&self, index: u32, slot: &Slot) -> u32 {
+        let state = slot.state() & !QUEUED;
+        slot.set_state(state);
+        if state & (ALIVE | HANDLE | DONE) == 0 {
+            self.arena().free_slot(index);
+        }
+        state
     }
 
     /// Puts a task in the ready queue unless it is there or has ended.
@@ -310,12 +328,7 @@ impl Shard {
 
     fn poll_task(&self, index: u32) {
         let slot = self.arena().slot(index);
-        let state = slot.state();
-        if state & QUEUED == 0 {
-            // An entry left by a task that ended while it was queued.
-            return;
-        }
-        slot.set_state(state & !QUEUED);
+        let state = self.unqueue(index, slot);
         if state & (ALIVE | ABORT) != ALIVE {
             if state & ALIVE != 0 {
                 self.cancel(index, slot.task());
@@ -436,8 +449,7 @@ impl Shard {
         loop {
             let count = self.ready.borrow_mut().pop(BATCH, &mut batch);
             for &index in &batch[..count] {
-                let slot = self.arena().slot(index);
-                slot.set_state(slot.state() & !QUEUED);
+                self.unqueue(index, self.arena().slot(index));
             }
             if count == 0 {
                 break;

@@ -111,3 +111,27 @@ fn remote_wakes_allocate_nothing() {
     });
     assert_eq!(calls, 0);
 }
+
+/// A task that woke itself in its last poll is in the ready queue once more when its slot is
+/// used again. That must not add up.
+#[test]
+fn a_chain_of_tasks_that_wake_themselves_needs_no_more_and_more_room() {
+    fn link(left: usize) {
+        let mut left = left;
+        drop(spawn_local(poll_fn(move |cx| {
+            cx.waker().wake_by_ref();
+            left -= 1;
+            if left > 0 {
+                link(left);
+            }
+            Poll::Ready(())
+        })));
+    }
+    const LINKS: usize = 500;
+    let (mut world, host) = world(1);
+    world.enter(host, SHARD, || (0..200).for_each(|_| link(50)));
+    while world.sweep() {}
+    world.enter(host, SHARD, || (0..100).for_each(|_| link(LINKS)));
+    let (calls, _) = allocated(|| while world.sweep() {});
+    assert_eq!(calls, 100 * (LINKS - 1), "one for each task");
+}
