@@ -142,6 +142,8 @@ struct Apart<T>(T);
 /// The part of a shard that other threads may reach.
 pub(crate) struct Arena {
     id: u16,
+    /// How often a shard has borrowed it.
+    lives: AtomicU32,
     /// Head of the vacant slots, index + 1; owner only, kept here between owners.
     vacant: AtomicU32,
     /// Slots from here on were never used; owner only.
@@ -168,7 +170,9 @@ impl Arena {
     pub(crate) fn acquire() -> io::Result<&'static Arena> {
         let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(id) = pool.0.pop() {
-            return Arena::by_id(id).ok_or_else(|| io::Error::other("arena vanished"));
+            let arena = Arena::by_id(id).ok_or_else(|| io::Error::other("arena vanished"))?;
+            arena.lives.fetch_add(1, Ordering::Relaxed);
+            return Ok(arena);
         }
         let made = pool.1;
         if made == MAX_ARENAS {
@@ -176,6 +180,7 @@ impl Arena {
         }
         let arena: &'static Arena = Box::leak(Box::new(Arena {
             id: made as u16,
+            lives: AtomicU32::new(0),
             vacant: AtomicU32::new(0),
             fresh: AtomicU32::new(0),
             event: OnceLock::new(),
@@ -203,6 +208,13 @@ impl Arena {
     #[inline]
     pub(crate) fn id(&self) -> u16 {
         self.id
+    }
+
+    /// Owner: a number of the shard that holds the arena, which no other one in this process
+    /// has (in 2^20 lives of an arena).
+    #[inline]
+    pub(crate) fn holder(&self) -> u32 {
+        (self.lives.load(Ordering::Relaxed) << ARENA_BITS) | u32::from(self.id)
     }
 
     pub(crate) fn wakes(&self) -> &WakeList {

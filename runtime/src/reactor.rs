@@ -20,6 +20,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
+use std::thread;
 use std::time::Duration;
 
 use crate::driver::Driver;
@@ -94,11 +95,21 @@ impl Reactor {
 
     /// Drops all tasks, lets the driver send what that queued, and drops it and the shard's
     /// local value.
-    pub(crate) fn shut_down(&mut self, mut clock: impl FnMut() -> Instant) {
+    pub(crate) fn shut_down(&mut self, clock: impl FnMut() -> Instant) {
+        self.end(FLUSH, clock);
+    }
+
+    /// As [`shut_down`](Self::shut_down), but the driver is not called again.
+    pub(crate) fn abandon(&mut self) {
+        let now = self.shard.now();
+        self.end(0, || now);
+    }
+
+    fn end(&mut self, turns: usize, mut clock: impl FnMut() -> Instant) {
         let Some(mut driver) = self.driver.take() else { return };
         self.shard.shut_down();
         let _entered = self.shard.enter();
-        for _ in 0..FLUSH {
+        for _ in 0..turns {
             let now = clock();
             self.shard.set_now(now);
             let busy = driver.receive(now) | driver.advance(now) | driver.transmit(now);
@@ -115,6 +126,11 @@ impl Reactor {
 
 impl Drop for Reactor {
     fn drop(&mut self) {
+        if thread::panicking() {
+            // Most likely it was the driver that panicked. Called again it would do so again,
+            // and a second panic on the way out ends the process.
+            return self.abandon();
+        }
         let now = self.shard.now();
         self.shut_down(|| now);
     }

@@ -1,5 +1,6 @@
 //! Tasks on other shards, and the handle that brings their output back.
 
+use std::any::Any;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -27,6 +28,7 @@ where
     let (completion, handle) = completion();
     shard::with(|here| {
         let Some(arena) = here.group.arena(shard) else {
+            here.counters.refused.add(1);
             handle.shared.complete(Err(JoinError::refused(SpawnError::NoSuchShard)));
             return;
         };
@@ -35,6 +37,7 @@ where
         match sent {
             Ok(()) => arena.unpark(),
             Err(message) => {
+                here.counters.refused.add(1);
                 handle.shared.complete(Err(JoinError::refused(SpawnError::InboxFull)));
                 drop(message);
             }
@@ -52,7 +55,7 @@ where
 {
     let future = match catch_unwind(AssertUnwindSafe(f)) {
         Ok(future) => future,
-        Err(payload) => return completion.set(Err(JoinError::panicked(payload))),
+        Err(payload) => return completion.set_panic(payload),
     };
     // On a refusal the future is dropped, and its completion would say "cancelled".
     let shared = completion.0.clone();
@@ -107,6 +110,12 @@ impl<T> Completion<T> {
     pub(crate) fn set(&self, result: Result<T, JoinError>) {
         self.0.complete(result);
     }
+
+    /// As [`set`](Self::set), for a task of the current shard that panicked.
+    fn set_panic(&self, payload: Box<dyn Any + Send>) {
+        shard::with(|shard| shard.report(&*payload));
+        self.set(Err(JoinError::panicked(payload)));
+    }
 }
 
 impl<T> Drop for Completion<T> {
@@ -153,7 +162,7 @@ impl<F: Future> Future for RemoteTask<F> {
         match catch_unwind(AssertUnwindSafe(|| future.poll(cx))) {
             Ok(Poll::Pending) => return Poll::Pending,
             Ok(Poll::Ready(output)) => completion.set(Ok(output)),
-            Err(payload) => completion.set(Err(JoinError::panicked(payload))),
+            Err(payload) => completion.set_panic(payload),
         }
         Poll::Ready(())
     }

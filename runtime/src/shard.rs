@@ -424,7 +424,8 @@ impl Shard {
         }
     }
 
-    fn report(&self, payload: &(dyn Any + Send)) {
+    /// Counts and logs a panic of a task.
+    pub(crate) fn report(&self, payload: &(dyn Any + Send)) {
         self.counters.panics.add(1);
         tracing::error!(shard = self.id.0, "a task panicked: {}", panic_text(payload));
     }
@@ -522,15 +523,14 @@ pub(crate) fn with<R>(f: impl FnOnce(&Shard) -> R) -> R {
 /// When the thread runs no shard.
 #[track_caller]
 pub(crate) fn current() -> Rc<Shard> {
-    with(|shard| {
-        let shard = ptr::from_ref(shard);
-        // SAFETY: the current shard lives in an `Rc` (see `try_with`), from whose pointer
-        // this reference was made.
-        unsafe {
-            Rc::increment_strong_count(shard);
-            Rc::from_raw(shard)
-        }
-    })
+    with(|_| ());
+    let shard = CURRENT.get();
+    // SAFETY: there is a current shard, and this is the pointer of the `Rc` it lives in (see
+    // `try_with`). A reference's pointer would not do: it may not reach the counts.
+    unsafe {
+        Rc::increment_strong_count(shard);
+        Rc::from_raw(shard)
+    }
 }
 
 /// Wakes a task if it belongs to the thread's current shard; returns whether it does.

@@ -140,14 +140,15 @@ impl World {
         self.hosts[host.0].group.terminate();
     }
 
-    /// Takes a host away: its tasks and drivers are dropped, as if the machine had gone.
-    /// Its id stays taken.
+    /// Takes a host away: its tasks and drivers are dropped, as if the machine had gone:
+    /// what dropping the tasks gave the drivers to send is never sent. Its id stays taken.
     ///
     /// # Panics
     /// If there is no such host.
     #[track_caller]
     pub fn remove_host(&mut self, host: HostId) {
-        self.hosts[host.0].shards.clear();
+        let mut shards = std::mem::take(&mut self.hosts[host.0].shards);
+        shards.iter_mut().for_each(Reactor::abandon);
     }
 
     /// Turns every shard once. Returns whether anything moved.

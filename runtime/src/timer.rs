@@ -34,7 +34,7 @@ pub fn sleep(duration: Duration) -> Sleep {
 
 /// Waits until `deadline`; ready at once if that has passed.
 pub fn sleep_until(deadline: Instant) -> Sleep {
-    Sleep { deadline, key: None, arena: 0 }
+    Sleep { deadline, key: None, shard: 0 }
 }
 
 /// The future of [`sleep`] and [`sleep_until`]: 16 bytes, and 32 in the shard's wheel while
@@ -42,9 +42,10 @@ pub fn sleep_until(deadline: Instant) -> Sleep {
 #[must_use = "futures do nothing unless polled"]
 pub struct Sleep {
     deadline: Instant,
-    /// The timer, armed or fired, in the wheel of the shard that holds `arena`.
+    /// The timer, armed or fired, in the wheel of the shard with the number `shard`
+    /// (see `Arena::holder`): a sleep may be moved, and may outlive its runtime.
     key: Option<TimerKey>,
-    arena: u16,
+    shard: u32,
 }
 
 impl Sleep {
@@ -71,9 +72,8 @@ impl Sleep {
     fn disarm(&mut self) {
         let Some(key) = self.key.take() else { return };
         let waker = shard::try_with(|shard| {
-            // On another shard (which only a simulation makes possible) the timer is left
-            // to fire in vain.
-            if shard.arena().id() != self.arena {
+            // On another shard the timer is left to fire in vain.
+            if shard.arena().holder() != self.shard {
                 return None;
             }
             shard.timers.borrow_mut().remove(key)
@@ -91,8 +91,8 @@ impl Future for Sleep {
                 self.disarm();
                 return Poll::Ready(());
             }
-            let arena = shard.arena().id();
-            if let (Some(key), true) = (self.key, self.arena == arena) {
+            let holder = shard.arena().holder();
+            if let (Some(key), true) = (self.key, self.shard == holder) {
                 let mut timers = shard.timers.borrow_mut();
                 let old = match timers.get_mut(key) {
                     Some(waker) if waker.will_wake(cx.waker()) => None,
@@ -104,7 +104,7 @@ impl Future for Sleep {
             } else {
                 let waker = cx.waker().clone();
                 self.key = Some(shard.timers.borrow_mut().insert(self.deadline, waker));
-                self.arena = arena;
+                self.shard = holder;
             }
             Poll::Pending
         })

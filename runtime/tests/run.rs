@@ -408,6 +408,65 @@ fn a_driver_that_fails_is_an_error_and_no_main_runs() {
     });
 }
 
+/// Panics in every call after the first few, and knows when it is called once more.
+struct Broken(usize);
+
+impl Driver for Broken {
+    fn receive(&mut self, _: Instant) -> bool {
+        self.0 += 1;
+        assert!(self.0 < 3, "call {} of a broken driver", self.0);
+        false
+    }
+
+    fn advance(&mut self, _: Instant) -> bool {
+        false
+    }
+
+    fn transmit(&mut self, _: Instant) -> bool {
+        false
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        None
+    }
+
+    fn park(&mut self, unpark: std::os::fd::BorrowedFd<'_>, timeout: Option<Duration>) {
+        driver::wait_readable(&[unpark], timeout);
+    }
+}
+
+#[test]
+fn a_driver_that_panics_is_an_error_and_stops_the_others() {
+    within(LIMIT, || {
+        let drops = Arc::new(AtomicUsize::new(0));
+        let error = run(
+            shards(2),
+            |shard| match shard.0 {
+                1 => Ok(Box::new(Broken(0)) as Box<dyn Driver>),
+                _ => no_driver(shard),
+            },
+            |_| {
+                let guard = Counted(drops.clone());
+                async move {
+                    let _guard = guard;
+                    pending::<()>().await;
+                }
+            },
+        )
+        .unwrap_err();
+        assert_eq!(error.to_string(), "the driver of shard 1 panicked: call 3 of a broken driver");
+        assert_eq!(drops.load(SeqCst), 2, "tasks are dropped all the same");
+    });
+}
+
+struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, SeqCst);
+    }
+}
+
 #[test]
 fn impossible_configurations_name_the_key() {
     let with = |change: fn(&mut Config)| {
@@ -416,6 +475,8 @@ fn impossible_configurations_name_the_key() {
         run(config, no_driver, |_| async {}).unwrap_err().to_string()
     };
     assert!(with(|c| c.shards = 0).contains("shards = 0"));
+    assert!(with(|c| c.inbox_capacity = 0).contains("inbox_capacity = 0"));
+    assert!(with(|c| c.inbox_capacity = usize::MAX).contains("inbox_capacity = "));
     assert!(with(|c| c.cores = Some(vec![])).contains("cores"));
     assert!(with(|c| c.cores = Some(vec![100_000])).contains("cores = 100000"));
     assert!(with(|c| c.cores = Some(vec![1000])).contains("cores = 1000"));
@@ -456,6 +517,31 @@ fn blocking_work_runs_outside_and_is_bounded() {
     });
 }
 
+/// The cores that the calling thread may run on.
+fn own_cores() -> Vec<usize> {
+    // SAFETY: all-zero is the empty set, which is valid for the call; 0 is this thread.
+    unsafe {
+        let mut cores: libc::cpu_set_t = std::mem::zeroed();
+        assert!(libc::sched_getaffinity(0, size_of_val(&cores), &raw mut cores) >= 0);
+        (0..libc::CPU_SETSIZE as usize).filter(|&core| libc::CPU_ISSET(core, &cores)).collect()
+    }
+}
+
+/// A thread inherits the cores of the one that starts it, here a pinned shard.
+#[test]
+fn blocking_work_keeps_off_the_cores_of_shards() {
+    within(LIMIT, || {
+        let all = own_cores();
+        let config = Config { cores: Some(vec![all[0]]), ..shards(1) };
+        let found = run(config, no_driver, |_| async {
+            assert_eq!(own_cores().len(), 1);
+            spawn_blocking(own_cores).await.unwrap()
+        });
+        let rest = if all.len() == 1 { &all[..] } else { &all[1..] };
+        assert_eq!(found.unwrap()[0], rest);
+    });
+}
+
 /// Jobs that wait when the runtime ends are cancelled, those that run are waited for.
 #[test]
 fn the_end_waits_for_running_jobs() {
@@ -475,8 +561,6 @@ fn the_end_waits_for_running_jobs() {
                 }
                 while started.load(SeqCst) == 0 {
                     sleep(Duration::from_millis(1)).await;
-    assert!(with(|c| c.inbox_capacity = 0).contains("inbox_capacity = 0"));
-    assert!(with(|c| c.inbox_capacity = usize::MAX).contains("inbox_capacity = "));
                 }
             }
         })
@@ -517,31 +601,6 @@ fn runtimes_come_and_go() {
                 // Left behind at the end, some of it in flight.
                 drop(spawn_on(next, || sleep(Duration::from_secs(1))));
                 drop(spawn_local(async move {
-/// The cores that the calling thread may run on.
-fn own_cores() -> Vec<usize> {
-    // SAFETY: all-zero is the empty set, which is valid for the call; 0 is this thread.
-    unsafe {
-        let mut cores: libc::cpu_set_t = std::mem::zeroed();
-        assert!(libc::sched_getaffinity(0, size_of_val(&cores), &raw mut cores) >= 0);
-        (0..libc::CPU_SETSIZE as usize).filter(|&core| libc::CPU_ISSET(core, &cores)).collect()
-    }
-}
-
-/// A thread inherits the cores of the one that starts it, here a pinned shard.
-#[test]
-fn blocking_work_keeps_off_the_cores_of_shards() {
-    within(LIMIT, || {
-        let all = own_cores();
-        let config = Config { cores: Some(vec![all[0]]), ..shards(1) };
-        let found = run(config, no_driver, |_| async {
-            assert_eq!(own_cores().len(), 1);
-            spawn_blocking(own_cores).await.unwrap()
-        });
-        let rest = if all.len() == 1 { &all[..] } else { &all[1..] };
-        assert_eq!(found.unwrap()[0], rest);
-    });
-}
-
                     loop {
                         if spawn_on(next, || async {}).await.is_err() {
                             yield_now().await;

@@ -12,7 +12,7 @@ use throng_runtime::driver::NoDriver;
 use throng_runtime::sim::World;
 use throng_runtime::{
     Config, Driver, Instant, JoinHandle, ShardId, current_shard, now, sleep, spawn_blocking,
-    spawn_local, spawn_on, timeout, yield_now,
+    spawn_local, spawn_on, stats, timeout, yield_now,
 };
 
 /// A small generator of numbers (SplitMix64).
@@ -179,4 +179,86 @@ fn a_foreign_thread_wakes_a_task_of_a_world() {
     assert!(!woken.is_finished());
     world.sweep();
     assert!(woken.is_finished());
+}
+
+/// Counts the calls of its stages.
+struct Counting(Rc<std::cell::Cell<usize>>);
+
+impl Driver for Counting {
+    fn receive(&mut self, _: Instant) -> bool {
+        self.0.set(self.0.get() + 1);
+        false
+    }
+
+    fn advance(&mut self, _: Instant) -> bool {
+        false
+    }
+
+    fn transmit(&mut self, _: Instant) -> bool {
+        self.0.set(self.0.get() + 1);
+        false
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        None
+    }
+
+    fn park(&mut self, _: std::os::fd::BorrowedFd<'_>, _: Option<Duration>) {}
+}
+
+/// A machine that goes says nothing any more; a world that ends lets its drivers send.
+#[test]
+fn the_driver_of_a_removed_host_is_not_called_again() {
+    let calls = Rc::new(std::cell::Cell::new(0));
+    let mut world = World::new();
+    let gone = world.add_host(vec![Box::new(Counting(calls.clone()))]);
+    world.remove_host(gone);
+    assert_eq!(calls.get(), 0);
+    world.add_host(vec![Box::new(Counting(calls.clone()))]);
+    drop(world);
+    assert_eq!(calls.get(), 2);
+}
+
+/// The next world uses the storage of the one before; a sleep of that one must not be taken
+/// for one of its own.
+#[test]
+fn a_sleep_that_outlives_its_world_disarms_no_other() {
+    // Tests beside this one may take the storage in between: not so in all rounds.
+    for _ in 0..50 {
+        let (old, host) = world(1);
+        let mut sleeps: Vec<_> = old.enter(host, ShardId(0), || {
+            (0..2).map(|_| throng_runtime::sleep_until(Instant::from_millis(60_000))).collect()
+        });
+        old.enter(host, ShardId(0), || {
+            sleeps.iter_mut().for_each(|sleep| assert!(common::poll_once(sleep).is_pending()));
+        });
+        drop(old);
+        let (mut new, host) = world(1);
+        let tasks: Vec<_> = (0..2)
+            .map(|_| new.spawn(host, ShardId(0), async { sleep(Duration::from_millis(1)).await }))
+            .collect();
+        new.sweep();
+        new.enter(host, ShardId(0), || {
+            // One is dropped, the other asks for its time in the new world.
+            drop(sleeps.pop());
+            assert!(common::poll_once(&mut sleeps[0]).is_pending());
+        });
+        new.run_for(Duration::from_millis(2));
+        assert!(tasks.iter().all(JoinHandle::is_finished));
+        new.enter(host, ShardId(0), || drop(sleeps));
+    }
+}
+
+#[test]
+fn what_happens_to_tasks_from_afar_is_counted() {
+    let (mut world, host) = world(2);
+    let (here, there) = (ShardId(0), ShardId(1));
+    world.enter(host, here, || {
+        drop(spawn_on(there, || async { panic!("in the task") }));
+        drop(spawn_on(there, || -> std::future::Ready<()> { panic!("before it") }));
+        drop(spawn_on(ShardId(7), || async {}));
+    });
+    while world.sweep() {}
+    assert_eq!(world.enter(host, there, stats).panics, 2);
+    assert_eq!(world.enter(host, here, stats).refused, 1);
 }
