@@ -1,10 +1,10 @@
 //! The stack as the runtime drives it.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use throng_runtime::driver::wait_readable;
 use throng_runtime::{Driver, Instant};
 
 use super::{SharedStack, Stack};
@@ -139,31 +139,11 @@ impl Stack {
         if can_sleep {
             let timeout = if armed { timeout } else { Some(timeout.map_or(NAP, |t| t.min(NAP))) };
             let device = armed.then(|| self.link.device.interrupt_fd()).flatten();
-            wait(unpark, device, host, timeout);
+            let unused = unpark;
+            wait_readable(&[unpark, device.unwrap_or(unused), host.unwrap_or(unused)], timeout);
         }
         if armed {
             self.link.device.disarm();
         }
     }
-}
-
-/// Waits until one of the descriptors is readable or the time is over. Errors (a signal)
-/// end the wait: it may always end early.
-fn wait(
-    unpark: BorrowedFd<'_>,
-    device: Option<BorrowedFd<'_>>,
-    host: Option<BorrowedFd<'_>>,
-    timeout: Option<Duration>,
-) {
-    let timeout = timeout.map(|timeout| Timespec {
-        tv_sec: timeout.as_secs().min(3_600) as i64,
-        tv_nsec: i64::from(timeout.subsec_nanos()),
-    });
-    let unpark = unpark.as_fd();
-    let mut fds = [
-        PollFd::from_borrowed_fd(unpark, PollFlags::IN),
-        PollFd::from_borrowed_fd(device.unwrap_or(unpark), PollFlags::IN),
-        PollFd::from_borrowed_fd(host.unwrap_or(unpark), PollFlags::IN),
-    ];
-    let _ = poll(&mut fds, timeout.as_ref());
 }
