@@ -5,4 +5,5 @@
 
 pub mod callgrind;
 pub mod engine;
+pub mod network;
 pub mod pair;

@@ -131,8 +131,8 @@ impl Builder {
         self
     }
 
-    /// What a shard does when there is nothing to do. Default: it polls; on `kernel` it is
-    /// adaptive.
+    /// What a shard does when there is nothing to do. Default: on `dpdk` it polls, on other
+    /// devices it is adaptive.
     pub fn idle(mut self, idle: IdlePolicy) -> Builder {
         self.idle = Some(idle);
         self

@@ -265,7 +265,7 @@ impl Raw {
         }
         let idle = match self.idle.as_deref() {
             Some("busy") => IdlePolicy::Busy,
-            None if !kernel => IdlePolicy::Busy,
+            None if matches!(device.backend, Backend::Dpdk { .. }) => IdlePolicy::Busy,
             None | Some("adaptive") => IdlePolicy::Adaptive {
                 spin: Duration::from_micros(20),
                 pause: Duration::from_micros(100),

@@ -30,7 +30,8 @@ pub enum IdlePolicy {
     Adaptive {
         /// How long to keep turning at full speed after the last work.
         spin: Duration,
-        /// How long, after that, to turn with processor pauses in between.
+        /// How long, after that, to turn with processor pauses in between, and the core
+        /// offered to other threads.
         pause: Duration,
     },
 }

@@ -263,6 +263,8 @@ impl Idle {
             for _ in 0..PAUSES {
                 std::hint::spin_loop();
             }
+            // Whom this shard has just woken may be waiting for this very core.
+            thread::yield_now();
         } else {
             return true;
         }
