@@ -14,12 +14,16 @@ pub(crate) const DEFAULT_MAX_HEADERS: usize = 100;
 /// Made once for a server: a connection that leaves its parking needs one at every request.
 pub(crate) struct Builders {
     pub(crate) http1: http1::Builder,
+    /// For one more request.
+    pub(crate) last: http1::Builder,
     pub(crate) http2: http2::Builder<LocalExecutor>,
 }
 
 impl Builders {
     pub(crate) fn new(settings: &Server) -> Self {
-        Builders { http1: http1(settings), http2: http2(settings) }
+        let mut last = http1(settings);
+        last.keep_alive(false);
+        Builders { http1: http1(settings), last, http2: http2(settings) }
     }
 }
 

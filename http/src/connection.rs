@@ -15,7 +15,7 @@ use std::mem::{self, MaybeUninit};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,7 +26,8 @@ use hyper::service::Service;
 use hyper::{Request, Response};
 use throng_runtime::Instant;
 
-use crate::io::{Activity, ServerIo};
+use crate::activity::Activity;
+use crate::io::ServerIo;
 use crate::rt::{Alarm, LocalExecutor};
 use crate::server::BoxError;
 use crate::service::Tracked;
@@ -89,8 +90,6 @@ where
     activity: Arc<Activity>,
     /// hyper has been told to end after the present request.
     ending: bool,
-    /// There was none when it was told.
-    quiet: bool,
 }
 
 impl<I, S, B> Http1<I, S>
@@ -103,7 +102,6 @@ where
 {
     fn end(&mut self) {
         self.ending = true;
-        self.quiet = !self.activity.is_busy();
         Pin::new(&mut self.hyper).graceful_shutdown();
     }
 }
@@ -150,12 +148,12 @@ where
     fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Next {
         let draining = self.draining();
         let State::Waiting { io, head, first } = &mut self.state else { return Next::Done };
-        if draining && head.is_empty() {
-            return Next::Done;
-        }
         let mut space = [MaybeUninit::uninit(); FIRST_READ];
         let mut buf = ReadBuf::uninit(&mut space);
         match Pin::new(io).poll_read(cx, buf.unfilled()) {
+            // A request that has come before the drain is answered, one that has not is not
+            // waited for.
+            Poll::Pending if draining && head.is_empty() => return Next::Done,
             Poll::Pending => {
                 let settings = &self.membership.shared.settings;
                 let limit = if *first { settings.header_timeout } else { settings.idle_timeout };
@@ -165,6 +163,11 @@ where
             Poll::Ready(_) => return Next::Done,
         }
         head.extend_from_slice(buf.filled());
+        // RFC 9112 2.2: empty lines before a request mean nothing.
+        if head.iter().all(|byte| matches!(byte, b'\r' | b'\n')) {
+            *head = Vec::new();
+            return Next::Again;
+        }
         let settings = &self.membership.shared.settings;
         let may_be_http2 = *first && settings.http2;
         if may_be_http2 && head.len() < PREFACE.len() && PREFACE.starts_with(head) {
@@ -185,7 +188,8 @@ where
 
     /// Hands the stream and what has been read of it to hyper.
     fn engage(&mut self, io: I, ahead: Bytes, is_http2: bool) {
-        let activity = Arc::new(Activity::default());
+        let draining = self.draining();
+        let activity = Arc::new(Activity::new(!is_http2));
         let io = ServerIo::new(io, ahead, activity.clone());
         let shared = self.membership.shared.clone();
         let service = Tracked::new(self.service.clone(), activity.clone(), shared.clone());
@@ -194,8 +198,11 @@ where
             let hyper = shared.builders.http2.serve_connection(io, service);
             State::Http2(Box::new(Http2 { hyper, activity, ending: false }))
         } else {
-            let hyper = shared.builders.http1.serve_connection(io, service).with_upgrades();
-            State::Http1(Box::new(Http1 { hyper, activity, ending: false, quiet: false }))
+            // Told to end before it has seen a byte, hyper would end at once.
+            let builders = &shared.builders;
+            let builder = if draining { &builders.last } else { &builders.http1 };
+            let hyper = builder.serve_connection(io, service).with_upgrades();
+            State::Http1(Box::new(Http1 { hyper, activity, ending: draining }))
         };
     }
 
@@ -206,22 +213,27 @@ where
             http1.end();
         }
         let shared = &self.membership.shared;
-        if let Poll::Ready(result) = Pin::new(&mut http1.hyper).poll(cx) {
+        let hyper = Pin::new(&mut http1.hyper);
+        if let Poll::Ready(result) = http1.activity.watch(|| hyper.poll(cx)) {
             if let Err(error) = &result {
                 tracing::debug!(%error, "HTTP/1 connection failed");
                 shared.count(|counters| counters.errors += 1);
             }
-            // Only a request with a body, or a malformed one, leaves something unread.
-            return match result.is_err() || (http1.activity.has_body() && !http1.quiet) {
-                true => self.linger(),
-                false => Next::Done,
-            };
+            // What an upgraded stream carries is not HTTP.
+            let unread = result.is_err() || !http1.activity.is_between();
+            http1.activity.set_free();
+            return self.end_http1(unread);
         }
         let activity = &http1.activity;
+        if let Some(since) = activity.stalled_since() {
+            return Next::Wait(Some(since + shared.settings.body_timeout));
+        }
         if activity.is_busy() {
             return Next::Wait(None);
         }
-        if let Some(since) = activity.fresh_since() {
+        if let Some(since) = activity.head_since() {
+            // It may have come while the last request was under way.
+            let since = since.max(activity.ended_at());
             return Next::Wait(Some(since + shared.settings.header_timeout));
         }
         self.since = self.since.max(activity.ended_at());
@@ -239,25 +251,25 @@ where
         };
         // Gone already if it has just been upgraded.
         let Some(parts) = http1.hyper.into_parts() else { return Next::Done };
-        let (io, ahead) = parts.io.into_parts();
-        if !parts.read_buf.is_empty() || !ahead.is_empty() {
-            // The beginning of a request came along with the last one.
-            let ahead = [parts.read_buf, ahead].concat();
-            self.engage(io, Bytes::from(ahead), false);
-            return Next::Again;
-        }
+        debug_assert!(parts.read_buf.is_empty(), "hyper gets no byte of a request to come");
+        let (io, _) = parts.io.into_parts();
         self.membership.shared.count(|counters| counters.parked += 1);
         self.state = State::Waiting { io, head: Vec::new(), first: false };
         Next::Again
     }
 
-    fn linger(&mut self) -> Next {
+    /// Ends with the stream where all is read, and lingers where not.
+    fn end_http1(&mut self, unread: bool) -> Next {
         let State::Http1(http1) = mem::replace(&mut self.state, State::Done) else {
             return Next::Done;
         };
         let Some(parts) = http1.hyper.into_parts() else { return Next::Done };
+        let (io, ahead) = parts.io.into_parts();
+        if !unread && ahead.is_empty() && parts.read_buf.is_empty() {
+            return Next::Done;
+        }
         self.since = throng_runtime::now();
-        self.state = State::Linger { io: parts.io.into_parts().0, shut: false };
+        self.state = State::Linger { io, shut: false };
         Next::Again
     }
 
@@ -287,10 +299,6 @@ where
     fn poll_http2(&mut self, cx: &mut Context<'_>) -> Next {
         let draining = self.draining();
         let State::Http2(http2) = &mut self.state else { return Next::Done };
-        if draining && !http2.ending {
-            http2.ending = true;
-            Pin::new(&mut http2.hyper).graceful_shutdown();
-        }
         let shared = &self.membership.shared;
         if let Poll::Ready(result) = Pin::new(&mut http2.hyper).poll(cx) {
             if let Err(error) = result {
@@ -298,6 +306,15 @@ where
                 shared.count(|counters| counters.errors += 1);
             }
             return Next::Done;
+        }
+        // Not before hyper has seen the requests that have come: it would drop them.
+        if draining && !http2.ending {
+            http2.ending = true;
+            Pin::new(&mut http2.hyper).graceful_shutdown();
+            return Next::Again;
+        }
+        if let Some(since) = http2.activity.stalled_since() {
+            return Next::Wait(Some(since + shared.settings.body_timeout));
         }
         // Streams end in tasks of their own, so the clock is looked at in any case.
         if http2.activity.is_busy() {
@@ -320,9 +337,17 @@ where
                 });
                 Next::Done
             }
-            State::Http1(http1) if http1.activity.fresh_since().is_some() => {
+            State::Http1(http1) if http1.activity.stalled_since().is_some() => {
+                shared.count(|counters| counters.body_timeouts += 1);
+                self.refuse(cx)
+            }
+            State::Http2(http2) if http2.activity.stalled_since().is_some() => {
+                shared.count(|counters| counters.body_timeouts += 1);
+                Next::Done
+            }
+            State::Http1(http1) if http1.activity.head_since().is_some() => {
                 shared.count(|counters| counters.header_timeouts += 1);
-                self.refuse(REQUEST_TIMEOUT, cx)
+                self.refuse(cx)
             }
             State::Http1(http1) if http1.ending => Next::Done,
             State::Http1(http1) => {
@@ -345,11 +370,16 @@ where
         }
     }
 
-    /// Says why and closes. What the stream does not take at once is not sent.
-    fn refuse(&mut self, response: &[u8], cx: &mut Context<'_>) -> Next {
-        let next = self.linger();
+    /// Says that the request came too slowly, where that can be said, and closes. What the
+    /// stream does not take at once is not sent.
+    fn refuse(&mut self, cx: &mut Context<'_>) -> Next {
+        let State::Http1(http1) = &self.state else { return Next::Done };
+        if !http1.activity.may_answer() {
+            return Next::Done;
+        }
+        let next = self.end_http1(true);
         if let State::Linger { io, .. } = &mut self.state {
-            let _ = Pin::new(io).poll_write(cx, response);
+            let _ = Pin::new(io).poll_write(cx, REQUEST_TIMEOUT);
         }
         next
     }
@@ -368,7 +398,8 @@ where
         let this = self.get_mut();
         this.membership.register(cx);
         loop {
-            if this.membership.shared.phase() == Phase::Cut {
+            let phase = this.membership.shared.phase();
+            if phase == Phase::Cut {
                 this.membership.shared.count(|counters| counters.cut += 1);
                 return Poll::Ready(());
             }
@@ -379,13 +410,21 @@ where
                 State::Linger { .. } => this.poll_linger(cx),
                 State::Done => Next::Done,
             };
-            let next = match next {
-                Next::Wait(None) => return Poll::Pending,
-                Next::Wait(Some(at)) => match this.alarm.poll_at(at, cx) {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(()) => this.on_timeout(cx),
-                },
-                next => next,
+            let next = match (next, phase) {
+                (Next::Wait(until), Phase::Draining { until: cut })
+                    if until.is_none_or(|until| cut < until) =>
+                {
+                    ready!(this.alarm.poll_at(cut, cx));
+                    // Any connection will do: whoever drains need not wait for it.
+                    this.membership.shared.cut();
+                    Next::Again
+                }
+                (Next::Wait(None), _) => return Poll::Pending,
+                (Next::Wait(Some(at)), _) => {
+                    ready!(this.alarm.poll_at(at, cx));
+                    this.on_timeout(cx)
+                }
+                (next, _) => next,
             };
             if let Next::Done = next {
                 return Poll::Ready(());

@@ -2,84 +2,19 @@
 //! notes of what passes.
 
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes};
-use hyper::rt::{Read, ReadBufCursor, Write};
+use bytes::Bytes;
+use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
 
-/// What the driver of a connection must know and hyper does not tell.
-///
-/// Atomics only because hyper demands `Send` of an upgraded stream; one thread uses them,
-/// with plain loads and stores.
-#[derive(Debug, Default)]
-pub(crate) struct Activity {
-    /// Requests whose response has not been produced to its end.
-    in_flight: AtomicU32,
-    /// When the last of them was, in nanoseconds of the shard's clock.
-    ended_at: AtomicU64,
-    /// When the first byte came of what may be the next request's head, in nanoseconds of
-    /// the shard's clock and one more; 0: nothing has come.
-    fresh: AtomicU64,
-    /// hyper has written what it has not flushed, or could not write.
-    unflushed: AtomicBool,
-    /// hyper is shutting the stream.
-    closing: AtomicBool,
-    /// The last request had a body, which may still be on its way.
-    body: AtomicBool,
-}
+use crate::activity::Activity;
+use crate::framing::{Framing, Place};
 
-impl Activity {
-    pub(crate) fn begin(&self, body: bool) {
-        self.in_flight.store(self.in_flight.load(Relaxed) + 1, Relaxed);
-        self.fresh.store(0, Relaxed);
-        self.body.store(body, Relaxed);
-    }
-
-    pub(crate) fn end(&self) {
-        self.in_flight.store(self.in_flight.load(Relaxed).saturating_sub(1), Relaxed);
-        self.fresh.store(0, Relaxed);
-        // Outside a shard (a connection dropped after its world) there is no clock to read.
-        if throng_runtime::try_current_shard().is_some() {
-            self.ended_at.store(throng_runtime::now().as_nanos(), Relaxed);
-        }
-    }
-
-    pub(crate) fn ended_at(&self) -> throng_runtime::Instant {
-        throng_runtime::Instant::from_nanos(self.ended_at.load(Relaxed))
-    }
-
-    pub(crate) fn is_busy(&self) -> bool {
-        self.in_flight.load(Relaxed) > 0
-    }
-
-    /// Since when part of a request's head may have come.
-    pub(crate) fn fresh_since(&self) -> Option<throng_runtime::Instant> {
-        let since = self.fresh.load(Relaxed).checked_sub(1)?;
-        Some(throng_runtime::Instant::from_nanos(since))
-    }
-
-    fn received(&self) {
-        if self.fresh.load(Relaxed) == 0 {
-            self.fresh.store(throng_runtime::now().as_nanos() + 1, Relaxed);
-        }
-    }
-
-    /// The last request had a body.
-    pub(crate) fn has_body(&self) -> bool {
-        self.body.load(Relaxed)
-    }
-
-    /// Between two HTTP/1 requests with nothing left to read or write of either.
-    pub(crate) fn at_rest(&self) -> bool {
-        let unrest = [&self.unflushed, &self.closing, &self.body];
-        !self.is_busy()
-            && self.fresh_since().is_none()
-            && !unrest.iter().any(|flag| flag.load(Relaxed))
-    }
-}
+/// Most bytes of a read that are looked at before hyper gets them.
+const READ: usize = 8192;
 
 /// The stream of a served connection. It comes back out of
 /// [`hyper::upgrade::Upgraded::downcast`] after an upgrade.
@@ -88,12 +23,13 @@ pub struct ServerIo<I> {
     /// Read ahead of hyper.
     ahead: Bytes,
     io: I,
+    framing: Framing,
     pub(crate) activity: Arc<Activity>,
 }
 
 impl<I> ServerIo<I> {
     pub(crate) fn new(io: I, ahead: Bytes, activity: Arc<Activity>) -> Self {
-        ServerIo { ahead, io, activity }
+        ServerIo { ahead, io, framing: Framing::default(), activity }
     }
 
     /// The stream that was accepted, and bytes read from it that nobody has taken.
@@ -101,9 +37,27 @@ impl<I> ServerIo<I> {
         (self.io, self.ahead)
     }
 
-    fn note<T>(&self, result: Poll<T>) -> Poll<T> {
-        self.activity.unflushed.store(true, Relaxed);
-        result
+    /// Keeps what hyper may not have yet.
+    fn keep(&mut self, ahead: Bytes) {
+        self.activity.set_ahead(!ahead.is_empty());
+        self.ahead = if ahead.is_empty() { Bytes::new() } else { ahead };
+    }
+
+    /// How many of the bytes to come hyper may have now.
+    fn follow(&mut self, bytes: &[u8]) -> usize {
+        if self.framing.place() == Place::Unsaid {
+            match self.activity.take_extent() {
+                Some(extent) => self.framing.body(extent),
+                // hyper does not see a head where we do: it has to do without us.
+                None => self.activity.set_free(),
+            }
+        }
+        if self.activity.is_free() {
+            return bytes.len();
+        }
+        let taken = self.framing.take(bytes);
+        self.activity.set_place(self.framing.place());
+        taken
     }
 }
 
@@ -113,21 +67,28 @@ impl<I: Read + Unpin> Read for ServerIo<I> {
         cx: &mut Context<'_>,
         mut buf: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        if !self.ahead.is_empty() {
-            let n = self.ahead.len().min(buf.remaining());
-            buf.put_slice(&self.ahead[..n]);
-            self.ahead.advance(n);
-            if self.ahead.is_empty() {
-                self.ahead = Bytes::new();
-            }
-            self.activity.received();
+        let this = &mut *self;
+        if !this.ahead.is_empty() {
+            let ahead = std::mem::take(&mut this.ahead);
+            let n = this.follow(&ahead[..ahead.len().min(buf.remaining())]);
+            buf.put_slice(&ahead[..n]);
+            this.activity.read(false);
+            this.keep(ahead.slice(n..));
             return Poll::Ready(Ok(()));
         }
-        let result = Pin::new(&mut self.io).poll_read(cx, buf);
-        if result.is_ready() {
-            self.activity.received();
+        if this.activity.is_free() {
+            return Pin::new(&mut this.io).poll_read(cx, buf);
         }
-        result
+        let mut space = [MaybeUninit::uninit(); READ];
+        let mut read = ReadBuf::uninit(&mut space[..READ.min(buf.remaining())]);
+        let result = Pin::new(&mut this.io).poll_read(cx, read.unfilled());
+        this.activity.read(result.is_pending());
+        ready!(result)?;
+        let bytes = read.filled();
+        let n = this.follow(bytes);
+        buf.put_slice(&bytes[..n]);
+        this.keep(Bytes::copy_from_slice(&bytes[n..]));
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -138,7 +99,8 @@ impl<I: Write + Unpin> Write for ServerIo<I> {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.io).poll_write(cx, buf);
-        self.note(result)
+        self.activity.wrote(result.is_pending());
+        result
     }
 
     fn poll_write_vectored(
@@ -147,7 +109,8 @@ impl<I: Write + Unpin> Write for ServerIo<I> {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
-        self.note(result)
+        self.activity.wrote(result.is_pending());
+        result
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -156,12 +119,12 @@ impl<I: Write + Unpin> Write for ServerIo<I> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let result = Pin::new(&mut self.io).poll_flush(cx);
-        self.activity.unflushed.store(!matches!(result, Poll::Ready(Ok(()))), Relaxed);
+        self.activity.flushed(result.is_pending(), matches!(result, Poll::Ready(Ok(()))));
         result
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.activity.closing.store(true, Relaxed);
+        self.activity.shutting();
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }

@@ -12,8 +12,10 @@
 #![forbid(unsafe_code)]
 
 mod accept;
+mod activity;
 mod builders;
 mod connection;
+mod framing;
 mod io;
 pub mod rt;
 mod server;

@@ -16,7 +16,6 @@ use hyper::{Request, Response};
 use crate::accept::Accept;
 use crate::builders::DEFAULT_MAX_HEADERS;
 use crate::connection::Connection;
-use crate::rt::Alarm;
 use crate::shared::{Counters, Drained, Membership, Phase, Shared};
 
 /// Any error of a service or body, as hyper takes it.
@@ -55,6 +54,7 @@ pub struct Server {
     pub(crate) max_headers: usize,
     pub(crate) max_streams: u32,
     pub(crate) header_timeout: Duration,
+    pub(crate) body_timeout: Duration,
     pub(crate) idle_timeout: Duration,
     pub(crate) http2_ping: Option<(Duration, Duration)>,
     pub(crate) http1: bool,
@@ -71,6 +71,7 @@ impl Default for Server {
             max_headers: DEFAULT_MAX_HEADERS,
             max_streams: 128,
             header_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(60),
             http2_ping: None,
             http1: true,
@@ -122,6 +123,16 @@ impl Server {
     #[must_use]
     pub fn header_timeout(mut self, timeout: Duration) -> Self {
         self.header_timeout = timeout;
+        self
+    }
+
+    /// How long a body may stand still: a request's, of which the service waits for more and
+    /// nothing comes, or a response's, of which the peer takes nothing. The connection is then
+    /// closed, with 408 where no response has begun. Of HTTP/2 only the second is watched.
+    /// Default 60 s.
+    #[must_use]
+    pub fn body_timeout(mut self, timeout: Duration) -> Self {
+        self.body_timeout = timeout;
         self
     }
 
@@ -252,30 +263,17 @@ impl Running {
                 }
                 Err(error) => {
                     self.0.count(|counters| counters.accept_errors += 1);
-                    if is_of_one_connection(&error) {
-                        continue;
+                    if !is_of_one_connection(&error) {
+                        tracing::warn!(%error, ?backoff, "the listener failed");
+                        self.pause(backoff).await;
+                        backoff = (2 * backoff).min(BACKOFF_MAX);
                     }
-                    tracing::warn!(%error, ?backoff, "the listener failed");
-                    self.pause(backoff).await;
-                    backoff = (2 * backoff).min(BACKOFF_MAX);
                 }
             }
             throng_runtime::coop::consume_budget().await;
         }
         drop(listener);
-        let mut deadline = Alarm::default();
-        poll_fn(|cx| {
-            if let Poll::Ready(drained) = self.0.poll_drained(cx) {
-                return Poll::Ready(drained);
-            }
-            if let Phase::Draining { until } = self.0.phase()
-                && deadline.poll_at(until, cx).is_ready()
-            {
-                self.0.cut();
-            }
-            Poll::Pending
-        })
-        .await
+        poll_fn(|cx| self.0.poll_drained(cx)).await
     }
 
     /// The listener's next word; `None` when the server drains.

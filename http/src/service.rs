@@ -10,7 +10,8 @@ use hyper::service::Service;
 use hyper::{Request, Response};
 use pin_project::pin_project;
 
-use crate::io::Activity;
+use crate::activity::Activity;
+use crate::framing::Extent;
 use crate::shared::Shared;
 
 /// The service of one connection.
@@ -36,9 +37,18 @@ where
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         self.shared.count(|counters| counters.requests += 1);
-        self.activity.begin(!request.body().is_end_stream());
+        self.activity.begin(extent(request.body()));
         let guard = InFlight(self.activity.clone());
         TrackedFuture { future: self.service.call(request), guard: Some(guard) }
+    }
+}
+
+/// How a request's body ends: of HTTP/1, a length it announces is exact.
+fn extent(body: &Incoming) -> Extent {
+    match (body.is_end_stream(), body.size_hint().exact()) {
+        (true, _) => Extent::Empty,
+        (false, Some(length)) => Extent::Length(length),
+        (false, None) => Extent::Chunked,
     }
 }
 

@@ -32,6 +32,8 @@ pub struct Counters {
     /// Connections closed because a request's head, or the first one's first byte, came too
     /// slowly.
     pub header_timeouts: u64,
+    /// Connections closed because a body stood still for [`Server::body_timeout`].
+    pub body_timeouts: u64,
     /// Connections closed because no further request came.
     pub idle_timeouts: u64,
     /// Connections that ended with an error of hyper's: malformed requests, resets, failed

@@ -13,13 +13,18 @@ const SECOND: Duration = Duration::from_secs(1);
 
 #[test]
 fn requests_in_flight_finish_and_the_rest_ends() {
-    run(async {
-        let (dialer, server) = serve_site(Server::new());
+    for park in [true, false] {
+        run(async move { drained_between_requests(park).await });
+    }
+}
+
+async fn drained_between_requests(park: bool) {
+    {
+        let (dialer, server) = serve_site(Server::new().park(park));
         let mut busy = dialer.connect();
         let mut parked = dialer.connect();
         let mut silent = dialer.connect();
         assert_eq!(get(&mut parked, "/hello").await.unwrap().status, 200);
-        // After a body the connection does not park: idle inside hyper.
         let mut idle = dialer.connect();
         send(&mut idle, "POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\na").await;
         assert_eq!(read_reply(&mut idle).await.unwrap().status, 200);
@@ -41,7 +46,56 @@ fn requests_in_flight_finish_and_the_rest_ends() {
         let mut late = dialer.connect();
         assert_eq!(read_reply(&mut late).await, None);
         assert_eq!(server.counters().accepted, 4);
+    }
+}
+
+#[test]
+fn a_request_that_has_come_is_answered() {
+    run(async {
+        let (dialer, server) = serve_site(Server::new());
+        let mut first = dialer.connect();
+        let mut second = dialer.connect();
+        assert_eq!(get(&mut second, "/hello").await.unwrap().status, 200);
+        let mut half = dialer.connect();
+        throng_runtime::sleep(SECOND).await;
+        for client in [&mut first, &mut second] {
+            send(client, "GET /hello HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        }
+        send(&mut half, "GET /hello HTTP/1.1\r\n").await;
+        // Nobody has been woken yet.
+        let drain = server.drain(30 * SECOND);
+        for client in [&mut first, &mut second] {
+            let reply = read_reply(client).await.unwrap();
+            assert_eq!(reply.text(), "hello");
+            assert!(reply.head.contains("connection: close"), "{}", reply.head);
+            assert_eq!(read_reply(client).await, None);
+        }
+        send(&mut half, "\r\n").await;
+        assert_eq!(read_reply(&mut half).await.unwrap().text(), "hello");
+        let drained = drain.await;
+        assert_eq!((drained.finished, drained.cut), (3, 0));
     });
+}
+
+#[test]
+fn the_deadline_holds_without_the_accept_loop() {
+    for awaited in [true, false] {
+        run(async move {
+            let (dialer, listener) = listen();
+            let server = Server::new().start();
+            let mut busy = dialer.connect();
+            send(&mut busy, "GET /slow HTTP/1.1\r\nhost: x\r\n\r\n").await;
+            let serve = server.serve(listener, throng_http::service_fn(site));
+            assert!(throng_runtime::timeout(SECOND, serve).await.is_err());
+            let begin = throng_runtime::now();
+            let drain = server.drain(2 * SECOND);
+            if awaited {
+                assert_eq!(drain.await.cut, 1);
+            }
+            assert_eq!(read_reply(&mut busy).await, None);
+            assert_passed(begin, 2 * SECOND);
+        });
+    }
 }
 
 #[test]

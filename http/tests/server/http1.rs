@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use throng_http::Server;
 
-use crate::site::{get, pattern, read_reply, send, serve_site};
+use crate::site::{READ_LATER, get, pattern, read_reply, send, serve_site};
 use crate::support::{Pace, assert_passed, run};
 
 #[test]
@@ -28,6 +28,92 @@ fn keep_alive_and_parking_between_requests() {
             assert_eq!(server.connections(), 0);
         });
     }
+}
+
+#[test]
+fn parking_after_a_body() {
+    let length = "POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\nabc";
+    let chunked = "POST /echo HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n\
+                   1\r\na\r\n2;x=y\r\nbc\r\n0\r\nt: u\r\n\r\n";
+    for request in [length, chunked] {
+        for pace in [Pace::FAST, Pace::SLOW] {
+            run(async move {
+                let (dialer, server) = serve_site(Server::new());
+                let mut client = dialer.connect_at(100, pace);
+                for i in 1..4 {
+                    send(&mut client, request).await;
+                    assert_eq!(read_reply(&mut client).await.unwrap().text(), "abc");
+                    throng_runtime::sleep(Duration::from_secs(1)).await;
+                    assert_eq!(server.counters().parked, i);
+                }
+                // The last byte of a body comes after the response has ended.
+                let request = request.replace("echo", "later").replace("abc", "\0\x01\x02");
+                let request = request.replace("a\r", "\0\r").replace("bc", "\x01\x02");
+                for cut in 1..12 {
+                    READ_LATER.set(None);
+                    let (start, end) = request.split_at(request.len() - cut);
+                    send(&mut client, start).await;
+                    throng_runtime::sleep(Duration::from_secs(5)).await;
+                    send(&mut client, end).await;
+                    assert_eq!(read_reply(&mut client).await.unwrap().text(), "later");
+                    assert_eq!(get(&mut client, "/hello").await.unwrap().text(), "hello");
+                    throng_runtime::sleep(Duration::from_secs(10)).await;
+                    assert_eq!(READ_LATER.get(), Some(3), "the last {cut} bytes later");
+                }
+                assert_eq!((server.counters().accepted, server.counters().errors), (1, 0));
+            });
+        }
+    }
+}
+
+#[test]
+fn a_body_still_being_read_does_not_park() {
+    for length in [true, false] {
+        run(async move {
+            let (dialer, server) = serve_site(Server::new());
+            let mut client = dialer.connect();
+            let mut request = b"POST /later HTTP/1.1\r\nhost: x\r\n".to_vec();
+            if length {
+                request.extend(b"content-length: 100\r\n\r\n");
+                request.extend(pattern(0, 100));
+            } else {
+                request.extend(b"transfer-encoding: chunked\r\n\r\n");
+                for chunk in 0..10 {
+                    request.extend(b"a\r\n");
+                    request.extend(pattern(10 * chunk, 10));
+                    request.extend(b"\r\n");
+                }
+                request.extend(b"0\r\n\r\n");
+            }
+            READ_LATER.set(None);
+            futures::AsyncWriteExt::write_all(&mut client, &request).await.unwrap();
+            assert_eq!(read_reply(&mut client).await.unwrap().text(), "later");
+            throng_runtime::sleep(Duration::from_millis(1)).await;
+            // What is read after the response, hyper is not done with.
+            assert_eq!(server.counters().parked, u64::from(length));
+            assert_eq!(get(&mut client, "/hello").await.unwrap().text(), "hello");
+            throng_runtime::sleep(Duration::from_secs(20)).await;
+            assert_eq!(READ_LATER.get(), Some(100));
+            assert_eq!(server.counters().parked, 1 + u64::from(length));
+        });
+    }
+}
+
+#[test]
+fn newlines_between_requests_are_passed_over() {
+    run(async {
+        let (dialer, server) = serve_site(Server::new());
+        let mut client = dialer.connect();
+        assert_eq!(get(&mut client, "/hello").await.unwrap().status, 200);
+        send(&mut client, "\r\n").await;
+        throng_runtime::sleep(Duration::from_secs(50)).await;
+        assert_eq!(get(&mut client, "/hello").await.unwrap().status, 200);
+        send(&mut client, "\r\n\n").await;
+        let begin = throng_runtime::now();
+        assert_eq!(read_reply(&mut client).await, None);
+        assert_passed(begin, Duration::from_secs(60));
+        assert_eq!((server.counters().idle_timeouts, server.counters().header_timeouts), (1, 0));
+    });
 }
 
 #[test]
@@ -202,10 +288,11 @@ fn a_malformed_request_after_a_park_is_malformed() {
         send(&mut client, "rubbish\r\n\r\n").await;
         assert_eq!(read_reply(&mut client).await.unwrap().status, 400);
         assert_eq!(read_reply(&mut client).await, None);
-        // HTTP/2 begins with a connection, not in the middle of one; hyper just ends it.
+        // HTTP/2 begins with a connection, not in the middle of one.
         let mut client = dialer.connect();
         assert_eq!(get(&mut client, "/hello").await.unwrap().status, 200);
         send(&mut client, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+        assert_eq!(read_reply(&mut client).await.unwrap().status, 400);
         assert_eq!(read_reply(&mut client).await, None);
     });
 }

@@ -1,5 +1,6 @@
 //! A service to ask, a client that writes HTTP/1 by hand.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -35,6 +36,11 @@ pub(crate) fn pattern(offset: usize, len: usize) -> Bytes {
     (offset..offset + len).map(|i| (i % 251) as u8).collect::<Vec<_>>().into()
 }
 
+thread_local! {
+    /// Bytes that `/later` has read, once it has read them all.
+    pub(crate) static READ_LATER: Cell<Option<usize>> = const { Cell::new(None) };
+}
+
 pub(crate) async fn site(request: Request<Incoming>) -> Result<Response<Body>, BoxError> {
     let (parts, body) = request.into_parts();
     let body = match parts.uri.path() {
@@ -48,6 +54,37 @@ pub(crate) async fn site(request: Request<Incoming>) -> Result<Response<Body>, B
             let bytes = body.collect().await?.to_bytes();
             assert_eq!(bytes, pattern(0, bytes.len()));
             full(bytes.len().to_string())
+        }
+        // Longer than any timeout: before the body is looked at, after it, without it.
+        "/hold" => {
+            throng_runtime::sleep(Duration::from_secs(200)).await;
+            full(body.collect().await?.to_bytes())
+        }
+        "/think" => {
+            let bytes = body.collect().await?.to_bytes();
+            throng_runtime::sleep(Duration::from_secs(200)).await;
+            full(bytes)
+        }
+        "/ignore" => {
+            drop(body);
+            throng_runtime::sleep(Duration::from_secs(200)).await;
+            full("ignored")
+        }
+        // Answers at once and reads a frame a second.
+        "/later" => {
+            spawn(async move {
+                let mut body = body;
+                let mut read = 0;
+                while let Some(frame) = body.frame().await {
+                    if let Ok(data) = frame.unwrap().into_data() {
+                        assert_eq!(data, pattern(read, data.len()));
+                        read += data.len();
+                    }
+                    throng_runtime::sleep(Duration::from_secs(1)).await;
+                }
+                READ_LATER.set(Some(read));
+            });
+            full("later")
         }
         "/early" => full("did not read the body"),
         "/large" => {
