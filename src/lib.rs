@@ -9,4 +9,6 @@ pub use throng_net::{
 };
 pub use throng_runtime as runtime;
 pub use throng_runtime::{sleep, spawn_blocking, spawn_local, spawn_on, timeout};
+#[cfg(feature = "tls")]
+pub use throng_tls as tls;
 pub use throng_ws as ws;

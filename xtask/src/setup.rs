@@ -45,6 +45,7 @@ const TOOLS: &[Package] = &[
     Package { name: "curl", probe: Program("curl"), why: "HTTP/1.1 and HTTP/2 client" },
     Package { name: "wrk", probe: Program("wrk"), why: "HTTP load" },
     Package { name: "nghttp2-client", probe: Program("h2load"), why: "HTTP/2 load" },
+    Package { name: "openssl", probe: Program("openssl"), why: "TLS client" },
     Package { name: "tshark", probe: Program("tshark"), why: "captures and their judgement" },
     Package { name: "python3-venv", probe: Venv, why: "websockets and kosoku clients" },
 ];
