@@ -1,39 +1,13 @@
 //! The self-check: when the device is trusted, when not, and that ownership never changes.
 
-use std::net::SocketAddr;
+#[path = "common/flows.rs"]
+mod flows;
 
+use flows::{deliver_rightly, flow, toeplitz};
 use throng_net::device::Rss;
-use throng_net::rss::{Reta, SYMMETRIC_KEY, Sharding, Toeplitz};
+use throng_net::rss::{SYMMETRIC_KEY, Sharding, Toeplitz};
 use throng_net::steering::{Mode, PortSteering, RECHECK_INTERVAL, VERIFY_FLOWS};
-use throng_net::tcp::segment::FourTuple;
 use throng_runtime::ShardId;
-
-fn flow(n: u32) -> FourTuple {
-    let remote: SocketAddr =
-        format!("10.0.{}.{}:{}", n >> 8 & 255, n & 255, 1024 + n * 7 % 60000).parse().unwrap();
-    FourTuple {
-        local: "10.9.9.9".parse::<std::net::IpAddr>().unwrap().into(),
-        remote: remote.ip().into(),
-        local_port: 80,
-        remote_port: remote.port(),
-    }
-}
-
-fn toeplitz(shards: u16) -> Rss {
-    Rss::Toeplitz { key: SYMMETRIC_KEY.to_vec(), reta: Reta::even(shards, 128).entries().to_vec() }
-}
-
-/// Delivers flows to the shards that own them.
-fn deliver_rightly(port: &PortSteering, flows: std::ops::Range<u32>, with_hash: bool) {
-    let truth = port.sharding().clone();
-    for n in flows {
-        let tuple = flow(n);
-        let hash = truth.hasher().hash_tuple(&tuple);
-        let owner = truth.owner(hash);
-        let mut steering = port.shard(owner);
-        assert_eq!(steering.classify(&tuple, with_hash.then_some(hash)), owner);
-    }
-}
 
 #[test]
 fn one_shard_has_nothing_to_steer() {

@@ -1,40 +1,16 @@
-//! The decision is logged, once. Alone in its binary: what other threads do with the same
-//! log statements decides whether they are looked at.
+//! The decision is logged, once.
+//!
+//! Alone in its binary: while there is a single subscriber, `tracing` asks that of the thread
+//! which first comes to a log statement whether anybody wants it, and keeps the answer for
+//! all threads. Another test's thread, which has none, would say no for this one.
 
-use std::net::SocketAddr;
+#[path = "common/flows.rs"]
+mod flows;
 
+use flows::{deliver_rightly, flow, toeplitz};
 use throng_net::device::Rss;
-use throng_net::rss::{Reta, SYMMETRIC_KEY};
 use throng_net::steering::PortSteering;
-use throng_net::tcp::segment::FourTuple;
 use throng_runtime::ShardId;
-
-fn flow(n: u32) -> FourTuple {
-    let remote: SocketAddr =
-        format!("10.0.{}.{}:{}", n >> 8 & 255, n & 255, 1024 + n * 7 % 60000).parse().unwrap();
-    FourTuple {
-        local: "10.9.9.9".parse::<std::net::IpAddr>().unwrap().into(),
-        remote: remote.ip().into(),
-        local_port: 80,
-        remote_port: remote.port(),
-    }
-}
-
-fn toeplitz(shards: u16) -> Rss {
-    Rss::Toeplitz { key: SYMMETRIC_KEY.to_vec(), reta: Reta::even(shards, 128).entries().to_vec() }
-}
-
-/// Delivers flows to the shards that own them.
-fn deliver_rightly(port: &PortSteering, flows: std::ops::Range<u32>, with_hash: bool) {
-    let truth = port.sharding().clone();
-    for n in flows {
-        let tuple = flow(n);
-        let hash = truth.hasher().hash_tuple(&tuple);
-        let owner = truth.owner(hash);
-        let mut steering = port.shard(owner);
-        assert_eq!(steering.classify(&tuple, with_hash.then_some(hash)), owner);
-    }
-}
 
 /// What `f` logs, one line for each event.
 fn logged(f: impl FnOnce()) -> Vec<String> {

@@ -321,11 +321,18 @@ impl Stack {
         };
         if tuple.local_port == 0 {
             // The reply has to come back to this shard, whoever does the hashing.
-            let (sharding, engine, shard) = (self.steering.sharding(), &self.engine, self.shard);
-            let usable = |tuple: &FourTuple| {
-                sharding.owner_of(tuple) == shard && !engine.tuple_in_use(tuple)
-            };
-            self.ephemeral.choose(&mut tuple, usable).ok_or_else(|| {
+            let first = self.ephemeral.first();
+            let local = IpAddr::from(local_ip);
+            let mut ports = self.steering.sharding().source_ports(
+                local,
+                remote,
+                self.shard,
+                ports::RANGE,
+                first,
+            );
+            let free =
+                |port: &u16| !self.engine.tuple_in_use(&FourTuple { local_port: *port, ..tuple });
+            tuple.local_port = ports.find(free).ok_or_else(|| {
                 let text = format!("no free port for another connection to {remote}");
                 io::Error::new(io::ErrorKind::AddrNotAvailable, text)
             })?;
