@@ -210,6 +210,18 @@ fn lines_are_read_through_buf_read() {
 }
 
 #[test]
+fn empty_pieces_in_front_are_no_end() {
+    on_one(|| async {
+        let (mut server, mut client) = pair().await;
+        // More pieces than the host takes in one call.
+        let mut pieces = vec![std::io::IoSlice::new(&[]); 2_000];
+        pieces.push(std::io::IoSlice::new(b"at last"));
+        assert_eq!(client.write_vectored(&pieces).await.unwrap(), 7);
+        assert_eq!(server.read_chunk(100).await.unwrap(), "at last");
+    });
+}
+
+#[test]
 fn a_slow_reader_holds_the_writer_back_and_loses_nothing() {
     const BLOCKS: usize = 500;
     const BLOCK: usize = 64 << 10;
@@ -314,6 +326,26 @@ fn a_chunk_that_is_cut_off_ends_in_a_reset() {
             // Nobody reads for the second that the shards wait.
         }
     });
+    let (mut stream, _) = listener.accept().unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    let error = std::io::Read::read_to_end(&mut stream, &mut Vec::new()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn a_stream_that_outlives_its_shard_ends_in_a_reset() {
+    thread_local! {
+        static KEPT: Cell<Option<TcpStream>> = const { Cell::new(None) };
+    }
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    on_one(move || async move {
+        let mut stream = TcpStream::connect(addr).await.unwrap();
+        stream.write_chunk(Bytes::from(vec![1; 24 << 20])).await.unwrap();
+        // Dropped with the thread, or below if this is the test's own.
+        KEPT.set(Some(stream));
+    });
+    KEPT.set(None);
     let (mut stream, _) = listener.accept().unwrap();
     stream.set_read_timeout(Some(LIMIT)).unwrap();
     let error = std::io::Read::read_to_end(&mut stream, &mut Vec::new()).unwrap_err();

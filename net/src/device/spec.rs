@@ -97,7 +97,8 @@ pub struct OpenOptions {
     pub mac: Option<EthernetAddress>,
     /// Packet buffers for each queue.
     pub buffers: usize,
-    /// Descriptors of each receive and transmit ring.
+    /// Descriptors of each receive and transmit ring. A ring of a `dpdk:` port is no longer than
+    /// a quarter of `buffers`, so that rings alone cannot hold them all.
     pub ring: usize,
     /// The Toeplitz key to program where the device lets us, repeated or cut to its length.
     pub rss_key: Vec<u8>,

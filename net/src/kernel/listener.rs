@@ -88,7 +88,7 @@ impl KernelListener {
     fn take_break(&self, error: &io::Error) {
         tracing::warn!(%error, addr = %self.addr, "cannot accept for now");
         self.ready.clear(Side::Read);
-        self.reactor.wake_at(self.key, throng_runtime::now() + BREAK);
+        self.reactor.wake_at(self.key, self.reactor.now() + BREAK);
     }
 
     pub(crate) fn local_addr(&self) -> SocketAddr {

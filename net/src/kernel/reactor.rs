@@ -41,6 +41,8 @@ pub(crate) struct Reactor {
     /// Ports of this shard's listeners and UDP sockets: SO_REUSEPORT would let them be bound
     /// twice.
     bound: RefCell<Vec<(SocketType, SocketAddr)>>,
+    /// The time of the shard's last turn: a socket may outlive the shard's own context.
+    now: Cell<Instant>,
     /// When sources want to be looked at.
     alarms: RefCell<BTreeSet<(Instant, usize)>>,
     /// Sockets whose streams are gone and whose last chunk is not.
@@ -74,6 +76,7 @@ impl Reactor {
             events: RefCell::new(Vec::with_capacity(EVENTS)),
             scratch: RefCell::default(),
             bound: RefCell::default(),
+            now: Cell::default(),
             alarms: RefCell::default(),
             orphans: Cell::new(0),
             unpark: Cell::new(false),
@@ -116,6 +119,7 @@ impl Reactor {
 
     /// Looks at the sources whose time has come. Returns whether there were any.
     pub(crate) fn advance(&self, now: Instant) -> bool {
+        self.now.set(now);
         let mut worked = false;
         while self.next_deadline().is_some_and(|at| at <= now) {
             let Some((_, key)) = self.alarms.borrow_mut().pop_first() else { break };
@@ -180,6 +184,11 @@ impl Reactor {
     pub(super) fn remove(&self, key: usize) {
         let source = self.sources.borrow_mut().try_remove(key);
         drop(source);
+    }
+
+    /// The time, as of the shard's last turn.
+    pub(super) fn now(&self) -> Instant {
+        self.now.get()
     }
 
     /// Keeps a source whose stream is gone until its last chunk is sent, or to `until`.

@@ -213,15 +213,16 @@ impl KernelStream {
         cx: &mut Context<'_>,
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if pieces.iter().all(|piece| piece.is_empty()) {
+        // Empty ones in front could be all that one call takes.
+        let Some(first) = pieces.iter().position(|piece| !piece.is_empty()) else {
             return Poll::Ready(Ok(0));
-        }
+        };
+        // IOV_MAX of Linux.
+        let pieces = &pieces[first..pieces.len().min(first + 1_024)];
         ready!(coop::poll_proceed(cx));
         let socket = &*self.socket;
         loop {
             ready!(self.poll_writable(cx))?;
-            // IOV_MAX of Linux.
-            let pieces = &pieces[..pieces.len().min(1_024)];
             let outcome = sendmsg(
                 &socket.fd,
                 pieces,
@@ -366,7 +367,7 @@ impl Drop for KernelStream {
             self.reactor.remove(self.key);
             return;
         }
-        let until = throng_runtime::now() + linger.unwrap_or(PATIENCE);
+        let until = self.reactor.now() + linger.unwrap_or(PATIENCE);
         socket.orphan.set(Some(until));
         self.reactor.adopt(self.key, until);
     }

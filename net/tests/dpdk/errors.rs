@@ -25,3 +25,18 @@ fn an_error_names_the_device_and_the_reason() {
         assert!(dpdk::open(&["net_null0".to_owned()], 1, &OpenOptions::default()).is_ok());
     });
 }
+
+#[test]
+fn a_port_that_runs_but_does_not_suit_is_refused_for_that() {
+    let name = "errors::a_port_that_runs_but_does_not_suit_is_refused_for_that";
+    isolated(name, Need::Nothing, || {
+        let file = format!("/tmp/throng-dpdk-{}.pcap", std::process::id());
+        let port = format!("net_pcap0,tx_pcap={file}");
+        // It has no way to change its address.
+        let mac = Some(smoltcp::wire::EthernetAddress([2, 0, 0, 0, 0, 9]));
+        let options = OpenOptions { mac, ..OpenOptions::default() };
+        let text = dpdk::open(&[port], 1, &options).err().unwrap().to_string();
+        std::fs::remove_file(file).ok();
+        assert!(text.contains("setting the MAC address"), "{text}");
+    });
+}

@@ -157,6 +157,18 @@ fn frames_to_an_interface_that_is_down_are_dropped() {
 }
 
 #[test]
+fn rings_leave_buffers_for_sending() {
+    isolated("tap::rings_leave_buffers_for_sending", Need::Network, || {
+        // The driver fills its receive ring at once.
+        let options = OpenOptions { buffers: 512, ring: 1024, ..OpenOptions::default() };
+        let mut queues = tap(1, &options);
+        let device = &mut *queues[0];
+        let held: Vec<Packet> = std::iter::from_fn(|| device.allocate(100)).collect();
+        assert!(held.len() >= 256, "{} of 512 buffers", held.len());
+    });
+}
+
+#[test]
 fn running_out_of_buffers_is_survived() {
     isolated("tap::running_out_of_buffers_is_survived", Need::Network, || {
         let options = OpenOptions { buffers: 512, ring: 64, ..OpenOptions::default() };

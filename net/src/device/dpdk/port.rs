@@ -129,7 +129,13 @@ impl Port {
         // Interrupts are wanted but not all drivers start with them.
         let (settings, pools) = match self.configure(queues, options, true) {
             Ok(started) => started,
-            Err(_) => self.configure(queues, options, false)?,
+            Err(_) => {
+                // It may be what comes after the start that failed; a port that runs cannot be
+                // configured, and says only that.
+                // SAFETY: a valid port; one that does not run is left as it is.
+                unsafe { sys::rte_eth_dev_stop(self.id) };
+                self.configure(queues, options, false)?
+            }
         };
         tracing::debug!(
             port = self.name,
@@ -144,6 +150,10 @@ impl Port {
             toeplitz = matches!(settings.rss, Rss::Toeplitz { .. }),
             "DPDK port started"
         );
+        if settings.mtu < options.mtu {
+            let (mtu, wanted) = (settings.mtu, options.mtu);
+            tracing::warn!(port = self.name, mtu, wanted, "the port's MTU is smaller");
+        }
         let settings = Arc::new(settings);
         let port = Arc::new(self);
         pools
@@ -189,7 +199,8 @@ impl Port {
         let code = unsafe { sys::rte_eth_dev_configure(self.id, count, count, &conf) };
         self.check("configure", code)?;
 
-        let ring = u16::try_from(options.ring).unwrap_or(u16::MAX);
+        // A receive ring holds its number of buffers at all times, a transmit ring may.
+        let ring = u16::try_from(options.ring.min(options.buffers / 4)).unwrap_or(u16::MAX);
         let (mut rx_ring, mut tx_ring) = (ring, ring);
         // SAFETY: two in-out parameters.
         let code =
@@ -243,7 +254,8 @@ impl Port {
 
         let interrupts = interrupts && self.has_interrupts();
         let mac = self.mac(options)?;
-        let rss = rss::settle(self.id, &info, count, key.take());
+        // With some drivers the table's size depends on the number of queues.
+        let rss = rss::settle(self.id, &self::info(self.id)?, count, key.take());
         let tx = conf.txmode.offloads;
         // net_tap sums chained buffers wrongly where one but the last is of odd length; and it
         // cuts in software, IPv4 only and with CWR on every segment: as well done by the stack.

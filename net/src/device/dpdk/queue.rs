@@ -252,7 +252,7 @@ impl Device for DpdkQueue {
         if !self.early.is_empty() {
             return false;
         }
-        let Some(bell) = &mut self.bell else { return false };
+        let Some(bell) = &self.bell else { return false };
         // SAFETY: a valid queue of a started port.
         let fd = unsafe { sys::rte_eth_dev_rx_intr_ctl_q_get_fd(self.port_id, self.queue) };
         if !bell.watch(fd) {
