@@ -237,6 +237,47 @@ fn the_size_limit_holds() {
     assert!((9_000..=10_000).contains(&length), "{length}");
 }
 
+/// A disk with room for so many bytes.
+struct Disk(usize);
+
+impl std::io::Write for Disk {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match bytes.len().min(self.0) {
+            0 => Err(std::io::ErrorKind::StorageFull.into()),
+            fits => {
+                self.0 -= fits;
+                Ok(fits)
+            }
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_full_disk_ends_the_capture_and_not_the_device() {
+    let error = Capture::write_to(Box::new(Disk(10)), pcap::Options::default()).err().unwrap();
+    assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
+    let capture = Capture::write_to(Box::new(Disk(10_000)), pcap::Options::default()).unwrap();
+    let boxed =
+        |side: Vec<_>| side.into_iter().map(|q| Box::new(q) as Box<dyn Device>).collect::<Vec<_>>();
+    let (a, b) = memory::pair(1, Options::default());
+    let (mut a, mut b) = (capture.wrap(boxed(a)), capture.wrap(boxed(b)));
+    let mut now = Instant::ZERO;
+    for number in 0..100 {
+        let bytes = frames::numbered(B, A, 0, number, 500);
+        let packet = Packet::from(bytes.clone());
+        assert_eq!(a[0].transmit(&mut VecDeque::from([packet]), now), 1);
+        let mut got = Vec::new();
+        assert_eq!(b[0].receive(&mut got, 10, now), 1);
+        assert_eq!(got[0].data(), bytes);
+        // Each time the buffer is written out.
+        now += Duration::from_millis(100);
+    }
+}
+
 /// What tshark says of the file, with every checksum verified. `None`: there is no tshark.
 fn tshark(file: &TemporaryFile, arguments: &[&str]) -> Option<String> {
     let mut command = Command::new("tshark");

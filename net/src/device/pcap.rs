@@ -134,6 +134,9 @@ impl Device for CapturedQueue {
         let received = self.inner.receive(frames, max, now);
         self.capture.with(|writer| {
             for packet in &frames[before..] {
+                if writer.stopped {
+                    return;
+                }
                 let copy = received_copy(packet);
                 writer.frame(self.interface, Direction::In, &copy, now);
             }
@@ -147,6 +150,9 @@ impl Device for CapturedQueue {
     }
 
     fn transmit(&mut self, frames: &mut VecDeque<Packet>, now: Instant) -> usize {
+        if self.capture.with(|writer| writer.stopped) {
+            return self.inner.transmit(frames, now);
+        }
         let mut total = 0;
         while !frames.is_empty() {
             self.batch.extend(frames.drain(..frames.len().min(BATCH)));
