@@ -14,7 +14,8 @@
 //! ```
 //!
 //! Only TCP and UDP frames that are not fragments are steered by hash. ARP, NDP, ICMP and
-//! fragments are the caller's: every shard gets a copy, or the slow path's shard does.
+//! fragments are the caller's: every shard gets a copy, or the slow path's shard does. Where
+//! the device does not hash UDP by its ports, the owner of a datagram is always computed.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -58,6 +59,7 @@ pub struct PortSteering {
 struct Shared {
     device: String,
     sharding: Sharding,
+    hashes_udp: bool,
     mode: AtomicU8,
     verified: AtomicU32,
 }
@@ -69,7 +71,7 @@ impl PortSteering {
         let (sharding, refusal) = match claim {
             _ if shards <= 1 => (Sharding::symmetric(1), None),
             Rss::None => (Sharding::symmetric(shards), Some("the device claims no RSS")),
-            Rss::Toeplitz { key, reta } => {
+            Rss::Toeplitz { key, reta, .. } => {
                 match (Toeplitz::new(key), Reta::from_device(reta, shards)) {
                     (Ok(hasher), Some(reta)) => (Sharding::new(hasher, reta), None),
                     (Err(_), _) => {
@@ -94,8 +96,9 @@ impl PortSteering {
             _ => tracing::debug!(device, shards, "steering: verifying the device's RSS"),
         }
         let device = device.to_owned();
+        let hashes_udp = matches!(claim, Rss::Toeplitz { udp: true, .. });
         let (mode, verified) = (AtomicU8::new(mode as u8), AtomicU32::new(0));
-        PortSteering { shared: Arc::new(Shared { device, sharding, mode, verified }) }
+        PortSteering { shared: Arc::new(Shared { device, sharding, hashes_udp, mode, verified }) }
     }
 
     /// The view of one shard.
@@ -148,7 +151,7 @@ pub struct Steering {
 }
 
 impl Steering {
-    /// The owner of a TCP or UDP frame that arrived on this shard's own queue (not over
+    /// The owner of a TCP frame that arrived on this shard's own queue (not over
     /// the mesh: such a frame says nothing of the device). `tuple` is seen from this
     /// host, so the frame's source is `tuple.remote`; `rx_hash` is the device's hash,
     /// where it gave one.
@@ -169,6 +172,16 @@ impl Steering {
                     self.verify(tuple, rx_hash)
                 }
             },
+        }
+    }
+
+    /// The owner of a UDP frame; otherwise as [`classify`](Steering::classify).
+    #[inline]
+    pub fn classify_udp(&mut self, tuple: &FourTuple, rx_hash: Option<u32>) -> ShardId {
+        if self.shared.hashes_udp {
+            self.classify(tuple, rx_hash)
+        } else {
+            self.shared.sharding.owner_of(tuple)
         }
     }
 

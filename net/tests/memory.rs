@@ -105,7 +105,7 @@ fn a_hashing_link_delivers_where_it_claims() {
     for spread in [Spread::Rss, Spread::FalseRss] {
         let options = Options { spread, ..Options::default() };
         let (mut a, mut b): (Vec<MemoryQueue>, Vec<MemoryQueue>) = memory::pair(4, options);
-        let Rss::Toeplitz { key, reta } = b[0].capabilities().rss.clone() else {
+        let Rss::Toeplitz { key, reta, .. } = b[0].capabilities().rss.clone() else {
             panic!("it claims to hash")
         };
         let hasher = Toeplitz::new(&key).unwrap();

@@ -28,12 +28,13 @@ fn no_claim_means_software() {
 
 #[test]
 fn nonsense_claims_mean_software() {
-    for claim in [
-        Rss::Toeplitz { key: vec![1; 16], reta: vec![0, 1] },
-        Rss::Toeplitz { key: SYMMETRIC_KEY.to_vec(), reta: vec![0, 1, 2] },
-        Rss::Toeplitz { key: SYMMETRIC_KEY.to_vec(), reta: vec![0, 5] },
-        Rss::Toeplitz { key: SYMMETRIC_KEY.to_vec(), reta: vec![] },
+    for (key, reta) in [
+        (vec![1; 16], vec![0, 1]),
+        (SYMMETRIC_KEY.to_vec(), vec![0, 1, 2]),
+        (SYMMETRIC_KEY.to_vec(), vec![0, 5]),
+        (SYMMETRIC_KEY.to_vec(), vec![]),
     ] {
+        let claim = Rss::Toeplitz { key, reta, udp: true };
         assert_eq!(PortSteering::new("test", &claim, 2).mode(), Mode::Software);
     }
 }
@@ -98,11 +99,28 @@ fn trust_is_taken_back_when_a_frame_strays() {
 }
 
 #[test]
+fn udp_that_is_hashed_without_ports_is_steered_by_software_alone() {
+    for (hashed, expected) in [(true, Mode::Software), (false, Mode::Hardware)] {
+        let Rss::Toeplitz { key, reta, .. } = toeplitz(2) else { panic!() };
+        let port = PortSteering::new("test", &Rss::Toeplitz { key, reta, udp: hashed }, 2);
+        deliver_rightly(&port, 0..100, false);
+        let stray = (0..).map(flow).find(|t| port.sharding().owner_of(t) == ShardId(1)).unwrap();
+        let mut steering = port.shard(ShardId(0));
+        for _ in 0..=RECHECK_INTERVAL {
+            // The hash of the addresses, by which the device has chosen the queue.
+            steering.classify_udp(&stray, Some(0xbeef));
+        }
+        assert_eq!(steering.classify_udp(&stray, None), ShardId(1));
+        assert_eq!(port.mode(), expected);
+    }
+}
+
+#[test]
 fn the_devices_own_key_and_table_decide_ownership() {
     let key: Vec<u8> = (1..=40).collect();
     let reta = vec![1, 1, 0, 1];
-    let port =
-        PortSteering::new("test", &Rss::Toeplitz { key: key.clone(), reta: reta.clone() }, 2);
+    let claim = Rss::Toeplitz { key: key.clone(), reta: reta.clone(), udp: true };
+    let port = PortSteering::new("test", &claim, 2);
     let hasher = Toeplitz::new(&key).unwrap();
     for n in 0..100 {
         let expected = reta[hasher.hash_tuple(&flow(n)) as usize % 4];

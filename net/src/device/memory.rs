@@ -170,7 +170,8 @@ impl Side {
         let rss = match options.spread {
             Spread::SameQueue => Rss::None,
             Spread::Rss | Spread::FalseRss => {
-                Rss::Toeplitz { key: hasher.key().to_vec(), reta: reta.entries().to_vec() }
+                let (key, reta) = (hasher.key().to_vec(), reta.entries().to_vec());
+                Rss::Toeplitz { key, reta, udp: true }
             }
         };
         let mac = options.mac.unwrap_or_else(|| super::local_mac(name));

@@ -65,12 +65,14 @@ pub enum Rss {
     /// No promise which queue a flow arrives on (one queue, foreign hash).
     None,
     /// Toeplitz over (source address, destination address, source port, destination port)
-    /// with this key; queue = `reta[hash % reta.len()]`.
+    /// of TCP with this key; queue = `reta[hash % reta.len()]`.
     Toeplitz {
         /// The 40-byte (or longer) hash key in use.
         key: Vec<u8>,
         /// The redirection table, its length a power of two.
         reta: Vec<u16>,
+        /// Whether UDP is hashed with its ports, too. Some NICs take its addresses only.
+        udp: bool,
     },
 }
 

@@ -54,14 +54,13 @@ impl Stack {
         let mut segments = std::mem::take(&mut self.segments);
         for (index, frame) in frames.iter_mut().enumerate() {
             let parsed = parse(frame, |addr| self.link.routes.is_local(addr));
-            let tuple = match &parsed {
-                Ok(Parsed::Tcp(header, _)) => Some(header.tuple),
-                Ok(Parsed::Udp(tuple, _)) => Some(*tuple),
-                _ => None,
-            };
-            if let Some(tuple) = tuple.filter(|_| steer && self.shards > 1) {
+            if steer && self.shards > 1 {
                 let rss_hash = frame.rx.rss_hash;
-                let owner = self.steering.classify(&tuple, rss_hash);
+                let owner = match &parsed {
+                    Ok(Parsed::Tcp(header, _)) => self.steering.classify(&header.tuple, rss_hash),
+                    Ok(Parsed::Udp(tuple, _)) => self.steering.classify_udp(tuple, rss_hash),
+                    _ => self.shard,
+                };
                 if owner != self.shard {
                     self.link.counters.steered_out += 1;
                     let packet = std::mem::take(frame);

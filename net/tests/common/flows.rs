@@ -22,7 +22,8 @@ pub(crate) fn flow(n: u32) -> FourTuple {
 
 /// The claim of a device with the symmetric key.
 pub(crate) fn toeplitz(shards: u16) -> Rss {
-    Rss::Toeplitz { key: SYMMETRIC_KEY.to_vec(), reta: Reta::even(shards, 128).entries().to_vec() }
+    let reta = Reta::even(shards, 128).entries().to_vec();
+    Rss::Toeplitz { key: SYMMETRIC_KEY.to_vec(), reta, udp: true }
 }
 
 /// Delivers flows to the shards that own them.

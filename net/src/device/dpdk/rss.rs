@@ -12,11 +12,9 @@ const MAX_RETA: usize = 512;
 
 /// What has to be hashed over all four fields for the claim of [`Rss::Toeplitz`].
 const TCP: u64 = sys::THRONG_RSS_IPV4_TCP | sys::THRONG_RSS_IPV6_TCP;
-const WANTED: u64 = TCP
-    | sys::THRONG_RSS_IPV4
-    | sys::THRONG_RSS_IPV4_UDP
-    | sys::THRONG_RSS_IPV6
-    | sys::THRONG_RSS_IPV6_UDP;
+/// The same for UDP, without which it is steered by software.
+const UDP: u64 = sys::THRONG_RSS_IPV4_UDP | sys::THRONG_RSS_IPV6_UDP;
+const WANTED: u64 = TCP | UDP | sys::THRONG_RSS_IPV4 | sys::THRONG_RSS_IPV6;
 
 /// Puts the request for RSS into `conf`, if the port has any; `key` is repeated to the length
 /// the port wants. The result owns the key that `conf` then points to.
@@ -81,11 +79,11 @@ pub(super) fn settle(
     conf.rss_key_len = in_use.len() as u8;
     // SAFETY: the key buffer is as long as the driver's keys are.
     let code = unsafe { sys::rte_eth_dev_rss_hash_conf_get(port, &mut conf) };
-    if code == 0 && conf.rss_hf & TCP != TCP {
+    let hashed = if code == 0 { conf.rss_hf } else { info.flow_type_rss_offloads };
+    if hashed & TCP != TCP || reta.iter().any(|&queue| queue >= queues) {
         return Rss::None;
     }
-    let all_queues = reta.iter().all(|&queue| queue < queues);
-    if all_queues { Rss::Toeplitz { key: in_use, reta } } else { Rss::None }
+    Rss::Toeplitz { key: in_use, reta, udp: hashed & UDP == UDP }
 }
 
 /// The table as DPDK takes it.
