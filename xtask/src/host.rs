@@ -5,9 +5,13 @@ use std::time::Duration;
 
 use crate::process::Cmd;
 
-/// We are root in the initial user namespace.
+/// We are root, and not only in a user namespace of somebody's: that root owns no hugepages,
+/// installs no package and loads no XDP program.
 pub(crate) fn is_root() -> bool {
-    nix::unistd::geteuid().is_root()
+    // The initial namespace maps all numbers to themselves.
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let whole = map.split_whitespace().eq(["0", "0", "4294967295"]);
+    nix::unistd::geteuid().is_root() && (whole || map.is_empty())
 }
 
 /// The workspace's directory.
@@ -16,10 +20,12 @@ pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
 }
 
-/// Cargo's target directory.
+/// Cargo's target directory: the one that this program was built in, for a variable or any of
+/// cargo's configuration files may have named another than `target`.
 pub(crate) fn target() -> PathBuf {
-    match std::env::var_os("CARGO_TARGET_DIR") {
-        Some(dir) => root().join(dir),
+    let built = std::env::current_exe().ok();
+    match built.as_deref().and_then(|program| program.ancestors().nth(2)) {
+        Some(dir) => dir.to_owned(),
         None => root().join("target"),
     }
 }

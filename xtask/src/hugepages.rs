@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::host;
 use crate::process;
 
-const COUNT: &str = "/proc/sys/vm/nr_hugepages";
+/// Where the kernel takes and gives their number.
+pub(crate) const COUNT: &str = "/proc/sys/vm/nr_hugepages";
 
 /// How many there were before us, plus one; 0: nothing was changed.
 static BEFORE: AtomicU64 = AtomicU64::new(0);

@@ -3,7 +3,7 @@
 //! Every child leads its own process group. The group is killed when its time is up, when
 //! its handle is dropped, and when a signal ends xtask: nothing outlives the run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
@@ -14,15 +14,22 @@ use std::sync::Mutex;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
 /// Process groups that are alive, and what to undo, if a signal ends xtask.
-static AT_EXIT: Mutex<AtExit> =
-    Mutex::new(AtExit { groups: BTreeMap::new(), undo: BTreeMap::new(), next: 0 });
+static AT_EXIT: Mutex<AtExit> = Mutex::new(AtExit {
+    groups: BTreeSet::new(),
+    attached: BTreeSet::new(),
+    undo: BTreeMap::new(),
+    next: 0,
+});
 
 struct AtExit {
-    groups: BTreeMap<i32, ()>,
+    groups: BTreeSet<i32>,
+    /// Children in our own group: the terminal's Ctrl-C reaches them, a plain `kill` of us
+    /// does not.
+    attached: BTreeSet<i32>,
     undo: BTreeMap<u64, fn()>,
     next: u64,
 }
@@ -31,11 +38,14 @@ struct AtExit {
 pub(crate) fn end_children_on_signals() {
     let handler = || {
         let state = AT_EXIT.lock().unwrap_or_else(|poison| poison.into_inner());
-        for &group in state.groups.keys() {
+        for &group in &state.groups {
             let _ = killpg(Pid::from_raw(group), Signal::SIGTERM);
         }
+        for &child in &state.attached {
+            let _ = kill(Pid::from_raw(child), Signal::SIGTERM);
+        }
         thread::sleep(Duration::from_millis(300));
-        for &group in state.groups.keys() {
+        for &group in &state.groups {
             let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
         }
         for undo in state.undo.values() {
@@ -270,7 +280,15 @@ impl Cmd {
         let mut command = self.command();
         // In the foreground group, so that Ctrl-C and reading from the terminal work.
         command.process_group(nix::unistd::getpgrp().as_raw());
-        command.status()
+        let at_exit = || AT_EXIT.lock().unwrap_or_else(|poison| poison.into_inner());
+        let mut state = at_exit();
+        let mut child = command.spawn()?;
+        let id = child.id() as i32;
+        state.attached.insert(id);
+        drop(state);
+        let status = child.wait();
+        at_exit().attached.remove(&id);
+        status
     }
 
     /// Starts it in the background; the output goes to the log file, or nowhere.
@@ -322,7 +340,7 @@ impl Background {
         limit: Duration,
     ) -> io::Result<(ExitStatus, bool)> {
         let group = self.group.take().expect("only stop() and wait() take the group");
-        let _ = nix::sys::signal::kill(group.id, signal);
+        let _ = kill(group.id, signal);
         group.wait(limit)
     }
 
@@ -344,7 +362,7 @@ impl Group {
         let mut state = AT_EXIT.lock().unwrap_or_else(|poison| poison.into_inner());
         let child = command.spawn()?;
         let id = Pid::from_raw(child.id() as i32);
-        state.groups.insert(id.as_raw(), ());
+        state.groups.insert(id.as_raw());
         Ok(Group { child, id })
     }
 

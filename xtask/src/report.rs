@@ -58,6 +58,15 @@ impl Outcome {
         }
     }
 
+    /// A step that tested nothing at all has not passed: a filter that fits no test, or a
+    /// test that is gone, must not look like success.
+    fn or_nothing(self, name: &str) -> Outcome {
+        if self.passed == 0 && self.failed.is_empty() && self.skipped.is_empty() {
+            return Outcome::fail(name, "nothing was tested");
+        }
+        self
+    }
+
     /// Adds the counts of another one.
     pub(crate) fn add(&mut self, other: Outcome) {
         self.passed += other.passed;
@@ -176,7 +185,7 @@ impl Report {
         }
         println!("==> {name}");
         let (start, cpu) = (Instant::now(), children_cpu());
-        let outcome = run();
+        let outcome = run().or_nothing(name);
         let (took, cpu) = (start.elapsed(), children_cpu().saturating_sub(cpu));
         for (test, why) in &outcome.skipped {
             println!("    skipped {test}: {why}");
@@ -226,6 +235,9 @@ impl Report {
             total.failed.extend(done.outcome.failed.iter().cloned());
             total.skipped.extend(done.outcome.skipped.iter().cloned());
         }
+        if self.done.is_empty() {
+            println!("no step is called so: {}; --list names them", self.only.join(", "));
+        }
         println!("\n{}", counts(&total));
         total.failed.is_empty() && total.passed > 0
     }
@@ -249,7 +261,15 @@ fn counts(outcome: &Outcome) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::count_tests;
+    use super::{Outcome, Report, count_tests};
+
+    #[test]
+    fn a_step_that_tested_nothing_has_failed() {
+        let mut report = Report::new(&[], false);
+        report.step("something", Outcome::pass);
+        report.step("empty", || count_tests("running 0 tests\n"));
+        assert!(!report.finish());
+    }
 
     #[test]
     fn counts_what_libtest_prints() {

@@ -90,6 +90,10 @@ impl Capture {
         let said = std::fs::read_to_string(log).unwrap_or_default();
         let dropped = dropped(&said).ok_or(format!("dumpcap said no counts: {said}"))?;
 
+        let packets = captured(&said);
+        if packets == 0 {
+            return Err(format!("nothing was captured, so nothing was judged: {said}"));
+        }
         let output = tshark(file)?;
         // The expert table follows the fields of single frames.
         let table = ["Errors (", "Warns (", "Notes (", "Chats ("]
@@ -127,7 +131,6 @@ impl Capture {
         if !bad.is_empty() {
             return Err(format!("{}\ncapture: {}", bad.join("\n"), file.display()));
         }
-        let packets = summary_packets(&said);
         // Good captures are large and say nothing more.
         if std::env::var_os("THRONG_KEEP_CAPTURES").is_none() {
             let _ = std::fs::remove_file(file);
@@ -183,6 +186,9 @@ fn late_resets(file: &Path) -> Result<u64, String> {
         .limit(Duration::from_secs(150))
         .run()
         .map_err(|error| format!("tshark: {error}"))?;
+    if !done.ok() {
+        return Err(format!("tshark: {}", done.how()));
+    }
     let mut ended: BTreeMap<(&str, Side), ()> = BTreeMap::new();
     let mut late = 0;
     for line in done.output.lines() {
@@ -216,11 +222,11 @@ fn dropped(said: &str) -> Option<u64> {
     counts.split(['/', ' ']).nth(1)?.parse().ok()
 }
 
-fn summary_packets(said: &str) -> String {
+/// `Packets captured: 123`.
+fn captured(said: &str) -> u64 {
     said.rsplit_once("Packets captured: ")
-        .and_then(|(_, after)| after.split_whitespace().next())
-        .unwrap_or("?")
-        .to_owned()
+        .and_then(|(_, after)| after.split_whitespace().next()?.parse().ok())
+        .unwrap_or(0)
 }
 
 /// Expert items by who sent the frame and what they say: how many, and the first frame.

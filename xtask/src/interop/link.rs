@@ -44,7 +44,7 @@ impl Link {
                 let queues = "numtxqueues 2 numrxqueues 2";
                 run(&format!("ip link add tv0 {queues} type veth peer name tv1 {queues}"))?;
                 // The server's end belongs to the server alone: the kernel must not speak on it.
-                run("sysctl -qw net.ipv6.conf.tv0.disable_ipv6=1")?;
+                setting("net/ipv6/conf/tv0/disable_ipv6", "1")?;
                 run("ip link set tv0 up")?;
                 // Without this the kernel leaves checksums half done on a veth, for its other
                 // end to finish, and our server would see them as wrong.
@@ -81,6 +81,12 @@ pub(crate) fn bring_up(interface: &str, addresses: &[&str]) -> Result<(), String
         run(&format!("ip address add {address} dev {interface}{nodad}"))?;
     }
     Ok(())
+}
+
+/// Sets what the kernel has at `/proc/sys/key`.
+pub(crate) fn setting(key: &str, value: &str) -> Result<(), String> {
+    let path = Path::new("/proc/sys").join(key);
+    std::fs::write(&path, value).map_err(|error| format!("{}: {error}", path.display()))
 }
 
 /// Runs a short command; its failure is an error with what it said.
