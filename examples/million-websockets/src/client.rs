@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::{SinkExt, StreamExt};
@@ -30,11 +30,17 @@ pub(crate) struct Outcome {
 /// Where the shards of the client meet between two phases.
 #[derive(Default)]
 pub(crate) struct Phases {
+    begun: AtomicBool,
     echoed: AtomicU32,
     measured: AtomicU32,
 }
 
 impl Phases {
+    /// A shard of the client has run: the device and the link are there.
+    pub(crate) fn begun(&self) -> bool {
+        self.begun.load(Ordering::Acquire)
+    }
+
     /// Waits, outside the runtime, until all `shards` have echoed.
     pub(crate) fn wait_echoed(&self, shards: u16) -> bool {
         let patience = Instant::now() + Duration::from_secs(600);
@@ -62,6 +68,7 @@ type Sockets = Rc<RefCell<Vec<WebSocket<TcpStream>>>>;
 
 /// Runs connections `shard`, `shard + shards`, and so on.
 pub(crate) async fn run(connections: u32, shard: u16, shards: u16, phases: &Phases) -> Outcome {
+    phases.begun.store(true, Ordering::Release);
     let mine = (u32::from(shard)..connections).step_by(shards.into());
     let mut outcome = Outcome::default();
     let sockets = Sockets::default();
@@ -85,17 +92,22 @@ pub(crate) async fn run(connections: u32, shard: u16, shards: u16, phases: &Phas
     outcome
 }
 
-/// Runs `task` for every number, some at a time. Returns how many failed.
+/// Runs `task` for every number, some at a time. Returns how many failed. When the first
+/// [`AT_ONCE`] have all failed, the other end is gone, and the rest is not waited for.
 async fn each<F: Future<Output = io::Result<()>> + 'static>(
-    numbers: impl Iterator<Item = u32> + 'static,
+    mut numbers: impl Iterator<Item = u32> + 'static,
     mut task: impl FnMut(u32) -> F,
 ) -> u32 {
-    let mut failed = 0;
+    let (mut failed, mut ended) = (0, 0);
     let mut running = futures::stream::FuturesUnordered::new();
-    for number in numbers {
+    while let Some(number) = numbers.next() {
         running.push(task(number));
         if running.len() >= AT_ONCE as usize {
             failed += count(running.next().await);
+            ended += 1;
+        }
+        if failed == AT_ONCE && ended == AT_ONCE {
+            failed += numbers.by_ref().count() as u32;
         }
     }
     while let Some(result) = running.next().await {

@@ -4,7 +4,7 @@ use std::io::{self, BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use throng::Builder;
@@ -35,6 +35,17 @@ struct Summary {
     echoes_per_second: u64,
 }
 
+/// How long the server's process may take to end.
+const END: Duration = Duration::from_secs(20);
+
+/// How a run over DPDK came to nothing.
+enum Failure {
+    /// DPDK or the link was not to be had; the memory device may do.
+    Start(io::Error),
+    /// Both ends ran, and then something went wrong: that is the demo's result.
+    Run(io::Error),
+}
+
 /// The server, wherever it lives.
 enum Server {
     Process(Child),
@@ -63,40 +74,44 @@ pub(crate) fn run(connections: u32, shards: u16, json: bool, memory: bool) -> io
 /// Over memif; over the memory device where DPDK does not start.
 fn run_with_dpdk(connections: u32, shards: u16) -> io::Result<Summary> {
     println!("device: dpdk net_memif, server and client are two processes");
-    let dir = std::env::temp_dir().join(format!("throng-demo-{}", std::process::id()));
-    std::fs::create_dir_all(&dir)?;
-    let outcome = run_on_memif(connections, shards, &dir);
-    std::fs::remove_dir_all(&dir)?;
-    outcome.or_else(|error| {
-        println!("device: memory, both ends in this process; DPDK did not work: {error}");
-        run_in_memory(connections, shards)
-    })
+    match run_on_memif(connections, shards) {
+        Ok(summary) => Ok(summary),
+        Err(Failure::Run(error)) => Err(error),
+        Err(Failure::Start(error)) => {
+            println!("device: memory, both ends in this process; DPDK did not start: {error}");
+            run_in_memory(connections, shards)
+        }
+    }
 }
 
-fn run_on_memif(connections: u32, shards: u16, dir: &std::path::Path) -> io::Result<Summary> {
-    let socket = dir.join("memif.sock");
-    let common = format!("id=0,socket={},socket-abstract=no", socket.display());
-    let mut child = Command::new(std::env::current_exe()?)
+fn run_on_memif(connections: u32, shards: u16) -> Result<Summary, Failure> {
+    // In the abstract name space there is no file that an interrupted run could leave behind.
+    let socket = format!("throng-demo-{}", std::process::id());
+    let common = format!("id=0,socket={socket},socket-abstract=yes");
+    let program = std::env::current_exe().map_err(Failure::Start)?;
+    let mut child = Command::new(program)
         .args(["server", "--device", &format!("dpdk:net_memif0,role=server,{common}")])
         .args(["--shards", &shards.to_string(), "--connections", &connections.to_string()])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .spawn()?;
+        .spawn()
+        .map_err(Failure::Start)?;
     let stdout = child.stdout.take().map(BufReader::new);
     let pid = child.id();
     let server = Server::Process(child);
     let ready = stdout
         .is_some_and(|stdout| stdout.lines().map_while(Result::ok).any(|line| line == "ready"));
     if !ready {
-        server.stop()?;
-        return Err(io::Error::other("the server process did not start"));
+        let why = server.stop().err();
+        let why = why.unwrap_or_else(|| io::Error::other("the server process did not start"));
+        return Err(Failure::Start(why));
     }
     let device = format!("dpdk:net_memif0,role=client,{common}");
     let measured = "growth of the server process's resident memory, hugepages included";
     let outcome = drive(&device, connections, shards, || Resident::of(pid));
     let stopped = server.stop();
     let (outcomes, before, idle) = outcome?;
-    stopped?;
+    stopped.map_err(Failure::Run)?;
     Ok(Summary::new("dpdk:net_memif", measured, connections, shards, &outcomes, before, idle))
 }
 
@@ -118,7 +133,9 @@ fn run_in_memory(connections: u32, shards: u16) -> io::Result<Summary> {
     let measured = "growth of this process's resident memory: server and client together";
     let outcome = drive("memory:demo", connections, shards, Resident::of_self);
     let stopped = server.stop();
-    let (outcomes, before, idle) = outcome?;
+    let (outcomes, before, idle) = outcome.map_err(|failure| match failure {
+        Failure::Start(error) | Failure::Run(error) => error,
+    })?;
     stopped?;
     Ok(Summary::new("memory", measured, connections, shards, &outcomes, before, idle))
 }
@@ -129,8 +146,8 @@ fn drive(
     connections: u32,
     shards: u16,
     resident: impl Fn() -> io::Result<Resident> + Sync,
-) -> io::Result<(Vec<Outcome>, Resident, Resident)> {
-    let before = resident()?;
+) -> Result<(Vec<Outcome>, Resident, Resident), Failure> {
+    let before = resident().map_err(Failure::Run)?;
     let phases = Arc::new(Phases::default());
     let builder = Builder::new()
         .device(device)
@@ -156,8 +173,9 @@ fn drive(
         if outcomes.is_err() {
             phases.give_up();
         }
-        let idle = measuring.join().map_err(|_| io::Error::other("measuring panicked"))?;
-        Ok((outcomes?, before, idle?))
+        let idle = measuring.join().map_err(|_| Failure::Run(io::Error::other("measuring")))?;
+        let kind = if phases.begun() { Failure::Run } else { Failure::Start };
+        Ok((outcomes.map_err(kind)?, before, idle.map_err(Failure::Run)?))
     })
 }
 
@@ -166,14 +184,19 @@ impl Server {
         match self {
             Server::Process(mut child) => {
                 drop(child.stdin.take());
-                for _ in 0..500 {
-                    if child.try_wait()?.is_some() {
-                        return Ok(());
+                let patience = Instant::now() + END;
+                while Instant::now() < patience {
+                    match child.try_wait()? {
+                        Some(status) if status.success() => return Ok(()),
+                        Some(status) => {
+                            return Err(io::Error::other(format!("the server ended: {status}")));
+                        }
+                        None => std::thread::sleep(Duration::from_millis(10)),
                     }
-                    std::thread::sleep(Duration::from_millis(10));
                 }
                 child.kill()?;
-                child.wait().map(drop)
+                child.wait()?;
+                Err(io::Error::other(format!("the server did not end in {} s", END.as_secs())))
             }
             Server::Thread(control, thread) => {
                 control.stop.store(true, Ordering::Release);
@@ -231,7 +254,7 @@ fn print(summary: &Summary, json: bool) -> io::Result<()> {
     println!(
         "  THRONG_DEVICE=tap:throng0 THRONG_ADDRESS=10.9.0.2/24 cargo run --example http-hello"
     );
-    println!("  ip addr add 10.9.0.1/24 dev throng0 && curl http://10.9.0.2:8080/");
+    println!("  ip addr add 10.9.0.1/24 dev throng0 && curl http://10.9.0.2/");
     if json {
         println!("{}", serde_json::to_string(summary).map_err(io::Error::other)?);
     }

@@ -25,7 +25,8 @@ pub(crate) fn all(run: &mut Run, dir: &Path) {
         let _server = serve(run, dir, "http-hello", 80)?;
         let url = format!("http://{SERVER_V4}/");
         let first = checks::get(&url, &["--http1.1", "-m5"])?;
-        let second = checks::get(&url, &["--http2-prior-knowledge", "-m5", "-w", "\n2"])?;
+        let second =
+            checks::get(&url, &["--http2-prior-knowledge", "-m5", "-w", "\n%{http_version}"])?;
         // Which shard answers is RSS's to say, and may differ.
         let hello = |text: &str| text.starts_with("hello from shard ") && text.contains(": /");
         if !hello(&first) || !hello(&second) || !second.ends_with('2') {
@@ -40,6 +41,61 @@ pub(crate) fn all(run: &mut Run, dir: &Path) {
         checks::succeeds(python.limit(Duration::from_secs(60)), 8)?;
         client(run, dir)
     });
+    run.check("what the demo says to try", |run| {
+        let demo = Cmd::new(dir.with_file_name(crate::demo::PACKAGE))
+            .args(["--memory", "--connections", "10"])
+            .stdout_only()
+            .limit(Duration::from_secs(60))
+            .run()
+            .map_err(|error| error.to_string())?;
+        let lines: Vec<&str> = demo.output.lines().flat_map(|line| line.split("&&")).collect();
+        as_written(run, dir, &lines)
+    });
+    run.check("what the README says to try", |run| {
+        let readme = crate::host::root().join("README.md");
+        let text = std::fs::read_to_string(&readme).map_err(|error| error.to_string())?;
+        let code: Vec<&str> = text.split('`').collect();
+        as_written(run, dir, &code)
+    });
+}
+
+/// Runs the three commands that a reader is told to try, as they stand in `text`: a server, an
+/// address for the kernel's side, and curl.
+fn as_written(run: &Run, dir: &Path, text: &[&str]) -> Verdict {
+    let find = |what: &str| {
+        let found = text.iter().find(|code| code.contains(what) && !code.contains("fn main"));
+        found.map(|code| code.trim()).ok_or(format!("no '{what}' to try"))
+    };
+    let (server, address, curl) =
+        (find("cargo run --example ")?, find("ip addr add ")?, find("curl http")?);
+    // It is built already, with the features of the other tests.
+    let program = format!("{}/", dir.display());
+    let line = server.replace("cargo run --example ", &program).replace(" -- ", " ");
+    let log = run.logs.join("as-written.log");
+    let mut server = Cmd::new("sh")
+        .args(["-c", &line])
+        .log(&log)
+        .background()
+        .map_err(|error| format!("{line}: {error}"))?;
+    let start = Instant::now();
+    let mut trying = address;
+    loop {
+        let tried = Cmd::new("sh").args(["-c", trying]).limit(Duration::from_secs(5)).run();
+        match tried {
+            Ok(done) if done.ok() && trying == curl => {
+                return Ok(format!("{curl}: {}", done.tail(1)));
+            }
+            Ok(done) if done.ok() => trying = curl,
+            _ if server.alive() && start.elapsed() < Duration::from_secs(15) => {
+                thread::sleep(Duration::from_millis(100));
+            }
+            failed => {
+                let how = failed.map_or_else(|error| error.to_string(), |done| done.output);
+                let said = std::fs::read_to_string(&log).unwrap_or_default();
+                return Err(format!("{line}\n{trying}: {how}\nthe server said: {said}"));
+            }
+        }
+    }
 }
 
 /// Starts a server on a TAP of its own and waits until it takes connections on `port`.
@@ -69,7 +125,7 @@ fn serve(run: &Run, dir: &Path, name: &str, port: u16) -> Result<Background, Str
 
 /// ws-client against ws-echo: from another network, through the kernel as a router.
 fn client(run: &Run, dir: &Path) -> Verdict {
-    link::run("sysctl -qw net.ipv4.ip_forward=1")?;
+    link::setting("net/ipv4/ip_forward", "1")?;
     let log = run.logs.join("ws-client.log");
     let client = Cmd::new(dir.join("ws-client"))
         .args(["--device", &format!("tap:{CLIENT_TAP}"), "--count", "5"])
