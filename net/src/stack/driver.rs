@@ -10,8 +10,11 @@ use throng_runtime::{Driver, Instant};
 use super::{SharedStack, Stack};
 use crate::local::Network;
 
-/// How long a shard naps at a time on a device that cannot wake it.
-const NAP: Duration = Duration::from_micros(50);
+/// How long a shard naps at a time on a device that cannot wake it: from, and to when it has
+/// been quiet for long.
+const NAPS: (Duration, Duration) = (Duration::from_micros(50), Duration::from_millis(2));
+/// A nap is this part of the quiet before it, so what ends the quiet is late by no more.
+const NAP_PART: u32 = 16;
 /// How soon a full ring is looked at again. Not at once: a virtual clock would stand still.
 const RETRY: Duration = Duration::from_micros(5);
 /// How often a busy shard looks at its host sockets, which costs a system call.
@@ -23,11 +26,13 @@ pub(crate) struct StackDriver {
     network: Rc<Network>,
     /// When to look at the host's sockets again.
     host_due: Instant,
+    /// When anything last came or went.
+    active: Instant,
 }
 
 impl StackDriver {
     pub(crate) fn new(stack: SharedStack, network: Rc<Network>) -> StackDriver {
-        StackDriver { stack, network, host_due: Instant::default() }
+        StackDriver { stack, network, host_due: Instant::default(), active: Instant::default() }
     }
 }
 
@@ -40,6 +45,9 @@ impl Driver for StackDriver {
             self.host_due = now + HOST_SOCKETS;
             worked |= host.poll();
         }
+        if worked {
+            self.active = now;
+        }
         worked
     }
 
@@ -49,7 +57,11 @@ impl Driver for StackDriver {
     }
 
     fn transmit(&mut self, now: Instant) -> bool {
-        self.stack.borrow_mut().transmit(now)
+        let worked = self.stack.borrow_mut().transmit(now);
+        if worked {
+            self.active = now;
+        }
+        worked
     }
 
     fn next_deadline(&self) -> Option<Instant> {
@@ -59,7 +71,9 @@ impl Driver for StackDriver {
 
     fn park(&mut self, unpark: BorrowedFd<'_>, timeout: Option<Duration>) {
         let host = self.network.reactor();
-        self.stack.borrow_mut().park(unpark, host.map(|host| host.as_fd()), timeout);
+        let mut stack = self.stack.borrow_mut();
+        let nap = nap(stack.link.now - self.active);
+        stack.park(unpark, host.map(|host| host.as_fd()), timeout, nap);
         // What ended the sleep may be there.
         self.host_due = Instant::default();
     }
@@ -127,6 +141,7 @@ impl Stack {
         unpark: BorrowedFd<'_>,
         host: Option<BorrowedFd<'_>>,
         timeout: Option<Duration>,
+        nap: Duration,
     ) {
         // The sleeping flag is up: whatever another shard pushes from now on ends the wait,
         // and what it pushed before is seen here.
@@ -137,7 +152,7 @@ impl Stack {
         let armed = self.link.device.interrupt_fd().is_some() && self.link.device.arm();
         let can_sleep = armed || self.link.device.interrupt_fd().is_none();
         if can_sleep {
-            let timeout = if armed { timeout } else { Some(timeout.map_or(NAP, |t| t.min(NAP))) };
+            let timeout = if armed { timeout } else { Some(timeout.map_or(nap, |t| t.min(nap))) };
             let device = armed.then(|| self.link.device.interrupt_fd()).flatten();
             let unused = unpark;
             wait_readable(&[unpark, device.unwrap_or(unused), host.unwrap_or(unused)], timeout);
@@ -145,5 +160,29 @@ impl Stack {
         if armed {
             self.link.device.disarm();
         }
+    }
+}
+
+/// How long to nap after `quiet`.
+fn nap(quiet: Duration) -> Duration {
+    (quiet / NAP_PART).clamp(NAPS.0, NAPS.1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn naps_grow_with_the_quiet_before_them() {
+        let micros = |quiet| nap(Duration::from_micros(quiet)).as_micros();
+        assert_eq!([0, 800, 1_600, 16_000].map(micros), [50, 50, 100, 1_000]);
+        assert_eq!(nap(Duration::MAX), Duration::from_millis(2));
+        // Of a quiet second a shard is awake some 550 times.
+        let (mut quiet, mut naps) = (Duration::ZERO, 0);
+        while quiet < Duration::from_secs(1) {
+            quiet += nap(quiet);
+            naps += 1;
+        }
+        assert!((500..600).contains(&naps), "{naps}");
     }
 }
