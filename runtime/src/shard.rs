@@ -55,6 +55,9 @@ pub(crate) struct Shard {
     ready: RefCell<ReadyQueue>,
     /// What is left of the running task's cooperative budget.
     pub(crate) budget: Cell<u32>,
+    /// How many more sleeps may be over in this poll. They have a budget of their own: a
+    /// deadline beside a busy stream must not wait for the stream to leave some.
+    pub(crate) sleeps: Cell<u32>,
     /// Remote wakes taken from the list and not yet looked at.
     chain: Cell<Chain>,
     pub(crate) timers: RefCell<TimerWheel<Waker>>,
@@ -99,6 +102,7 @@ impl Shard {
             now: Cell::new(Instant::ZERO),
             ready: RefCell::new(ReadyQueue::new()),
             budget: Cell::new(coop::BUDGET),
+            sleeps: Cell::new(coop::BUDGET),
             chain: Cell::new(Chain::default()),
             timers: RefCell::new(TimerWheel::new()),
             fired: RefCell::new(Vec::new()),
@@ -212,12 +216,9 @@ impl Shard {
         let slot = self.arena().slot(index);
         let state = slot.state();
         if state & DONE == 0 {
+            let waker = cx.waker().clone();
             let mut extras = self.extras.borrow_mut();
-            let waiter = &mut extras.entry(index).or_default().waiter;
-            let old = match waiter {
-                Some(waiter) if waiter.will_wake(cx.waker()) => None,
-                _ => waiter.replace(cx.waker().clone()),
-            };
+            let old = extras.entry(index).or_default().waiter.replace(waker);
             drop(extras);
             slot.set_state(slot.state() | WAITER);
             drop(old);
@@ -340,6 +341,7 @@ impl Shard {
             waker(TaskId { arena: self.arena().id(), index, generation: generation(state) });
         let mut cx = Context::from_waker(&waker);
         self.budget.set(coop::BUDGET);
+        self.sleeps.set(coop::BUDGET);
         self.counters.polls.add(1);
         let mut gone = false;
         let polled = catch_unwind(AssertUnwindSafe(|| {

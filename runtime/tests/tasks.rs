@@ -13,7 +13,7 @@ use throng_runtime::driver::NoDriver;
 use throng_runtime::sim::World;
 use throng_runtime::{
     Config, Driver, Instant, ShardId, SpawnError, coop, now, sleep, sleep_until, spawn_local,
-    stats, try_spawn_local, yield_now,
+    stats, timeout, try_spawn_local, yield_now,
 };
 
 const SHARD: ShardId = ShardId(0);
@@ -374,6 +374,29 @@ fn the_budget_makes_a_greedy_task_yield() {
         assert_eq!(goes.get(), 128);
         greedy.await.unwrap();
         assert_eq!(goes.get(), 1000);
+    });
+}
+
+/// The shard's time moves between turns only, so a task has to let it turn.
+#[test]
+fn a_loop_of_sleeps_that_are_over_sees_time_pass() {
+    common::within(Duration::from_secs(20), || {
+        simulate(async {
+            let end = now() + Duration::from_micros(500);
+            while now() < end {
+                sleep(Duration::ZERO).await;
+            }
+            while now() < end + Duration::from_micros(500) {
+                let _ = timeout(Duration::ZERO, pending::<()>()).await;
+            }
+            // A deadline beside a stream that is always ready is seen.
+            let mut late = Box::pin(timeout(Duration::from_millis(1), async {
+                loop {
+                    coop::consume_budget().await;
+                }
+            }));
+            assert!(late.as_mut().await.is_err());
+        });
     });
 }
 

@@ -10,13 +10,16 @@ use throng_runtime::{Driver, Instant};
 use super::{SharedStack, Stack};
 use crate::local::Network;
 
-/// How long a shard naps at a time on a device that cannot wake it: from, and to when it has
-/// been quiet for long.
-const NAPS: (Duration, Duration) = (Duration::from_micros(50), Duration::from_millis(2));
-/// A nap is this part of the quiet before it, so what ends the quiet is late by no more.
-const NAP_PART: u32 = 16;
-/// How soon a full ring is looked at again. Not at once: a virtual clock would stand still.
+/// How long a shard naps at a time, at least, on a device that cannot wake it.
+const NAP: Duration = Duration::from_micros(50);
+/// How soon a full ring is looked at again, at least. Not at once: a virtual clock would stand
+/// still.
 const RETRY: Duration = Duration::from_micros(5);
+/// Both grow to this part of the time in which nothing came or went, so what ends that is late
+/// by no more,
+const PART: u32 = 16;
+/// and to this at most.
+const LONGEST: Duration = Duration::from_millis(2);
 /// How often a busy shard looks at its host sockets, which costs a system call.
 const HOST_SOCKETS: Duration = Duration::from_micros(100);
 
@@ -66,13 +69,14 @@ impl Driver for StackDriver {
 
     fn next_deadline(&self) -> Option<Instant> {
         let host = self.network.reactor().and_then(|host| host.next_deadline());
-        self.stack.borrow().next_deadline().into_iter().chain(host).min()
+        let stack = self.stack.borrow();
+        stack.next_deadline(self.active).into_iter().chain(host).min()
     }
 
     fn park(&mut self, unpark: BorrowedFd<'_>, timeout: Option<Duration>) {
         let host = self.network.reactor();
         let mut stack = self.stack.borrow_mut();
-        let nap = nap(stack.link.now - self.active);
+        let nap = pause(stack.link.now - self.active, NAP);
         stack.park(unpark, host.map(|host| host.as_fd()), timeout, nap);
         // What ended the sleep may be there.
         self.host_due = Instant::default();
@@ -118,12 +122,12 @@ impl Stack {
         worked
     }
 
-    fn next_deadline(&self) -> Option<Instant> {
+    fn next_deadline(&self, active: Instant) -> Option<Instant> {
         // Frames the ring had no room for, segments there was no buffer for, news for shards
         // whose ring was full: nobody says when there is room again.
         let waiting =
             !self.link.queue.is_empty() || self.engine.wants_transmit() || !self.untold.is_empty();
-        let waiting = waiting.then(|| self.link.now + RETRY);
+        let waiting = waiting.then(|| self.link.now + pause(self.link.now - active, RETRY));
         [
             waiting,
             self.engine.poll_timeout(),
@@ -163,9 +167,9 @@ impl Stack {
     }
 }
 
-/// How long to nap after `quiet`.
-fn nap(quiet: Duration) -> Duration {
-    (quiet / NAP_PART).clamp(NAPS.0, NAPS.1)
+/// How long to wait, `least` or more, after nothing came or went for `quiet`.
+fn pause(quiet: Duration, least: Duration) -> Duration {
+    (quiet / PART).clamp(least, LONGEST)
 }
 
 #[cfg(test)]
@@ -174,6 +178,7 @@ mod tests {
 
     #[test]
     fn naps_grow_with_the_quiet_before_them() {
+        let nap = |quiet| pause(quiet, NAP);
         let micros = |quiet| nap(Duration::from_micros(quiet)).as_micros();
         assert_eq!([0, 800, 1_600, 16_000].map(micros), [50, 50, 100, 1_000]);
         assert_eq!(nap(Duration::MAX), Duration::from_millis(2));
