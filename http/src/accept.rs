@@ -6,7 +6,8 @@ use std::task::{Context, Poll};
 
 use hyper::rt::{Read, Write};
 
-/// A source of connections, such as a `throng_net::TcpListener`.
+/// A source of connections, such as a `throng_net::TcpListener` or, with the feature `tls`, a
+/// `throng_tls::TlsListener`.
 pub trait Accept {
     /// One connection. hyper hands upgraded connections on as `Send`, hence the bound; a
     /// stream that belongs to its shard checks that at run time.
@@ -47,5 +48,17 @@ impl Accept for throng_net::TcpListener {
             let _ = stream.set_nodelay(true);
             (stream.into_send(), peer)
         })
+    }
+}
+
+/// The connections of a TLS server. Give its acceptor the protocols that are served:
+/// `throng_tls::alpn::HTTP`, or one of the two; where none is agreed on, the first bytes tell
+/// them apart as they do in cleartext.
+#[cfg(feature = "tls")]
+impl Accept for throng_tls::TlsListener {
+    type Io = throng_tls::TlsStream;
+
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Self::Io, SocketAddr)>> {
+        self.poll_accept(cx)
     }
 }

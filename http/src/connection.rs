@@ -427,6 +427,11 @@ where
                 (next, _) => next,
             };
             if let Next::Done = next {
+                // To TLS an end that is not announced is an error; to TCP this is the same as
+                // what follows.
+                if let State::Waiting { io, .. } = &mut this.state {
+                    let _ = Pin::new(io).poll_shutdown(cx);
+                }
                 return Poll::Ready(());
             }
         }

@@ -107,7 +107,7 @@ where
 /// Opens a WebSocket as a client over a connected stream, with default [`Config`].
 ///
 /// `request` is a `ws://` URL or a request with headers of one's own; TLS, if any, is below
-/// the stream.
+/// the stream, as `connect_tls` (feature `tls`) puts it there.
 ///
 /// # Errors
 /// See [`connect_with`].

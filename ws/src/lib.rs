@@ -2,7 +2,8 @@
 //!
 //! * [`accept`] and [`accept_with`]: a server's socket straight on a stream.
 //! * [`upgrade`] and [`upgrade_with`]: a server's socket out of an HTTP request.
-//! * [`connect`] and [`connect_with`]: a client's socket.
+//! * [`connect`] and [`connect_with`]: a client's socket; `connect_tls` (feature `tls`) for
+//!   `wss://`.
 //!
 //! All give a [`WebSocket`], which is a `Stream` and a `Sink` of [`Message`]s. Any stream of
 //! `futures::io::{AsyncRead, AsyncWrite}` will do, among them `throng_net::TcpStream`. The
@@ -60,6 +61,8 @@ mod error;
 mod handshake;
 mod socket;
 mod timers;
+#[cfg(feature = "tls")]
+mod tls;
 mod track;
 mod upgrade;
 
@@ -71,4 +74,6 @@ pub use crate::config::Config;
 pub use crate::error::{Error, HandshakeError};
 pub use crate::handshake::{Decline, Request, accept, accept_with, connect, connect_with};
 pub use crate::socket::WebSocket;
+#[cfg(feature = "tls")]
+pub use crate::tls::connect_tls;
 pub use crate::upgrade::{Upgraded, Upgrading, is_upgrade, refusal, upgrade, upgrade_with};

@@ -91,9 +91,13 @@ pub fn refusal<R: Default>(error: &Error) -> Response<R> {
 }
 
 /// The stream of an upgraded connection.
+#[non_exhaustive]
 pub enum Upgraded {
     /// A connection of this shard: the very stream that was accepted.
     Tcp(TcpStream),
+    /// One with TLS.
+    #[cfg(feature = "tls")]
+    Tls(throng_tls::TlsStream),
     /// Any other stream, in the box that hyper hands out.
     Other(Box<hyper::upgrade::Upgraded>),
 }
@@ -101,13 +105,23 @@ pub enum Upgraded {
 impl Upgraded {
     /// Unwraps hyper's box where we know what is in it; also returns what was received ahead.
     fn unwrap(upgraded: hyper::upgrade::Upgraded) -> (Upgraded, Vec<u8>) {
-        match upgraded.downcast::<ServerIo<SendStream>>() {
+        let upgraded = match upgraded.downcast::<ServerIo<SendStream>>() {
             Ok(parts) => {
                 let (stream, ahead) = parts.io.into_parts();
-                (Upgraded::Tcp(stream.into_inner()), [parts.read_buf, ahead].concat())
+                let received = [parts.read_buf, ahead].concat();
+                return (Upgraded::Tcp(stream.into_inner()), received);
             }
-            Err(upgraded) => (Upgraded::Other(Box::new(upgraded)), Vec::new()),
-        }
+            Err(upgraded) => upgraded,
+        };
+        #[cfg(feature = "tls")]
+        let upgraded = match upgraded.downcast::<ServerIo<throng_tls::TlsStream>>() {
+            Ok(parts) => {
+                let (stream, ahead) = parts.io.into_parts();
+                return (Upgraded::Tls(stream), [parts.read_buf, ahead].concat());
+            }
+            Err(upgraded) => upgraded,
+        };
+        (Upgraded::Other(Box::new(upgraded)), Vec::new())
     }
 }
 
@@ -115,6 +129,8 @@ impl fmt::Debug for Upgraded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Upgraded::Tcp(_) => "Upgraded::Tcp",
+            #[cfg(feature = "tls")]
+            Upgraded::Tls(_) => "Upgraded::Tls",
             Upgraded::Other(_) => "Upgraded::Other",
         })
     }
@@ -128,6 +144,8 @@ impl AsyncRead for Upgraded {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Upgraded::Tcp(stream) => AsyncRead::poll_read(Pin::new(stream), cx, buf),
+            #[cfg(feature = "tls")]
+            Upgraded::Tls(stream) => AsyncRead::poll_read(Pin::new(stream), cx, buf),
             Upgraded::Other(stream) => {
                 let mut buf = ReadBuf::new(buf);
                 Pin::new(stream).poll_read(cx, buf.unfilled()).map_ok(|()| buf.filled().len())
@@ -144,6 +162,8 @@ impl AsyncWrite for Upgraded {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Upgraded::Tcp(stream) => AsyncWrite::poll_write(Pin::new(stream), cx, buf),
+            #[cfg(feature = "tls")]
+            Upgraded::Tls(stream) => AsyncWrite::poll_write(Pin::new(stream), cx, buf),
             Upgraded::Other(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
@@ -151,6 +171,8 @@ impl AsyncWrite for Upgraded {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Upgraded::Tcp(stream) => AsyncWrite::poll_flush(Pin::new(stream), cx),
+            #[cfg(feature = "tls")]
+            Upgraded::Tls(stream) => AsyncWrite::poll_flush(Pin::new(stream), cx),
             Upgraded::Other(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
@@ -158,6 +180,8 @@ impl AsyncWrite for Upgraded {
     fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Upgraded::Tcp(stream) => Pin::new(stream).poll_close(cx),
+            #[cfg(feature = "tls")]
+            Upgraded::Tls(stream) => Pin::new(stream).poll_close(cx),
             Upgraded::Other(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }

@@ -1,0 +1,213 @@
+//! HTTPS: the server with TLS below it, in a simulated world, and for curl on loopback.
+#![cfg(feature = "tls")]
+
+#[path = "../../tls/tests/support/mod.rs"]
+mod support;
+
+use std::convert::Infallible;
+use std::path::Path;
+use std::process::Command;
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures::{AsyncReadExt, AsyncWriteExt};
+use http::{Request, Response, Version};
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::{http1, http2};
+use support::{Pair, authority, connector, issue, server_address};
+use throng_http::rt::{LocalExecutor, ShardTimer};
+use throng_http::{Running, Server, service_fn};
+use throng_net::{Builder, TcpListener, TcpStream};
+use throng_runtime::{ShardId, now, sleep, spawn_local};
+use throng_tls::{Acceptor, ServerConfig, TlsListener, TlsStream, alpn};
+
+async fn echo(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let version = format!("{:?}", request.version());
+    let body = request.into_body().collect().await.unwrap().to_bytes();
+    Ok(Response::builder().header("spoken", version).body(Full::new(body)).unwrap())
+}
+
+fn acceptor() -> Acceptor {
+    ServerConfig::new([issue(&["a.test"])]).alpn(alpn::HTTP).build().unwrap()
+}
+
+/// Serves on shard 0 of the pair's server.
+fn serve(pair: &Pair, server: Server) -> (Running, Rc<TlsListener>) {
+    pair.serve(1, || {
+        let running = server.clone().start();
+        let tcp = TcpListener::bind(server_address()).unwrap();
+        let listener = Rc::new(TlsListener::new(tcp, acceptor()));
+        let (serving, accepting) = (running.clone(), listener.clone());
+        spawn_local(async move {
+            serving.serve(accepting, service_fn(echo)).await;
+        })
+        .detach();
+        (running, listener)
+    })
+    .remove(0)
+}
+
+async fn connect(protocols: &[&[u8]]) -> TlsStream<TcpStream> {
+    let tcp = TcpStream::connect(server_address()).await.unwrap();
+    let connector = connector().alpn(protocols.iter().copied());
+    connector.connect("a.test", tcp).await.unwrap()
+}
+
+fn post(body: &[u8]) -> Request<Full<Bytes>> {
+    let body = Full::new(Bytes::copy_from_slice(body));
+    Request::post("https://a.test/").header("host", "a.test").body(body).unwrap()
+}
+
+async fn check(response: Response<Incoming>, version: Version, body: &[u8]) {
+    assert_eq!(response.version(), version);
+    assert_eq!(response.headers()["spoken"], format!("{version:?}"));
+    assert!(response.into_body().collect().await.unwrap().to_bytes() == body);
+}
+
+/// The handshake's protocol is what is spoken, with bodies larger than all buffers.
+#[test]
+fn alpn_chooses_the_version() {
+    let mut pair = Pair::new(1);
+    let (running, _) = serve(&pair, Server::new());
+    pair.run(async {
+        let body: Vec<u8> = (0..300_000).map(|i| (i % 251) as u8).collect();
+        for offer in [&alpn::HTTP[..], &[alpn::HTTP2]] {
+            let stream = connect(offer).await;
+            assert_eq!(stream.alpn_protocol(), Some(alpn::HTTP2));
+            let builder = http2::Builder::new(LocalExecutor).timer(ShardTimer).clone();
+            let (mut client, connection) = builder.handshake(stream).await.unwrap();
+            spawn_local(async move { connection.await.unwrap() }).detach();
+            let response = client.send_request(post(&body)).await.unwrap();
+            check(response, Version::HTTP_2, &body).await;
+        }
+        for offer in [&[alpn::HTTP1][..], &[]] {
+            let stream = connect(offer).await;
+            assert_eq!(stream.alpn_protocol(), offer.first().copied());
+            let (mut client, connection) = http1::handshake(stream).await.unwrap();
+            spawn_local(async move { connection.await.unwrap() }).detach();
+            for _ in 0..2 {
+                client.ready().await.unwrap();
+                let response = client.send_request(post(&body)).await.unwrap();
+                check(response, Version::HTTP_11, &body).await;
+            }
+        }
+    });
+    let counters = running.counters();
+    assert_eq!((counters.http2, counters.requests, counters.errors), (2, 6, 0), "{counters:?}");
+}
+
+async fn ask(stream: &mut TlsStream<TcpStream>) {
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: a.test\r\n\r\n").await.unwrap();
+    stream.flush().await.unwrap();
+    let mut answer = vec![0; 1_000];
+    let n = stream.read(&mut answer).await.unwrap();
+    assert!(answer[..n].starts_with(b"HTTP/1.1 200"), "{:?}", String::from_utf8_lossy(&answer));
+}
+
+/// Parking is the same with TLS; and an end after it is announced, so it is none of truncation.
+#[test]
+fn connections_park_and_end_cleanly() {
+    let mut pair = Pair::new(1);
+    let (running, _) = serve(&pair, Server::new().idle_timeout(Duration::from_secs(20)));
+    pair.run(async {
+        let mut stream = connect(&[alpn::HTTP1]).await;
+        for _ in 0..3 {
+            ask(&mut stream).await;
+            sleep(Duration::from_secs(10)).await;
+        }
+        let begin = now();
+        assert_eq!(stream.read(&mut [0; 1]).await.unwrap(), 0, "close_notify");
+        assert!(now() - begin < Duration::from_secs(11));
+    });
+    let counters = running.counters();
+    assert_eq!((counters.parked, counters.idle_timeouts, counters.errors), (3, 1, 0));
+}
+
+#[test]
+fn a_drain_ends_open_connections_and_handshakes() {
+    let mut pair = Pair::new(1);
+    let (running, listener) = serve(&pair, Server::new());
+    let draining = running.clone();
+    pair.world.enter(pair.server, ShardId(0), || {
+        let drain = async move {
+            sleep(Duration::from_secs(1)).await;
+            draining.drain(Duration::from_secs(10)).await;
+        };
+        spawn_local(drain).detach();
+    });
+    drop(listener);
+    pair.run(async {
+        let mut open = connect(&[alpn::HTTP1]).await;
+        ask(&mut open).await;
+        let mut silent = TcpStream::connect(server_address()).await.unwrap();
+        assert_eq!(open.read(&mut [0; 1]).await.unwrap(), 0, "close_notify");
+        assert_eq!(silent.read(&mut [0; 1]).await.unwrap(), 0);
+        assert!(now() < throng_runtime::Instant::from_millis(2_000), "{:?}", now());
+    });
+    assert_eq!(running.connections(), 0);
+}
+
+/// A client that gives up, and one that says nothing after its handshake.
+#[test]
+fn clients_that_leave_are_forgotten() {
+    let mut pair = Pair::new(1);
+    let (running, listener) = serve(&pair, Server::new());
+    pair.run(async {
+        for _ in 0..5 {
+            let mut stream = connect(&alpn::HTTP).await;
+            stream.write_all(b"GET / HT").await.unwrap();
+            stream.flush().await.unwrap();
+        }
+        let _silent = connect(&[]).await;
+        sleep(Duration::from_secs(11)).await;
+    });
+    assert_eq!((running.connections(), listener.counters().finished), (0, 6));
+    assert_eq!(running.counters().header_timeouts, 1);
+}
+
+fn curl(port: u16, version: &str, roots: &Path) -> String {
+    let output = Command::new("curl")
+        .args(["-sS", "--max-time", "20", version, "--noproxy", "*"])
+        .arg("--cacert")
+        .arg(roots)
+        .args(["--resolve", &format!("a.test:{port}:127.0.0.1")])
+        .args(["-d", "from curl", "-w", " by %{http_version} %{ssl_verify_result}"])
+        .arg(format!("https://a.test:{port}/"))
+        .output()
+        .expect("curl was there a moment ago");
+    let text = [output.stdout, output.stderr].concat();
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+#[test]
+fn curl_speaks_both_versions() {
+    if !Command::new("curl").arg("--version").output().is_ok_and(|out| out.status.success()) {
+        println!("skipped: curl is not installed");
+        return;
+    }
+    let roots = Path::new(env!("CARGO_TARGET_TMPDIR")).join("https-roots.pem");
+    std::fs::write(&roots, &authority().pem).unwrap();
+    let acceptor = acceptor();
+    let main = |_| {
+        let (acceptor, roots) = (acceptor.clone(), roots.clone());
+        async move {
+            let tcp = TcpListener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+            let port = tcp.local_addr().unwrap().port();
+            let running = Server::new().start();
+            let curls = throng_runtime::spawn_blocking(move || {
+                ["--http1.1", "--http2"].map(|version| curl(port, version, &roots))
+            });
+            let ending = running.clone();
+            let watch = spawn_local(async move {
+                let said = curls.await;
+                ending.drain(Duration::from_secs(5)).await;
+                said
+            });
+            running.serve(TlsListener::new(tcp, acceptor), service_fn(echo)).await;
+            watch.await.unwrap().unwrap()
+        }
+    };
+    let said = Builder::new().device("kernel").shards(1).run(main).unwrap().remove(0);
+    assert_eq!(said, ["from curl by 1.1 0", "from curl by 2 0"]);
+}
