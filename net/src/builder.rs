@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Mutex;
 use std::task::Poll;
@@ -18,6 +18,7 @@ use crate::config::{ConfigError, Limits, Raw, Settings};
 use crate::device::spec::{Backend, OpenOptions, open};
 use crate::kernel::{KernelDriver, Reactor};
 use crate::local::Network;
+use crate::resolver::Resolver;
 use crate::stack::{Setup, SharedStack, Stack, StackDriver};
 use crate::steering::PortSteering;
 use crate::tcp;
@@ -29,7 +30,7 @@ const DHCP_PATIENCE: Duration = Duration::from_secs(30);
 ///
 /// The same settings come from the environment ([`from_env`](Builder::from_env)) and from a
 /// TOML file ([`from_file`](Builder::from_file)); what is set in code afterwards wins, except
-/// that addresses and gateways add up. Values
+/// that addresses, gateways and name servers add up. Values
 /// are checked by [`run`](Builder::run), whose error names key, value and what is accepted.
 ///
 /// | method | file | environment |
@@ -43,6 +44,9 @@ const DHCP_PATIENCE: Duration = Duration::from_secs(30);
 /// | `shards` | `shards = 2` | `THRONG_SHARDS` |
 /// | `cores` | `cores = [0, 1]` | `THRONG_CORES`, comma separated |
 /// | `idle` | `idle = "busy"` or `"adaptive"` | `THRONG_IDLE` |
+/// | `nameserver` | `nameserver = ["10.0.0.53", "[fd00::53]:53"]` | `THRONG_NAMESERVER`, comma separated |
+/// | `resolv_conf` | `resolv_conf = "/etc/resolv.conf"` | `THRONG_RESOLV_CONF` |
+/// | `hosts` | `hosts = "/etc/hosts"` | `THRONG_HOSTS` |
 /// | `limits` | `[limits]` | |
 /// | | | `THRONG_CONFIG`: a file to begin with |
 #[derive(Clone, Debug, Default)]
@@ -138,6 +142,25 @@ impl Builder {
         self
     }
 
+    /// Adds a name server, asked at port 53 or the one of `10.0.0.53:5353`. With any, DHCP's
+    /// and those of resolv.conf are not asked.
+    pub fn nameserver(mut self, server: impl Into<String>) -> Builder {
+        self.raw.nameserver.push(server.into());
+        self
+    }
+
+    /// The file to read as resolv.conf(5). Default: `/etc/resolv.conf`.
+    pub fn resolv_conf(mut self, path: impl Into<PathBuf>) -> Builder {
+        self.raw.resolv_conf = Some(path.into());
+        self
+    }
+
+    /// The file to read as hosts(5). Default: `/etc/hosts`.
+    pub fn hosts(mut self, path: impl Into<PathBuf>) -> Builder {
+        self.raw.hosts = Some(path.into());
+        self
+    }
+
     /// The bounds of each shard.
     pub fn limits(mut self, limits: Limits) -> Builder {
         self.raw.limits = limits;
@@ -176,7 +199,8 @@ impl Builder {
             }
             return run(config, main, |_| {
                 let reactor = Rc::new(Reactor::new()?);
-                local::set(Rc::new(Network::host(reactor.clone())));
+                let names = Resolver::new(settings.names.clone(), &secret()?);
+                local::set(Rc::new(Network::host(reactor.clone(), names)));
                 Ok(Box::new(KernelDriver::new(reactor)))
             });
         }
@@ -201,8 +225,8 @@ impl Builder {
             let Some((device, port)) = parts else {
                 return Err(io::Error::other("this shard has been started before"));
             };
-            let mut secret = [0u8; 32];
-            getrandom::fill(&mut secret).map_err(io::Error::other)?;
+            let secret = secret()?;
+            let names = Resolver::new(settings.names.clone(), &secret);
             let stack = Rc::new(RefCell::new(Stack::new(Setup {
                 shard,
                 shards: settings.shards,
@@ -219,11 +243,18 @@ impl Builder {
                 udp_queue_bytes: settings.limits.udp_queue,
                 now: throng_runtime::now(),
             })));
-            let network = Rc::new(Network::bypass(stack.clone(), false));
+            let network = Rc::new(Network::bypass(stack.clone(), false, names));
             local::set(network.clone());
             Ok(Box::new(StackDriver::new(stack, network)))
         })
     }
+}
+
+/// What a shard's numbers grow from.
+fn secret() -> io::Result<[u8; 32]> {
+    let mut secret = [0u8; 32];
+    getrandom::fill(&mut secret).map_err(io::Error::other)?;
+    Ok(secret)
 }
 
 /// Runs `main` on shards with the drivers of `make_driver`.

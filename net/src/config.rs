@@ -11,6 +11,7 @@ use smoltcp::wire::{EthernetAddress, IpCidr};
 use throng_runtime::IdlePolicy;
 
 use crate::device::spec::{Backend, DeviceSpec};
+use crate::resolver;
 
 /// What is wrong with a setting.
 #[derive(Debug, thiserror::Error)]
@@ -124,6 +125,9 @@ pub(crate) struct Raw {
     pub(crate) shards: Option<usize>,
     pub(crate) cores: Vec<usize>,
     pub(crate) idle: Option<String>,
+    pub(crate) nameserver: Vec<String>,
+    pub(crate) resolv_conf: Option<PathBuf>,
+    pub(crate) hosts: Option<PathBuf>,
     pub(crate) limits: Limits,
 }
 
@@ -138,6 +142,7 @@ pub(crate) struct Settings {
     pub(crate) shards: usize,
     pub(crate) cores: Option<Vec<usize>>,
     pub(crate) idle: IdlePolicy,
+    pub(crate) names: resolver::Config,
     pub(crate) limits: Limits,
 }
 
@@ -184,6 +189,15 @@ impl Raw {
         }
         if let Some(idle) = var("THRONG_IDLE") {
             self.idle = Some(idle);
+        }
+        if let Some(nameserver) = var("THRONG_NAMESERVER") {
+            self.nameserver = list(nameserver);
+        }
+        if let Some(path) = var("THRONG_RESOLV_CONF") {
+            self.resolv_conf = Some(path.into());
+        }
+        if let Some(path) = var("THRONG_HOSTS") {
+            self.hosts = Some(path.into());
         }
         Ok(())
     }
@@ -272,6 +286,7 @@ impl Raw {
             },
             Some(other) => return Err(value("idle", other, "busy or adaptive")),
         };
+        let names = self.names()?;
         let limits = self.limits.clone();
         limits.check()?;
         Ok(Settings {
@@ -284,8 +299,25 @@ impl Raw {
             shards,
             cores,
             idle,
+            names,
             limits,
         })
+    }
+
+    fn names(&self) -> Result<resolver::Config, ConfigError> {
+        let mut names = resolver::Config::default();
+        for text in &self.nameserver {
+            let accepted = "an address with or without a port, as in 10.0.0.53 or [fd00::53]:53";
+            let server = resolver::parse_server(text);
+            names.nameservers.push(server.ok_or_else(|| value("nameserver", text, accepted))?);
+        }
+        if let Some(path) = &self.resolv_conf {
+            names.resolv_conf = resolver::Source::File(path.clone());
+        }
+        if let Some(path) = &self.hosts {
+            names.hosts = resolver::Source::File(path.clone());
+        }
+        Ok(names)
     }
 }
 
@@ -357,7 +389,8 @@ mod tests {
     fn a_file_and_the_environment_say_the_same() {
         let file = raw(
             "device = 'memory:x'\naddress = ['10.0.0.2/24', 'fd00::2/64']\ngateway = ['10.0.0.1']\n\
-             shards = 2\ncores = [1, 3]\nidle = 'adaptive'\n[limits]\nconnections = 77\n",
+             shards = 2\ncores = [1, 3]\nidle = 'adaptive'\nnameserver = ['10.0.0.53', '[fd00::53]:54']\n\
+             resolv_conf = '/r'\nhosts = '/h'\n[limits]\nconnections = 77\n",
         );
         let mut env = Raw::default();
         env.apply_env(|key| {
@@ -367,6 +400,9 @@ mod tests {
                 "THRONG_GATEWAY" => "10.0.0.1",
                 "THRONG_SHARDS" => "2",
                 "THRONG_CORES" => "1,3",
+                "THRONG_NAMESERVER" => "10.0.0.53:53,[fd00::53]:54",
+                "THRONG_RESOLV_CONF" => "/r",
+                "THRONG_HOSTS" => "/h",
                 "THRONG_IDLE" => "adaptive",
                 _ => return None,
             };
@@ -379,6 +415,8 @@ mod tests {
         assert_eq!(file.gateways, env.gateways);
         assert_eq!((file.shards, &file.cores), (env.shards, &env.cores));
         assert_eq!(file.device, env.device);
+        assert_eq!(file.names, env.names);
+        assert_eq!(file.names.nameservers.len(), 2);
     }
 
     #[test]
@@ -393,6 +431,7 @@ mod tests {
             ("address = ['10.0.0.2/24']\nmtu = 100", ["mtu", "100", "1280"]),
             ("address = ['10.0.0.2/24']\nshards = 0", ["shards", "0", "1 to 256"]),
             ("address = ['10.0.0.2/24']\nshards = 2\ncores = [0]", ["cores", "[0]", "2 shards"]),
+            ("address = ['10.0.0.2/24']\nnameserver = ['dns']", ["nameserver", "dns", "10.0.0.53"]),
             ("address = ['10.0.0.2/24']\nidle = 'lazy'", ["idle", "lazy", "adaptive"]),
             ("address = ['10.0.0.2/24']\nmac = '01:00:00:00:00:00'", ["mac", "01:00", "unicast"]),
             (

@@ -2,12 +2,14 @@
 
 use std::cell::{OnceCell, RefCell};
 use std::io;
+use std::net::IpAddr;
 use std::rc::{Rc, Weak};
 
 use throng_runtime::local;
 use throng_runtime::metrics::Measured;
 
-use crate::kernel::Reactor;
+use crate::kernel::{self, Reactor};
+use crate::resolver::{Families, Resolver};
 use crate::stack::SharedStack;
 
 /// What sockets of a shard are made on.
@@ -17,27 +19,30 @@ pub(crate) struct Network {
     host: OnceCell<Rc<Reactor>>,
     /// In a simulated world the host has nothing to say.
     simulated: bool,
+    resolver: Rc<Resolver>,
     /// What layers above count, by group.
     sources: RefCell<Vec<(&'static str, Weak<dyn Measured>)>>,
 }
 
 impl Network {
     /// A shard with a device.
-    pub(crate) fn bypass(stack: SharedStack, simulated: bool) -> Network {
+    pub(crate) fn bypass(stack: SharedStack, simulated: bool, resolver: Resolver) -> Network {
         Network {
             stack: Some(stack),
             host: OnceCell::new(),
             simulated,
+            resolver: Rc::new(resolver),
             sources: RefCell::default(),
         }
     }
 
     /// A shard on the host's sockets alone.
-    pub(crate) fn host(reactor: Rc<Reactor>) -> Network {
+    pub(crate) fn host(reactor: Rc<Reactor>, resolver: Resolver) -> Network {
         Network {
             stack: None,
             host: OnceCell::from(reactor),
             simulated: false,
+            resolver: Rc::new(resolver),
             sources: RefCell::default(),
         }
     }
@@ -61,6 +66,30 @@ impl Network {
                 f(group, &*source);
             }
         }
+    }
+
+    /// Who knows addresses of names.
+    pub(crate) fn resolver(&self) -> &Rc<Resolver> {
+        &self.resolver
+    }
+
+    /// The stack, unless the host's sockets are wanted.
+    fn stack_unless(&self, on_host: bool) -> Option<&SharedStack> {
+        self.stack().filter(|_| !on_host)
+    }
+
+    /// The address a connection to `ip` comes from, of the stack's or the host's; `None`
+    /// where no way leads there.
+    pub(crate) fn source_for(&self, ip: IpAddr, on_host: bool) -> Option<IpAddr> {
+        match self.stack_unless(on_host) {
+            Some(stack) => stack.borrow().source_for(ip),
+            None => kernel::source_for(ip),
+        }
+    }
+
+    /// The families worth asking for. What the host has is not known before an address is.
+    pub(crate) fn families(&self, on_host: bool) -> Families {
+        self.stack_unless(on_host).map_or(Families::BOTH, |stack| stack.borrow().families())
     }
 
     /// The host's sockets, if there have been any.

@@ -11,6 +11,7 @@ use throng_runtime::{Driver, ShardId, local, unparker};
 
 use crate::device::Device;
 use crate::local::Network;
+use crate::resolver::{self, Resolver};
 use crate::stack::{Setup, SharedStack, Stack, StackDriver};
 use crate::steering::PortSteering;
 use crate::tcp;
@@ -26,6 +27,8 @@ pub struct HostConfig {
     pub tcp: tcp::Config,
     /// What sequence numbers, ports and hash keys grow from.
     pub seed: u64,
+    /// Where names come from; [`Config::empty`](resolver::Config::empty) by default.
+    pub names: resolver::Config,
 }
 
 impl HostConfig {
@@ -40,6 +43,7 @@ impl HostConfig {
             gateways: Vec::new(),
             tcp: tcp::Config::default(),
             seed,
+            names: resolver::Config::empty(),
         }
     }
 }
@@ -58,6 +62,7 @@ pub fn add_host(world: &mut World, devices: Vec<Box<dyn Device>>, config: &HostC
         let mut secret = [0u8; 32];
         secret[..8].copy_from_slice(&config.seed.to_le_bytes());
         secret[8] = shard.0 as u8;
+        let names = Resolver::new(config.names.clone(), &secret);
         let stack: SharedStack = Rc::new(RefCell::new(Stack::new(Setup {
             shard,
             shards,
@@ -74,7 +79,7 @@ pub fn add_host(world: &mut World, devices: Vec<Box<dyn Device>>, config: &HostC
             udp_queue_bytes: 1 << 20,
             now: throng_runtime::now(),
         })));
-        let network = Rc::new(Network::bypass(stack.clone(), true));
+        let network = Rc::new(Network::bypass(stack.clone(), true, names));
         local::set(network.clone());
         let driver: Box<dyn Driver> = Box::new(StackDriver::new(stack, network));
         Ok(driver)

@@ -93,7 +93,7 @@ fn run(seed: u64, capture: bool) -> Instant {
     });
     let counted = done.clone();
     world.spawn(client, ShardId(0), async move {
-        let stream = TcpStream::connect("10.0.0.1:80".parse().unwrap()).await.unwrap();
+        let stream = TcpStream::connect("10.0.0.1:80").await.unwrap();
         both(stream, !seed, seed).await;
         counted.set(counted.get() + 1);
     });

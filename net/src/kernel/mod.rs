@@ -33,7 +33,7 @@ use std::time::Duration;
 
 use rustix::net::sockopt::{set_ipv6_v6only, set_socket_reuseaddr, set_socket_reuseport};
 use rustix::net::{
-    AddressFamily, SocketAddrAny, SocketFlags, SocketType, bind, getsockname, socket_with,
+    AddressFamily, SocketAddrAny, SocketFlags, SocketType, bind, connect, getsockname, socket_with,
 };
 use throng_runtime::{Driver, Instant};
 
@@ -77,6 +77,16 @@ impl Driver for KernelDriver {
     }
 }
 
+/// The address the host would send from to `ip`; `None` where it knows no way. Nothing is
+/// sent for it.
+pub(crate) fn source_for(ip: IpAddr) -> Option<IpAddr> {
+    // Any port will do.
+    let to = SocketAddr::new(ip, 53);
+    let fd = open(&to, SocketType::DGRAM).ok()?;
+    connect(&fd, &to).ok()?;
+    Some(plain_addr(getsockname(&fd).ok()?).ok()?.ip())
+}
+
 /// A socket of the family of `addr` that does not block.
 fn open(addr: &SocketAddr, kind: SocketType) -> io::Result<OwnedFd> {
     let family = match addr {
@@ -87,14 +97,19 @@ fn open(addr: &SocketAddr, kind: SocketType) -> io::Result<OwnedFd> {
     Ok(socket_with(family, kind, flags, None)?)
 }
 
-/// A socket bound to `addr`, whose port other shards can share; with its address.
-fn open_shared(addr: SocketAddr, kind: SocketType) -> io::Result<(OwnedFd, SocketAddr)> {
+/// A socket bound to `addr`, whose port other shards can share where `shared`; with its
+/// address.
+fn open_bound(
+    addr: SocketAddr,
+    kind: SocketType,
+    shared: bool,
+) -> io::Result<(OwnedFd, SocketAddr)> {
     let fd = open(&addr, kind)?;
     if kind == SocketType::STREAM {
         // Connections of an earlier listener may be in TIME_WAIT.
         set_socket_reuseaddr(&fd, true)?;
     }
-    set_socket_reuseport(&fd, true)?;
+    set_socket_reuseport(&fd, shared)?;
     if addr.is_ipv6() {
         set_ipv6_v6only(&fd, false)?;
     }

@@ -12,7 +12,7 @@ use rustix::net::{RecvFlags, SendFlags, SocketType, recvfrom, sendto};
 use throng_runtime::coop;
 
 use super::reactor::{Reactor, Readiness, Side, Source};
-use super::{addr_for, open_shared, plain_addr};
+use super::{addr_for, open_bound, plain_addr};
 
 /// Largest payload of a datagram over IPv4.
 const MAX_PAYLOAD: usize = 65_507;
@@ -28,9 +28,14 @@ pub(crate) struct KernelUdp {
 }
 
 impl KernelUdp {
-    pub(crate) fn bind(reactor: Rc<Reactor>, addr: SocketAddr) -> io::Result<KernelUdp> {
+    /// Binds to `addr`; with `shared` other shards can, too.
+    pub(crate) fn bind(
+        reactor: Rc<Reactor>,
+        addr: SocketAddr,
+        shared: bool,
+    ) -> io::Result<KernelUdp> {
         reactor.check_free(SocketType::DGRAM, addr)?;
-        let (fd, addr) = open_shared(addr, SocketType::DGRAM)?;
+        let (fd, addr) = open_bound(addr, SocketType::DGRAM, shared)?;
         let ready = Rc::new(Readiness::new());
         let key = reactor.add(fd.as_fd(), Source::Plain(ready.clone()))?;
         reactor.note_bound(SocketType::DGRAM, addr);

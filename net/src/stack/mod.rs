@@ -42,6 +42,7 @@ pub(crate) use wakers::{Interest, wait_in};
 
 use crate::device::{self, Device};
 use crate::packet::Packet;
+use crate::resolver::Families;
 use crate::stats::Held;
 use crate::steering::Steering;
 use crate::tcp::segment::{Addr, FourTuple, Header};
@@ -216,6 +217,31 @@ impl Stack {
         self.link.routes.cidrs().to_vec()
     }
 
+    /// The source address for `ip`; `None` where no route leads there, or back to ourselves.
+    pub(crate) fn source_for(&self, ip: IpAddr) -> Option<IpAddr> {
+        let remote = Addr::from(ip);
+        let routes = &self.link.routes;
+        let source = routes.source_for(&remote).filter(|_| !routes.is_local(&remote));
+        source.map(IpAddr::from)
+    }
+
+    /// The families of our addresses, the link-local one of IPv6 aside; both where there is
+    /// none.
+    pub(crate) fn families(&self) -> Families {
+        let has = |wanted: fn(&IpAddr) -> bool| {
+            let cidrs = self.link.routes.cidrs().iter();
+            cidrs.map(|cidr| IpAddr::from(cidr.address())).any(|ip| wanted(&ip))
+        };
+        let v6 = |ip: &IpAddr| matches!(ip, IpAddr::V6(ip) if !ip.is_unicast_link_local());
+        let families = Families { v4: has(IpAddr::is_ipv4), v6: has(v6) };
+        if families.v4 || families.v6 { families } else { Families::BOTH }
+    }
+
+    /// The name servers that DHCP has named.
+    pub(crate) fn leased_nameservers(&self) -> Vec<IpAddr> {
+        self.link.routes.nameservers().to_vec()
+    }
+
     /// Whether the interface has its addresses; if not, `cx` is woken when it has.
     pub(crate) fn poll_configured(&mut self, cx: &Context<'_>) -> bool {
         if !self.configured {
@@ -360,15 +386,17 @@ impl Stack {
 
     fn change_lease(&mut self, lease: &Lease) {
         let (mut addresses, mut gateways) = (self.addresses.clone(), self.gateways.clone());
+        let mut leased = Vec::new();
         match lease {
-            Lease::Bound(address, router) => {
-                tracing::info!(%address, ?router, "DHCP lease");
+            Lease::Bound(address, router, nameservers) => {
+                tracing::info!(%address, ?router, ?nameservers, "DHCP lease");
+                leased.clone_from(nameservers);
                 addresses.push(*address);
                 gateways.extend(*router);
             }
             Lease::Lost => tracing::warn!("DHCP lease lost"),
         }
-        let routes = Routes::new(&addresses, &gateways, self.link.mac);
+        let routes = Routes::new(&addresses, &gateways, self.link.mac).with_nameservers(leased);
         self.untold = (1..self.shards).map(|to| ShardId(to as u16)).collect();
         self.apply_routes(routes, matches!(lease, Lease::Bound(..)));
     }

@@ -19,7 +19,7 @@ impl EphemeralPorts {
 
     /// The port of the range to begin a search at.
     pub(crate) fn first(&mut self) -> u16 {
-        RANGE.start() + self.random.next() as u16 % RANGE.len() as u16
+        from_random(self.random.next() as u16)
     }
 
     /// Every port of the range once, from a random one on.
@@ -27,6 +27,11 @@ impl EphemeralPorts {
         let first = self.first();
         (first..=*RANGE.end()).chain(*RANGE.start()..first)
     }
+}
+
+/// The port of the range that a random number stands for.
+pub(super) fn from_random(random: u16) -> u16 {
+    RANGE.start() + random % RANGE.len() as u16
 }
 
 #[cfg(test)]

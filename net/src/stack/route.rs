@@ -13,6 +13,8 @@ pub(crate) struct Routes {
     local: Vec<Addr>,
     gateway_v4: Option<Addr>,
     gateway_v6: Option<Addr>,
+    /// What came with the addresses, where DHCP gave them.
+    nameservers: Vec<IpAddr>,
 }
 
 impl Routes {
@@ -34,6 +36,16 @@ impl Routes {
             }
         }
         routes
+    }
+
+    /// With the name servers that DHCP has named.
+    pub(crate) fn with_nameservers(self, nameservers: Vec<IpAddr>) -> Routes {
+        Routes { nameservers, ..self }
+    }
+
+    /// The name servers that DHCP has named.
+    pub(crate) fn nameservers(&self) -> &[IpAddr] {
+        &self.nameservers
     }
 
     fn add(&mut self, cidr: IpCidr) {

@@ -26,8 +26,8 @@ const WHOLE_DATAGRAM: usize = 65_535;
 /// What the DHCP client has to say (RFC 2131).
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Lease {
-    /// An address with its prefix, and the default gateway.
-    Bound(IpCidr, Option<IpAddr>),
+    /// An address with its prefix, the default gateway, and name servers.
+    Bound(IpCidr, Option<IpAddr>, Vec<IpAddr>),
     /// The lease has run out.
     Lost,
 }
@@ -145,7 +145,9 @@ impl SlowPath {
             dhcpv4::Event::Deconfigured => std::mem::take(&mut self.bound).then_some(Lease::Lost),
             dhcpv4::Event::Configured(config) => {
                 self.bound = true;
-                Some(Lease::Bound(config.address.into(), config.router.map(IpAddr::from)))
+                let router = config.router.map(IpAddr::from);
+                let nameservers = config.dns_servers.iter().copied().map(IpAddr::from);
+                Some(Lease::Bound(config.address.into(), router, nameservers.collect()))
             }
         }
     }

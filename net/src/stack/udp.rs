@@ -10,6 +10,7 @@ use slab::Slab;
 
 use super::Stack;
 use super::counters::Counters;
+use super::ports;
 use super::wakers::wait_in;
 use crate::tcp::segment::{Addr, FourTuple};
 
@@ -112,6 +113,25 @@ impl Stack {
         });
         self.udp.ports.entry(port).or_default().push(id);
         Ok(UdpId(id))
+    }
+
+    /// Binds a socket for an exchange with `peer`: at the address that leads there, and at a
+    /// port whose answers come back to this shard. `random` says where the search begins.
+    pub(crate) fn udp_bind_towards(&mut self, peer: SocketAddr, random: u16) -> io::Result<UdpId> {
+        let remote = Addr::from(peer.ip());
+        let Some(local) = self.link.routes.source_for(&remote) else {
+            let text = format!("no route to {}", peer.ip());
+            return Err(io::Error::new(io::ErrorKind::NetworkUnreachable, text));
+        };
+        let first = ports::from_random(random);
+        let (sharding, from) = (self.steering.sharding(), IpAddr::from(local));
+        let mut ports = sharding.source_ports(from, peer, self.shard, ports::RANGE, first);
+        // No other socket of this shard, whatever its address: an answer has one taker.
+        let port = ports.find(|port| !self.udp.ports.contains_key(port));
+        let port = port.ok_or_else(|| {
+            io::Error::new(io::ErrorKind::AddrInUse, "no free UDP port of this shard")
+        })?;
+        self.udp_bind(SocketAddr::new(from, port))
     }
 
     /// Closes a socket; what is queued is lost, as with any UDP socket.

@@ -17,6 +17,7 @@ pub use send::SendStream;
 pub use socket::TcpSocket;
 
 use crate::kernel::KernelStream;
+use crate::resolver::Destination;
 use crate::stack::{Interest, SharedStack};
 use crate::tcp::segment::FourTuple;
 use crate::tcp::{ConnId, Engine, Info, Keepalive, RecvError, SendError, State};
@@ -61,15 +62,19 @@ impl TcpStream {
         TcpStream { inner, peeked: None, read_shut: Cell::new(false) }
     }
 
-    /// Connects to `addr` from an address and port of our own choosing, such that the
-    /// answers come back to this shard.
+    /// Connects from an address and port of our own choosing, such that the answers come back
+    /// to this shard. The destination is an address, a name with a port, as in
+    /// `("example.com", 80)` or `"example.com:80"`, or several addresses: then the first that
+    /// answers is taken (RFC 8305).
     ///
     /// # Errors
-    /// `ConnectionRefused`, `TimedOut`, `HostUnreachable`, `NetworkUnreachable`;
+    /// Those of [`lookup_host`](crate::lookup_host) where there is a name; `ConnectionRefused`, `TimedOut`, `HostUnreachable`, `NetworkUnreachable`;
     /// `AddrNotAvailable` when every port is in use; `QuotaExceeded` at the limit of
     /// connections.
-    pub async fn connect(addr: SocketAddr) -> io::Result<TcpStream> {
-        TcpSocket::new().connect(addr).await
+    pub fn connect<D: Destination>(
+        destination: D,
+    ) -> impl Future<Output = io::Result<TcpStream>> + use<D> {
+        TcpSocket::new().connect(destination)
     }
 
     /// The next bytes in order, at most `max` of them, as they lie in the receive queue;

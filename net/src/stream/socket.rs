@@ -1,13 +1,17 @@
 //! A socket before it is connected.
 
-use std::future::poll_fn;
+use std::future::{poll_fn, ready};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::task::Poll;
+
+use futures::FutureExt;
+use futures::future::Either;
 
 use super::TcpStream;
 use crate::kernel::KernelStream;
 use crate::local;
+use crate::resolver::{Destination, Start, Token, eyeballs};
 use crate::stack::Interest;
 use crate::tcp::State;
 
@@ -36,13 +40,40 @@ impl TcpSocket {
         self
     }
 
-    /// Connects to `addr`.
+    /// Connects to an address, or to a name and a port. The names are the shard's resolver's,
+    /// for a socket of the host's too.
     ///
     /// # Errors
     /// As for [`TcpStream::connect`]; `AddrNotAvailable` where the bound address is not one
     /// of the interface or its flow belongs to another shard; `AddrInUse` where this very
     /// connection exists.
-    pub async fn connect(self, addr: SocketAddr) -> io::Result<TcpStream> {
+    pub fn connect<D: Destination>(
+        self,
+        destination: D,
+    ) -> impl Future<Output = io::Result<TcpStream>> + use<D> {
+        // Read at once, so that the future is no larger than that of one address.
+        let several = match destination.start(Token) {
+            Start::At(addr) => return Either::Left(self.connect_to(addr)),
+            Start::Any(addrs) => eyeballs::connect_any(self, addrs).boxed_local(),
+            Start::Name(name, port) => eyeballs::connect_name(self, name, port).boxed_local(),
+            Start::Bad(error) => ready(Err(error)).boxed_local(),
+        };
+        Either::Right(several)
+    }
+
+    /// Whether it is one of the host's.
+    pub(crate) fn is_kernel(&self) -> bool {
+        self.kernel
+    }
+
+    /// Whether the address it comes from, if it has one, is of the family of `ip`.
+    pub(crate) fn can_reach(&self, ip: IpAddr) -> bool {
+        let from = self.local.map(|addr| addr.ip()).filter(|ip| !ip.is_unspecified());
+        from.is_none_or(|from| from.is_ipv4() == ip.is_ipv4())
+    }
+
+    /// Connects to one address.
+    pub(crate) async fn connect_to(self, addr: SocketAddr) -> io::Result<TcpStream> {
         let network = local::network()?;
         let Some(shared) = network.stack().filter(|_| !self.kernel) else {
             let reactor = network.open_reactor()?;

@@ -63,7 +63,7 @@ pub(super) fn words(tuple: &FourTuple) -> [u64; 5] {
 }
 
 /// SipHash-2-4 (Aumasson, Bernstein 2012) over whole words.
-fn siphash(key: [u64; 2], message: &[u64]) -> u64 {
+pub(crate) fn siphash(key: [u64; 2], message: &[u64]) -> u64 {
     let mut v = [
         key[0] ^ 0x736f_6d65_7073_6575,
         key[1] ^ 0x646f_7261_6e64_6f6d,

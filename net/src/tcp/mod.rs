@@ -47,6 +47,7 @@ pub use engine::{ConnId, Engine, Event, ListenerId};
 pub use error::{Error, RecvError, SendError, Unreachable};
 pub use info::Info;
 pub use invariants::Usage;
+pub(crate) use isn::siphash;
 pub use segment::{Addr, Flags, FourTuple, Header, Options, SackBlock};
 pub use seq::SeqNum;
 pub use snd::{Payload, Slices};
