@@ -1,6 +1,7 @@
 //! What a socket holds only while a message is under way.
 
 use std::io;
+use std::mem;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
@@ -22,6 +23,8 @@ pub(crate) struct Active {
     tracker: Tracker,
     /// Bytes of the message under way, in the books of the config.
     share: Share,
+    /// Bytes have come since [`Active::take_heard`].
+    heard: bool,
     /// tungstenite has looked at every byte received: the last read found nothing.
     drained: bool,
     /// Something may wait to be written or flushed.
@@ -49,7 +52,7 @@ impl Active {
     /// A context for a socket between messages that has received `part`.
     pub(crate) fn new(role: Role, config: &Rc<Config>, part: &[u8]) -> Self {
         let mut tracker = Tracker::default();
-        tracker.feed(part);
+        let part = &part[..tracker.feed(part)];
         let drained = part.is_empty();
         // With the room tungstenite asks for, it goes on with this very buffer.
         let mut buf = Vec::with_capacity(config.read_buffer_size.max(part.len()));
@@ -58,6 +61,7 @@ impl Active {
             context: WebSocketContext::from_partially_read(buf, role, Some(config.protocol())),
             tracker,
             share: Share::new(config.clone()),
+            heard: !drained,
             drained,
             dirty: false,
             blocked: false,
@@ -70,6 +74,16 @@ impl Active {
     /// Nothing would be lost if this were dropped and made anew.
     pub(crate) fn is_idle(&self) -> bool {
         self.drained && !self.dirty && !self.blocked && self.tracker.at_boundary()
+    }
+
+    /// Whether bytes have come since the last call.
+    pub(crate) fn take_heard(&mut self) -> bool {
+        mem::take(&mut self.heard)
+    }
+
+    /// Part of a message has come, and not the rest.
+    pub(crate) fn is_under_way(&self) -> bool {
+        !self.tracker.at_boundary()
     }
 
     pub(crate) fn is_blocked(&self) -> bool {
@@ -96,6 +110,7 @@ impl Active {
         let mut bridge =
             Bridge::new(io, cx, &mut self.tracker, &mut self.share, self.writer.as_ref());
         let result = self.context.read(&mut bridge);
+        self.heard |= bridge.heard;
         if bridge.written > 0
             && let Some(stall) = &mut self.stall
         {
@@ -229,6 +244,7 @@ fn reason(error: &Error) -> &'static str {
         Error::TooLarge(_) => "message too large",
         Error::Utf8(_) => "invalid UTF-8",
         Error::IdleTimeout => "idle",
+        Error::ReceiveTimeout => "message stopped",
         Error::Exhausted => "busy",
         _ => "protocol error",
     }

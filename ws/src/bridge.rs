@@ -24,6 +24,8 @@ pub(crate) struct Bridge<'a, 'c, S> {
     other: Option<&'a Waker>,
     /// Bytes the stream has taken during this poll.
     pub(crate) written: usize,
+    /// Bytes have come during this poll.
+    pub(crate) heard: bool,
 }
 
 impl<'a, 'c, S> Bridge<'a, 'c, S> {
@@ -35,7 +37,7 @@ impl<'a, 'c, S> Bridge<'a, 'c, S> {
         other: Option<&'a Waker>,
     ) -> Self {
         let other = other.filter(|waker| !waker.will_wake(cx.waker()));
-        Bridge { io, cx, tracker, share, other, written: 0 }
+        Bridge { io, cx, tracker, share, other, written: 0, heard: false }
     }
 
     /// Runs a write-side poll so that its waker reaches every waiting task.
@@ -60,9 +62,16 @@ impl<'a, 'c, S> Bridge<'a, 'c, S> {
 
 impl<S: AsyncRead + Unpin> io::Read for Bridge<'_, '_, S> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.tracker.is_oversize() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, OversizeControl));
+        }
         match Pin::new(&mut *self.io).poll_read(self.cx, buf) {
-            Poll::Ready(Ok(n)) => {
-                self.tracker.feed(&buf[..n]);
+            Poll::Ready(Ok(received)) => {
+                self.heard |= received > 0;
+                let n = self.tracker.feed(&buf[..received]);
+                if n == 0 && received > 0 {
+                    return self.read(buf);
+                }
                 // tungstenite makes room for a whole frame once it has seen the header.
                 match self.share.set(self.tracker.under_way()) {
                     true => Ok(n),
@@ -96,6 +105,15 @@ pub(crate) fn over_budget() -> io::Error {
 pub(crate) fn is_over_budget(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<OverBudget>())
 }
+
+/// Whether an error is that of a control frame larger than one may be.
+pub(crate) fn is_oversize_control(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<OversizeControl>())
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("control frame too large")]
+struct OversizeControl;
 
 #[derive(Debug, thiserror::Error)]
 #[error("too many bytes of messages under way")]

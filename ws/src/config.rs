@@ -49,6 +49,9 @@ pub struct Config {
     /// The socket is closed (code 1001) when no data message has passed in either direction
     /// for this long; pings and pongs do not count. Default: never.
     pub idle_timeout: Option<Duration>,
+    /// How long a message may stand still: it has begun, and no byte has come. The socket is
+    /// then closed (code 1008). Default 60 s.
+    pub receive_timeout: Option<Duration>,
     /// How long a closing handshake may take, from the first close frame. Default 10 s.
     pub close_timeout: Duration,
     /// Sending fails when the peer has not taken a single byte for this long while there is
@@ -76,6 +79,7 @@ impl Default for Config {
             ping_interval: None,
             pong_timeout: Duration::from_secs(20),
             idle_timeout: None,
+            receive_timeout: Some(Duration::from_secs(60)),
             close_timeout: Duration::from_secs(10),
             send_timeout: None,
             handshake_timeout: Duration::from_secs(10),
@@ -118,6 +122,8 @@ setters! {
     pong_timeout: Duration => pong_timeout;
     /// Sets [`Config::idle_timeout`]; `None` never closes.
     idle_timeout: impl Into<Option<Duration>> => idle_timeout.into();
+    /// Sets [`Config::receive_timeout`]; `None` waits for ever.
+    receive_timeout: impl Into<Option<Duration>> => receive_timeout.into();
     /// Sets [`Config::close_timeout`].
     close_timeout: Duration => close_timeout;
     /// Sets [`Config::send_timeout`]; `None` waits as long as TCP does.
@@ -192,17 +198,22 @@ impl Config {
         self.ping_interval.is_some() || self.idle_timeout.is_some()
     }
 
+    /// Below any limit that is more than twice as large.
+    fn write_buffer(&self) -> usize {
+        self.write_buffer_size.min(usize::MAX / 4)
+    }
+
     /// The bound tungstenite keeps for its write buffer when no message of ours is in it.
     pub(crate) fn write_limit(&self) -> usize {
         // Twice the write buffer: one that has just not reached the size at which it is
         // written out may meet a control frame.
-        (2 * self.write_buffer_size).saturating_add(self.pong_backlog).saturating_add(256)
+        (2 * self.write_buffer()).saturating_add(self.pong_backlog).saturating_add(256)
     }
 
     pub(crate) fn protocol(&self) -> WebSocketConfig {
         WebSocketConfig::default()
             .read_buffer_size(self.read_buffer_size)
-            .write_buffer_size(self.write_buffer_size)
+            .write_buffer_size(self.write_buffer())
             .max_write_buffer_size(self.write_limit())
             .max_message_size(Some(self.max_message_size))
             .max_frame_size(Some(self.max_frame_size))

@@ -6,9 +6,10 @@ use http::StatusCode;
 use tungstenite::error::{CapacityError, ProtocolError};
 use tungstenite::protocol::frame::coding::CloseCode;
 
-use crate::bridge::is_over_budget;
+use crate::bridge::{is_over_budget, is_oversize_control};
 
-/// What went wrong with a WebSocket or its handshake. After any of them the socket is done.
+/// What went wrong with a WebSocket or its handshake. After any of them but
+/// [`Error::ControlTooLong`] the socket is done.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -29,7 +30,7 @@ pub enum Error {
     /// with close code 1013.
     #[error("too many bytes of messages under way")]
     Exhausted,
-    /// The stream ended without a closing handshake (close code 1006).
+    /// The stream ended without a closing handshake (close code 1006), or sending has failed.
     #[error("connection ended without a closing handshake")]
     ClosedAbnormally,
     /// The peer has not answered a ping in time.
@@ -39,6 +40,11 @@ pub enum Error {
     /// peer has been told with close code 1001.
     #[error("idle for too long")]
     IdleTimeout,
+    /// The peer stopped in the middle of a message for
+    /// [`Config::receive_timeout`](crate::Config::receive_timeout); it has been told with close
+    /// code 1008.
+    #[error("peer stopped in the middle of a message")]
+    ReceiveTimeout,
     /// The peer took no byte for [`Config::send_timeout`](crate::Config::send_timeout).
     #[error("peer does not read")]
     SendTimeout,
@@ -48,6 +54,10 @@ pub enum Error {
     /// The caller sends on a socket that is closed or closing.
     #[error("socket is closed")]
     Closed,
+    /// The caller's ping, pong or close frame is larger than 125 bytes (RFC 6455 5.5). Nothing
+    /// was sent, and the socket goes on.
+    #[error("payload of a control frame is larger than 125 bytes")]
+    ControlTooLong,
     /// The opening handshake failed.
     #[error("handshake: {0}")]
     Handshake(#[from] HandshakeError),
@@ -89,6 +99,9 @@ impl Error {
         use tungstenite::Error as E;
         match error {
             E::Io(error) if is_over_budget(&error) => Error::Exhausted,
+            E::Io(error) if is_oversize_control(&error) => {
+                Error::Protocol(ProtocolError::ControlFrameTooBig)
+            }
             E::Io(error) => Error::Io(error),
             E::Capacity(error) => Error::TooLarge(error),
             E::Utf8(what) => Error::Utf8(what),
@@ -109,6 +122,7 @@ impl Error {
             Error::TooLarge(_) => Some(CloseCode::Size),
             Error::Exhausted => Some(CloseCode::Again),
             Error::IdleTimeout => Some(CloseCode::Away),
+            Error::ReceiveTimeout => Some(CloseCode::Policy),
             _ => None,
         }
     }

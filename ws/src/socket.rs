@@ -18,6 +18,7 @@ use crate::active::{Active, Failing};
 use crate::config::Config;
 use crate::error::Error;
 use crate::timers::{Due, Timers};
+use crate::track::MAX_CONTROL;
 
 /// Bytes a parked socket reads at a time, on the stack: most messages in one go.
 const PARKED_READ: usize = 2048;
@@ -28,7 +29,7 @@ const DRAIN_READS: usize = 32;
 ///
 /// Received messages, pings and pongs included, come out of the [`Stream`]; pings are
 /// answered by the socket itself. It ends with `None` after the closing handshake, or with
-/// one `Err` and then `None`. Its timers (ping, idle, close) run while a task waits for the
+/// one `Err` and then `None`. Its timers (ping, idle, receive, close) run while a task waits for the
 /// stream's next item, so a socket that only sends should still be read, for example by
 /// splitting it with [`StreamExt::split`](futures::StreamExt::split).
 ///
@@ -62,6 +63,8 @@ enum Phase {
     Shutdown,
     /// It is; what the peer still sends is read away, so that it gets no reset.
     Linger,
+    /// Sending has failed; the stream has yet to say that this was no orderly end.
+    Lost,
     Done,
 }
 
@@ -122,6 +125,34 @@ impl<S> WebSocket<S> {
         let idle = self.active.as_deref().is_some_and(Active::is_idle);
         if idle && self.is_open() && self.config.park {
             self.active = None;
+            if !self.config.has_timers() {
+                self.timers = None;
+            }
+        }
+    }
+
+    /// Tells the timers of what the last read brought; `waits`: it was not enough.
+    fn note_read(&mut self, waits: bool) {
+        let Some(active) = &mut self.active else { return };
+        let stopped = waits && active.is_under_way() && self.config.receive_timeout.is_some();
+        let heard = active.take_heard();
+        if stopped && self.timers.is_none() {
+            self.timers = Some(Box::new(Timers::new(throng_runtime::now())));
+        }
+        if let Some(timers) = &mut self.timers {
+            timers.set_under_way(stopped);
+            if heard {
+                timers.heard(throng_runtime::now());
+            }
+        }
+    }
+
+    /// Sending has failed.
+    fn lose(&mut self) {
+        let closed = self.close_received;
+        self.finish();
+        if !closed {
+            self.phase = Phase::Lost;
         }
     }
 
@@ -174,6 +205,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         loop {
             let progress = match self.phase {
                 Phase::Done => return Poll::Ready(None),
+                Phase::Lost => return self.end(Error::ClosedAbnormally),
                 Phase::Open | Phase::Closing => self.poll_read(cx),
                 Phase::Failing => self.poll_fail(cx).map(|error| Some(Err(error))),
                 Phase::Shutdown | Phase::Linger => self.poll_shutdown(cx).map(|()| None),
@@ -203,7 +235,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
             }
         }
         let Some(active) = &mut self.active else { return Poll::Pending };
-        match active.read(&mut self.io, cx, self.close_received) {
+        let result = active.read(&mut self.io, cx, self.close_received);
+        self.note_read(result.is_err());
+        match result {
             Ok(message) => Poll::Ready(Some(Ok(self.received(message, cx)))),
             Err(tungstenite::Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.park_if_idle();
@@ -232,8 +266,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
     /// Books a message that tungstenite hands out, and sends its automatic answer at once:
     /// the caller may take its time until it polls again.
     fn received(&mut self, message: Message, cx: &mut Context<'_>) -> Message {
-        if let Some(timers) = &mut self.timers {
-            timers.received(throng_runtime::now(), message.is_text() || message.is_binary());
+        if let Some(timers) = &mut self.timers
+            && (message.is_text() || message.is_binary())
+        {
+            timers.received_data(throng_runtime::now());
         }
         if message.is_close() {
             self.close_received = true;
@@ -326,6 +362,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
                 self.fail(Error::IdleTimeout);
                 None
             }
+            Due::Stopped => {
+                self.fail(Error::ReceiveTimeout);
+                None
+            }
             Due::Close => {
                 let failing = self.active.as_mut().and_then(|active| active.failing.take());
                 let shut =
@@ -344,6 +384,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
     fn queue(&mut self, message: Message) -> Result<(), Error> {
         if !self.is_open() {
             return Err(Error::Closed);
+        }
+        let longest = match &message {
+            Message::Ping(_) | Message::Pong(_) => MAX_CONTROL,
+            // Two bytes of it are the code.
+            Message::Close(_) => MAX_CONTROL - 2,
+            _ => usize::MAX,
+        };
+        if message.len() > longest {
+            return Err(Error::ControlTooLong);
         }
         if let Some(timers) = &mut self.timers
             && (message.is_text() || message.is_binary())
@@ -372,7 +421,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
             }
             Err(tungstenite::Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
                 ready!(active.poll_stall(self.config.send_timeout, cx));
-                self.finish();
+                self.lose();
                 Poll::Ready(Err(Error::SendTimeout))
             }
             Err(tungstenite::Error::ConnectionClosed | tungstenite::Error::AlreadyClosed) => {
@@ -381,7 +430,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
                 Poll::Ready(Ok(()))
             }
             Err(error) => {
-                self.finish();
+                self.lose();
                 Poll::Ready(Err(Error::from_protocol(error)))
             }
         }
@@ -435,7 +484,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Sink<Message> for WebSocket<S> {
         match this.phase {
             Phase::Open | Phase::Closing => this.poll_send(cx),
             Phase::Shutdown | Phase::Linger => Poll::Ready(Ok(())),
-            Phase::Failing | Phase::Done => Poll::Ready(Err(Error::Closed)),
+            Phase::Failing | Phase::Lost | Phase::Done => Poll::Ready(Err(Error::Closed)),
         }
     }
 

@@ -17,6 +17,8 @@ pub(crate) enum Due {
     Dead,
     /// No data message for the idle timeout.
     Idle,
+    /// A message has begun and does not go on.
+    Stopped,
     /// The closing handshake has taken too long.
     Close,
 }
@@ -31,6 +33,8 @@ pub(crate) struct Timers {
     last_received: Instant,
     last_data: Instant,
     pinged: Option<Instant>,
+    /// A message has begun and not ended.
+    under_way: bool,
     close_at: Option<Instant>,
 }
 
@@ -41,17 +45,25 @@ impl Timers {
             last_received: now,
             last_data: now,
             pinged: None,
+            under_way: false,
             close_at: None,
         }
     }
 
-    /// A message has arrived, of data or of control.
-    pub(crate) fn received(&mut self, now: Instant, data: bool) {
+    /// Bytes have arrived, of whatever.
+    pub(crate) fn heard(&mut self, now: Instant) {
         self.last_received = now;
         self.pinged = None;
-        if data {
-            self.last_data = now;
-        }
+    }
+
+    /// A data message has arrived.
+    pub(crate) fn received_data(&mut self, now: Instant) {
+        self.last_data = now;
+    }
+
+    /// Whether the socket waits for the rest of a message.
+    pub(crate) fn set_under_way(&mut self, under_way: bool) {
+        self.under_way = under_way;
     }
 
     /// A data message is sent.
@@ -85,7 +97,11 @@ impl Timers {
             None => (self.last_received + interval, Due::Ping),
         });
         let idle = config.idle_timeout.map(|timeout| (self.last_data + timeout, Due::Idle));
-        ping.into_iter().chain(idle).min_by_key(|(at, _)| *at)
+        let stopped = config
+            .receive_timeout
+            .filter(|_| self.under_way)
+            .map(|timeout| (self.last_received + timeout, Due::Stopped));
+        ping.into_iter().chain(idle).chain(stopped).min_by_key(|(at, _)| *at)
     }
 }
 

@@ -14,12 +14,20 @@ pub(crate) struct Tracker {
     fragmented: bool,
     /// Payload of that message's frames so far, the current one in full.
     announced: u64,
+    /// The header of a control frame said that it is larger than one may be.
+    oversize: bool,
 }
 
+/// Most payload of a control frame (RFC 6455 5.5).
+pub(crate) const MAX_CONTROL: usize = 125;
+
 impl Tracker {
-    /// Takes the next received bytes.
-    pub(crate) fn feed(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
+    /// Takes the next received bytes; returns how many are good: all but those from the end
+    /// of an oversize control frame's header on. tungstenite would make room for its payload
+    /// before it looks at the size.
+    pub(crate) fn feed(&mut self, received: &[u8]) -> usize {
+        let mut bytes = received;
+        while !bytes.is_empty() && !self.oversize {
             if self.payload > 0 {
                 let skip = bytes.len().min(usize::try_from(self.payload).unwrap_or(usize::MAX));
                 self.payload -= skip as u64;
@@ -36,8 +44,17 @@ impl Tracker {
             bytes = &bytes[1..];
             if self.seen >= 2 && self.seen == self.header_len() {
                 self.begin_payload();
+                if self.oversize {
+                    return received.len() - bytes.len() - 1;
+                }
             }
         }
+        received.len() - bytes.len()
+    }
+
+    /// An oversize control frame has begun; nothing behind that is good.
+    pub(crate) fn is_oversize(&self) -> bool {
+        self.oversize
     }
 
     /// Payload, announced or here, of the message that has begun and not ended.
@@ -75,6 +92,8 @@ impl Tracker {
         if self.header[0] & 0x0f < 8 {
             self.fragmented = self.header[0] & 0x80 == 0;
             self.announced = self.announced.saturating_add(self.payload);
+        } else {
+            self.oversize = self.payload > MAX_CONTROL as u64;
         }
         if self.payload == 0 {
             self.end_frame();
@@ -128,6 +147,24 @@ mod tests {
                 tracker.feed(&bytes[..1]);
                 assert!(!tracker.at_boundary());
             }
+        }
+    }
+
+    #[test]
+    fn a_control_frame_too_large_is_known_by_its_header() {
+        for masked in [false, true] {
+            for size in [126, 65535, 65536] {
+                let bytes = [frame(0x82, masked, 3), frame(0x8a, masked, size)].concat();
+                let good = bytes.len() - size - 1;
+                let mut tracker = Tracker::default();
+                assert_eq!(tracker.feed(&bytes), good, "{size}");
+                assert!(tracker.is_oversize());
+                assert_eq!(tracker.feed(&bytes), 0);
+            }
+            let mut tracker = Tracker::default();
+            let bytes = frame(0x89, masked, 125);
+            assert_eq!(tracker.feed(&bytes), bytes.len());
+            assert!(tracker.at_boundary() && !tracker.is_oversize());
         }
     }
 

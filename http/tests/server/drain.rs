@@ -19,34 +19,32 @@ fn requests_in_flight_finish_and_the_rest_ends() {
 }
 
 async fn drained_between_requests(park: bool) {
-    {
-        let (dialer, server) = serve_site(Server::new().park(park));
-        let mut busy = dialer.connect();
-        let mut parked = dialer.connect();
-        let mut silent = dialer.connect();
-        assert_eq!(get(&mut parked, "/hello").await.unwrap().status, 200);
-        let mut idle = dialer.connect();
-        send(&mut idle, "POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\na").await;
-        assert_eq!(read_reply(&mut idle).await.unwrap().status, 200);
-        send(&mut busy, "GET /slow HTTP/1.1\r\nhost: x\r\n\r\n").await;
-        throng_runtime::sleep(SECOND).await;
-        assert_eq!(server.connections(), 4);
+    let (dialer, server) = serve_site(Server::new().park(park));
+    let mut busy = dialer.connect();
+    let mut parked = dialer.connect();
+    let mut silent = dialer.connect();
+    assert_eq!(get(&mut parked, "/hello").await.unwrap().status, 200);
+    let mut idle = dialer.connect();
+    send(&mut idle, "POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\na").await;
+    assert_eq!(read_reply(&mut idle).await.unwrap().status, 200);
+    send(&mut busy, "GET /slow HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    throng_runtime::sleep(SECOND).await;
+    assert_eq!(server.connections(), 4);
 
-        let begin = throng_runtime::now();
-        let (drained, reply) = join(server.drain(30 * SECOND), read_reply(&mut busy)).await;
-        let reply = reply.unwrap();
-        assert_eq!(reply.text(), "slow");
-        assert!(reply.head.contains("connection: close"), "{}", reply.head);
-        assert_passed(begin, 4 * SECOND);
-        assert_eq!((drained.finished, drained.cut), (4, 0));
-        for end in [&mut busy, &mut parked, &mut silent, &mut idle] {
-            assert_eq!(read_reply(end).await, None);
-        }
-        // The listener has gone: new connections are refused.
-        let mut late = dialer.connect();
-        assert_eq!(read_reply(&mut late).await, None);
-        assert_eq!(server.counters().accepted, 4);
+    let begin = throng_runtime::now();
+    let (drained, reply) = join(server.drain(30 * SECOND), read_reply(&mut busy)).await;
+    let reply = reply.unwrap();
+    assert_eq!(reply.text(), "slow");
+    assert!(reply.head.contains("connection: close"), "{}", reply.head);
+    assert_passed(begin, 4 * SECOND);
+    assert_eq!((drained.finished, drained.cut), (4, 0));
+    for end in [&mut busy, &mut parked, &mut silent, &mut idle] {
+        assert_eq!(read_reply(end).await, None);
     }
+    // The listener has gone: new connections are refused.
+    let mut late = dialer.connect();
+    assert_eq!(read_reply(&mut late).await, None);
+    assert_eq!(server.counters().accepted, 4);
 }
 
 #[test]

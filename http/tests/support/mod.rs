@@ -162,6 +162,13 @@ impl End {
         pipe.wake();
     }
 
+    /// The peer's writes fail from now on; ours go on.
+    pub fn abandon(&self) {
+        let mut pipe = lock(&self.inbound);
+        pipe.abandoned = true;
+        pipe.wake();
+    }
+
     /// Both directions fail from now on, as after a TCP RST.
     pub fn reset(&self) {
         for pipe in [&self.inbound, &self.outbound] {

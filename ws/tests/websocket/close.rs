@@ -233,6 +233,46 @@ fn protocol_errors_close_with_1002() {
     }
 }
 
+/// The header alone decides, before room is made for what it announces.
+#[test]
+fn a_control_frame_too_large_closes_by_its_header() {
+    let header = [FIN | PING, 0x80 | 127, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 1, 2, 3, 4];
+    for before in [0, 1, 1000] {
+        run(async move {
+            let (mut a, b) = duplex(1 << 17, Pace::FAST);
+            let mut server = WebSocket::from_stream(b, Role::Server, Config::default(), Vec::new());
+            send(&mut a, &[&frame(FIN | BINARY, &vec![0; before])[..], &header].concat()).await;
+            assert_eq!(server.next().await.unwrap().unwrap().len(), before);
+            let server = throng_runtime::spawn_local(async move { server.next().await });
+            assert_eq!(read_close(&mut a).await, Some(1002));
+            drop(a);
+            let end = server.await.unwrap();
+            assert!(matches!(end, Some(Err(Error::Protocol(_)))), "{end:?}");
+        });
+    }
+}
+
+#[test]
+fn control_frames_of_ours_are_never_too_large() {
+    run(async {
+        let (mut client, mut server) = pair(Pace::FAST);
+        let too_long = CloseFrame { code: CloseCode::Normal, reason: "x".repeat(124).into() };
+        for message in [
+            Message::Ping(vec![0; 126].into()),
+            Message::Pong(vec![0; 126].into()),
+            Message::Close(Some(too_long)),
+        ] {
+            assert!(matches!(server.send(message).await, Err(Error::ControlTooLong)));
+        }
+        server.send(Message::Ping(vec![0; 125].into())).await.unwrap();
+        assert_eq!(client.next().await.unwrap().unwrap().len(), 125);
+        let frame = CloseFrame { code: CloseCode::Normal, reason: "x".repeat(123).into() };
+        let other = throng_runtime::spawn_local(async move { to_end(&mut client).await });
+        server.close(Some(frame.clone())).await.unwrap();
+        assert_eq!(other.await.unwrap(), Some(frame));
+    });
+}
+
 #[test]
 fn a_failed_peer_that_goes_on_sending_does_not_hold_us() {
     run(async {

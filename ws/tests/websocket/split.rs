@@ -126,6 +126,32 @@ fn a_close_by_the_writer_starts_the_readers_deadline() {
 }
 
 #[test]
+fn the_reader_learns_that_sending_has_failed() {
+    for reset in [true, false] {
+        run(async move {
+            let (a, b) = duplex(1 << 12, Pace::FAST);
+            let config = Config::default().send_timeout(Duration::from_secs(5));
+            let server = WebSocket::from_stream(b, Role::Server, config, Vec::new());
+            let (mut sink, mut stream) = server.split();
+            let reader = throng_runtime::spawn_local(async move {
+                let first = stream.next().await;
+                assert!(stream.next().await.is_none());
+                first
+            });
+            throng_runtime::sleep(Duration::from_secs(1)).await;
+            if reset {
+                // Only writing fails: the reader has nothing else that would wake it.
+                a.abandon();
+            }
+            assert!(sink.send(Message::binary(vec![0; 10_000])).await.is_err());
+            let end = reader.await.unwrap();
+            assert!(matches!(end, Some(Err(Error::ClosedAbnormally))), "{end:?}");
+            drop(a);
+        });
+    }
+}
+
+#[test]
 fn the_readers_end_wakes_a_waiting_writer() {
     run(async {
         let (a, b) = duplex(10, Pace::FAST);

@@ -52,6 +52,70 @@ fn a_peer_that_answers_lives_and_stays_parked_between_pings() {
 }
 
 #[test]
+fn a_peer_in_the_middle_of_a_long_message_is_alive() {
+    run(async {
+        let (mut a, b) = duplex(1 << 16, Pace::FAST);
+        let config = Config::default().ping_interval(30 * SECOND).pong_timeout(7 * SECOND);
+        let mut server = server(b, config);
+        let reader = throng_runtime::spawn_local(async move { (server.next().await, server) });
+        // No pong can come before this frame is through.
+        for piece in frame(FIN | TEXT, &[b'x'; 100]).chunks(20) {
+            throng_runtime::sleep(20 * SECOND).await;
+            send(&mut a, piece).await;
+        }
+        let (message, _server) = reader.await.unwrap();
+        assert_eq!(message.unwrap().unwrap().len(), 100);
+        assert_eq!(a.unread(), 0, "no ping was sent");
+    });
+}
+
+#[test]
+fn a_message_that_stops_is_closed_with_1008() {
+    let whole = frame(FIN | TEXT, b"only message");
+    for (cut, start) in [(1, &whole[..]), (8, &whole), (18, &frame(TEXT, b"only message"))] {
+        let start = start[..cut].to_vec();
+        run(async move {
+            let (mut a, b) = duplex(1 << 16, Pace::FAST);
+            let mut server = server(b, Config::default());
+            let end = throng_runtime::spawn_local(async move { server.next().await });
+            throng_runtime::sleep(100 * SECOND).await;
+            for byte in start {
+                throng_runtime::sleep(50 * SECOND).await;
+                send(&mut a, &[byte]).await;
+            }
+            let begin = throng_runtime::now();
+            assert_eq!(read_close(&mut a).await, Some(1008));
+            assert_passed(begin, 60 * SECOND);
+            drop(a);
+            assert!(matches!(end.await.unwrap(), Some(Err(Error::ReceiveTimeout))));
+        });
+    }
+}
+
+#[test]
+fn a_socket_between_messages_does_not_wait_for_one() {
+    for config in [Config::default(), Config::default().idle_timeout(1000 * SECOND)] {
+        run(async move { message_after_message(config).await });
+    }
+}
+
+async fn message_after_message(config: Config) {
+    let (mut a, b) = duplex(1 << 16, Pace::FAST);
+    let mut server = server(b, config);
+    let message = frame(FIN | TEXT, b"message");
+    for _ in 0..3 {
+        send(&mut a, &message[..5]).await;
+        let wait = throng_runtime::timeout(SECOND, server.next());
+        assert!(wait.await.is_err());
+        send(&mut a, &message[5..]).await;
+        assert!(server.next().await.unwrap().unwrap().is_text());
+        let wait = throng_runtime::timeout(100 * SECOND, server.next());
+        assert!(wait.await.is_err());
+        assert!(server.is_parked());
+    }
+}
+
+#[test]
 fn traffic_puts_pings_off() {
     run(async {
         let (mut a, b) = duplex(1 << 16, Pace::FAST);
