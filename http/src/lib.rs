@@ -1,9 +1,10 @@
-//! HTTP servers on Throng: hyper does the protocol, this crate what hyper leaves open.
+//! HTTP on Throng: hyper does the protocol, this crate what hyper leaves open.
 //!
 //! * [`serve`] and [`Server`]: the accept loop with limits and timeouts, HTTP/1.1 and HTTP/2
 //!   told apart by a connection's first bytes, upgrades, counters, a graceful drain.
 //! * Parking: between two requests a connection gives hyper's state and buffers back and
 //!   keeps only its stream.
+//! * [`client`]: connections pooled per host and shard, deadlines, retries, upgrades.
 //! * [`rt`]: hyper's timer and executor on the shard, for hyper's own builders and clients.
 //!
 //! A service is any hyper [`Service`] from `Request<Incoming>` to a response; nothing of it
@@ -14,6 +15,7 @@
 mod accept;
 mod activity;
 mod builders;
+pub mod client;
 mod connection;
 mod framing;
 mod io;

@@ -1,0 +1,371 @@
+//! Who may use which connection: one [`Host`] per target, with its idle connections, its
+//! HTTP/2 connections, the places of its limit and the queue for all of these.
+//!
+//! ```text
+//! acquire -> a stream of an HTTP/2 connection | an idle connection | a place | the queue
+//!                    ^                                ^                 |        |
+//!                    |                                |                 v        |
+//!                    '---------------- pump <---------+----- connect, exchange   |
+//!                                        '-----------------------> first in line '
+//! ```
+//!
+//! A place ([`Permit`]) goes with the transport it was taken for and comes back when that is
+//! dropped, whoever holds it. Whatever comes free goes to the first in line, so nobody is
+//! overtaken. Nothing is dropped while a host is borrowed: a drop may come back here.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+
+use hyper::client::conn::{http1, http2};
+use throng_runtime::Instant;
+
+use super::config::{Builder, HttpVersion};
+use super::connect::Target;
+use super::error::{Error, ErrorKind, Phase};
+use super::h1::H1;
+use super::h2::{H2, Stream};
+use super::within;
+use crate::rt::{LocalExecutor, ShardTimer};
+
+/// hyper's least buffer for a head.
+const MIN_BUFFER: usize = 8192;
+
+/// Totals of one client since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Connections made.
+    pub opened: u64,
+    /// Requests sent on a connection that had carried one before.
+    pub reused: u64,
+    /// Requests sent again because their connection turned out to be over.
+    pub retried: u64,
+    /// Idle connections given up: closed by the peer, too many, too long idle, too old.
+    pub evicted: u64,
+    /// Requests refused because the queue was full.
+    pub refused: u64,
+}
+
+pub(super) struct Pool {
+    pub(super) settings: Builder,
+    pub(super) http1: http1::Builder,
+    pub(super) http2: http2::Builder<LocalExecutor>,
+    hosts: RefCell<HashMap<Target, Rc<Host>>>,
+    stats: Cell<Stats>,
+    /// The last client has gone: nothing is kept any more.
+    closed: Cell<bool>,
+}
+
+pub(super) struct Host {
+    pub(super) pool: Rc<Pool>,
+    target: Target,
+    inner: RefCell<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// The one used last at the end, which is the next to be used.
+    idle: Vec<Rc<H1>>,
+    http2: Vec<Rc<H2>>,
+    permits: usize,
+    /// How many of them have no connection yet.
+    connecting: usize,
+    /// Whether the last connection spoke HTTP/2.
+    speaks_http2: Option<bool>,
+    waiters: VecDeque<Rc<Waiter>>,
+}
+
+/// What a request may use.
+pub(super) enum Lease {
+    Idle(Rc<H1>),
+    Stream(Stream),
+    Permit(Permit, Connecting),
+}
+
+/// A place among a host's connections.
+pub(super) struct Permit(Rc<Host>);
+
+/// An attempt to connect, until it is known how it went.
+pub(super) struct Connecting(Rc<Host>);
+
+#[derive(Default)]
+struct Waiter {
+    given: RefCell<Option<Lease>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Pool {
+    pub(super) fn new(settings: Builder) -> Self {
+        let mut http1 = http1::Builder::new();
+        http1
+            .max_header_size(settings.max_head_size)
+            .max_buf_size(MIN_BUFFER.max(2 * settings.max_head_size));
+        if let Some(count) = settings.max_headers {
+            http1.max_headers(count);
+        }
+        let mut http2 = http2::Builder::new(LocalExecutor);
+        let head = u32::try_from(settings.max_head_size).unwrap_or(u32::MAX);
+        http2.timer(ShardTimer).max_header_list_size(head);
+        if let Some((interval, timeout)) = settings.http2_ping {
+            http2.keep_alive_interval(interval).keep_alive_timeout(timeout);
+        }
+        Pool {
+            settings,
+            http1,
+            http2,
+            hosts: RefCell::default(),
+            stats: Cell::default(),
+            closed: Cell::new(false),
+        }
+    }
+
+    pub(super) fn count(&self, change: impl FnOnce(&mut Stats)) {
+        let mut stats = self.stats.get();
+        change(&mut stats);
+        self.stats.set(stats);
+    }
+
+    pub(super) fn stats(&self) -> Stats {
+        self.stats.get()
+    }
+
+    /// Connections of all hosts, those being made included, and those of them that are idle.
+    pub(super) fn connections(&self) -> (usize, usize) {
+        self.hosts.borrow().values().fold((0, 0), |(all, idle), host| {
+            let inner = host.inner.borrow();
+            (all + inner.permits, idle + inner.idle.len())
+        })
+    }
+
+    fn host(self: &Rc<Self>, target: &Target) -> Rc<Host> {
+        if let Some(host) = self.hosts.borrow().get(target) {
+            return host.clone();
+        }
+        let (pool, inner) = (self.clone(), RefCell::default());
+        let host = Rc::new(Host { pool, target: target.clone(), inner });
+        self.hosts.borrow_mut().insert(target.clone(), host.clone());
+        host
+    }
+
+    /// Something to send a request on; `fresh`: not a connection that has been idle.
+    pub(super) async fn acquire(
+        self: &Rc<Self>,
+        target: &Target,
+        fresh: bool,
+        total: Option<Instant>,
+    ) -> Result<Lease, Error> {
+        let host = self.host(target);
+        if let Some(lease) = host.take(fresh) {
+            return Ok(lease);
+        }
+        let waiter = Rc::new(Waiter::default());
+        {
+            let mut inner = host.inner.borrow_mut();
+            if inner.waiters.len() >= self.settings.max_waiting {
+                self.count(|stats| stats.refused += 1);
+                return Err(Error::of(ErrorKind::Exhausted));
+            }
+            inner.waiters.push_back(waiter.clone());
+        }
+        let waiting = Waiting { host: &host, waiter };
+        let until = throng_runtime::now() + self.settings.queue_timeout;
+        within(until, Phase::Queue, total, waiting.lease()).await
+    }
+
+    /// Ends all that is idle, and keeps nothing from now on.
+    pub(super) fn close(&self) {
+        self.closed.set(true);
+        let hosts: Vec<_> = self.hosts.borrow().values().cloned().collect();
+        for host in hosts {
+            let (idle, http2) = {
+                let mut inner = host.inner.borrow_mut();
+                (std::mem::take(&mut inner.idle), std::mem::take(&mut inner.http2))
+            };
+            idle.iter().for_each(|connection| connection.close());
+            http2.iter().for_each(|connection| connection.retire());
+        }
+    }
+}
+
+impl Host {
+    pub(super) fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Without waiting, unless others are.
+    fn take(self: &Rc<Self>, fresh: bool) -> Option<Lease> {
+        if !self.inner.borrow().waiters.is_empty() {
+            return None;
+        }
+        if !fresh {
+            return self.take_next();
+        }
+        loop {
+            let idle = std::mem::take(&mut self.inner.borrow_mut().idle);
+            let lease = self.take_next();
+            let mut inner = self.inner.borrow_mut();
+            inner.idle = idle;
+            if lease.is_some() || inner.idle.is_empty() {
+                return lease;
+            }
+            // Every place is taken, and one of them by an idle connection.
+            let oldest = inner.idle.remove(0);
+            drop(inner);
+            self.evict(&oldest);
+        }
+    }
+
+    fn take_next(self: &Rc<Self>) -> Option<Lease> {
+        let mut inner = self.inner.borrow_mut();
+        if let Some(connection) = inner.http2.iter().find(|connection| connection.has_room()) {
+            return Some(Lease::Stream(Stream::new(connection.clone())));
+        }
+        if let Some(connection) = inner.idle.pop() {
+            return Some(Lease::Idle(connection));
+        }
+        let settings = &self.pool.settings;
+        let may_be_http2 = match settings.version {
+            HttpVersion::Http1 => false,
+            HttpVersion::Http2 => true,
+            HttpVersion::Negotiated => self.target.is_https() && inner.speaks_http2 != Some(false),
+        };
+        // Where one connection may serve all, the first is waited for.
+        let too_many = may_be_http2 && inner.connecting > 0;
+        if too_many || inner.permits >= settings.max_connections {
+            return None;
+        }
+        inner.permits += 1;
+        inner.connecting += 1;
+        Some(Lease::Permit(Permit(self.clone()), Connecting(self.clone())))
+    }
+
+    /// Gives what is free to those who wait for it.
+    pub(super) fn pump(self: &Rc<Self>) {
+        while !self.inner.borrow().waiters.is_empty() {
+            let Some(lease) = self.take_next() else { return };
+            let waiter = self.inner.borrow_mut().waiters.pop_front();
+            if let Some(waiter) = waiter {
+                waiter.give(lease);
+            }
+        }
+    }
+
+    /// A connection that can take another request.
+    pub(super) fn put_idle(self: &Rc<Self>, connection: Rc<H1>) {
+        if self.pool.closed.get() {
+            connection.close();
+            return;
+        }
+        self.inner.borrow_mut().idle.push(connection);
+        self.pump();
+        let oldest = {
+            let mut inner = self.inner.borrow_mut();
+            (inner.idle.len() > self.pool.settings.max_idle).then(|| inner.idle.remove(0))
+        };
+        if let Some(oldest) = oldest {
+            self.evict(&oldest);
+        }
+    }
+
+    fn evict(&self, connection: &H1) {
+        self.pool.count(|stats| stats.evicted += 1);
+        connection.close();
+    }
+
+    /// An idle connection that has ended. Whether it was still here.
+    pub(super) fn remove_idle(&self, connection: &Rc<H1>) -> bool {
+        let mut inner = self.inner.borrow_mut();
+        let at = inner.idle.iter().position(|idle| Rc::ptr_eq(idle, connection));
+        at.map(|at| inner.idle.remove(at)).is_some()
+    }
+
+    /// A new connection for many requests at a time.
+    pub(super) fn add_http2(self: &Rc<Self>, connection: Rc<H2>) {
+        if self.pool.closed.get() {
+            connection.retire();
+            return;
+        }
+        self.inner.borrow_mut().http2.push(connection);
+        self.pump();
+    }
+
+    pub(super) fn remove_http2(&self, connection: &Rc<H2>) -> bool {
+        let mut inner = self.inner.borrow_mut();
+        let at = inner.http2.iter().position(|other| Rc::ptr_eq(other, connection));
+        at.map(|at| inner.http2.swap_remove(at)).is_some()
+    }
+}
+
+impl Connecting {
+    pub(super) fn host(&self) -> Rc<Host> {
+        self.0.clone()
+    }
+
+    /// It went well.
+    pub(super) fn done(self, http2: bool) {
+        self.0.inner.borrow_mut().speaks_http2 = Some(http2);
+    }
+}
+
+impl Drop for Connecting {
+    fn drop(&mut self) {
+        self.0.inner.borrow_mut().connecting -= 1;
+        self.0.pump();
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let host = &self.0;
+        host.inner.borrow_mut().permits -= 1;
+        host.pump();
+        let forgotten = {
+            let inner = host.inner.borrow();
+            inner.permits == 0 && inner.waiters.is_empty()
+        };
+        if forgotten {
+            let removed = host.pool.hosts.borrow_mut().remove(&host.target);
+            drop(removed);
+        }
+    }
+}
+
+impl Waiter {
+    fn give(&self, lease: Lease) {
+        *self.given.borrow_mut() = Some(lease);
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+/// A place in the queue. Dropped, it leaves, and passes on what it may have been given.
+struct Waiting<'h> {
+    host: &'h Rc<Host>,
+    waiter: Rc<Waiter>,
+}
+
+impl Waiting<'_> {
+    async fn lease(&self) -> Lease {
+        poll_fn(|cx| match self.waiter.given.take() {
+            Some(lease) => Poll::Ready(lease),
+            None => {
+                *self.waiter.waker.borrow_mut() = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        })
+        .await
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.host.inner.borrow_mut().waiters.retain(|other| !Rc::ptr_eq(other, &self.waiter));
+        if let Some(Lease::Idle(connection)) = self.waiter.given.take() {
+            self.host.put_idle(connection);
+        }
+    }
+}

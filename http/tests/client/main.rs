@@ -1,0 +1,10 @@
+//! The HTTP client through the whole stack: two hosts on a memory link under virtual time,
+//! the server's side by this crate's server or written by hand.
+
+mod http2;
+mod message;
+mod pool;
+mod retry;
+mod timeouts;
+mod upgrade;
+mod world;
