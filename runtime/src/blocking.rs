@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::affinity::Cores;
-use crate::error::{JoinError, SpawnError};
+use crate::error::{JoinError, SpawnError, discard};
 use crate::remote::{RemoteHandle, completion};
 use crate::shard;
 
@@ -158,7 +158,9 @@ impl Inner {
                 drop(state);
                 // The job catches panics of its function; what is left is the drop of an
                 // output nobody waits for.
-                let _ = catch_unwind(AssertUnwindSafe(job));
+                if let Err(payload) = catch_unwind(AssertUnwindSafe(job)) {
+                    discard(payload);
+                }
                 state = self.lock();
                 continue;
             }

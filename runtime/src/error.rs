@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::fmt;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 
 /// Why a task was not started: a limit was reached, or the shard is going away.
@@ -102,6 +103,14 @@ pub(crate) fn panic_text(payload: &(dyn Any + Send)) -> &str {
         text
     } else {
         "(no text)"
+    }
+}
+
+/// Drops what a task panicked with, contained like the panic itself: it may panic again.
+pub(crate) fn discard(payload: Box<dyn Any + Send>) {
+    if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+        // There must be an end to it.
+        std::mem::forget(again);
     }
 }
 

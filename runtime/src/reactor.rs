@@ -24,6 +24,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::driver::Driver;
+use crate::error::discard;
 use crate::shard::Shard;
 use crate::time::Instant;
 
@@ -152,8 +153,9 @@ fn inbox(shard: &Shard) -> bool {
     for _ in 0..SPAWNS {
         let Some(spawn) = ({ shard.port.borrow_mut().try_recv() }) else { break };
         taken += 1;
-        if catch_unwind(AssertUnwindSafe(spawn)).is_err() {
-            shard.counters.panics.add(1);
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(spawn)) {
+            shard.report(&*payload);
+            discard(payload);
         }
     }
     taken > 0

@@ -17,7 +17,7 @@ use std::task::{Context, Poll, Waker};
 use crate::arena::{ABORT, ALIVE, Arena, DONE, HANDLE, QUEUED, Slot, TaskId, WAITER, generation};
 use crate::config::ShardId;
 use crate::coop;
-use crate::error::{SpawnError, panic_text};
+use crate::error::{SpawnError, discard, panic_text};
 use crate::group::{Group, Lease};
 use crate::inbound::Chain;
 use crate::mesh::Port;
@@ -357,11 +357,12 @@ impl Shard {
                     let dropped = catch_unwind(AssertUnwindSafe(|| unsafe {
                         ((*task).table.drop_future)(task);
                     }));
-                    if dropped.is_err() {
+                    if let Err(again) = dropped {
                         tracing::error!(
                             shard = self.id.0,
                             "a task panicked again while it was dropped"
                         );
+                        discard(again);
                     }
                 }
                 self.end(index, End::Panic(payload));
@@ -395,6 +396,7 @@ impl Shard {
                 let dropped = catch_unwind(AssertUnwindSafe(|| unsafe { drop_output(task) }));
                 if let Err(payload) = dropped {
                     self.report(&*payload);
+                    discard(payload);
                 }
                 return;
             }
@@ -408,6 +410,8 @@ impl Shard {
             self.report(&*payload);
             if handle {
                 self.extras.borrow_mut().entry(index).or_default().panic = Some(payload);
+            } else {
+                discard(payload);
             }
         }
         if !handle {

@@ -11,7 +11,7 @@ crate::metrics! {
     pub struct Stats {
         /// Tasks started.
         counter spawned: u64,
-        /// Spawns refused because of a limit.
+        /// Spawns refused; one for another shard counts on the shard that refused it.
         limit refused: u64,
         /// Polls of tasks.
         counter polls: u64,

@@ -193,6 +193,10 @@ fn panics_in_drops_are_contained_too() {
         drop(spawn_local(async { Bomb }));
         sleep(Duration::from_millis(1)).await;
         assert_eq!((stats().panics, stats().tasks), (3, 1));
+        // In the drop of what a task panicked with, which nobody wants either.
+        drop(spawn_local(async { std::panic::panic_any(Bomb) }));
+        sleep(Duration::from_millis(1)).await;
+        assert_eq!((stats().panics, stats().tasks), (4, 1));
     });
 }
 
