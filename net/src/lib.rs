@@ -18,6 +18,7 @@ mod kernel;
 mod listener;
 mod local;
 pub mod packet;
+pub mod pcap;
 pub mod resolver;
 pub mod rss;
 pub mod sim;

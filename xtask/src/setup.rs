@@ -47,6 +47,7 @@ const TOOLS: &[Package] = &[
     Package { name: "nghttp2-client", probe: Program("h2load"), why: "HTTP/2 load" },
     Package { name: "openssl", probe: Program("openssl"), why: "TLS client" },
     Package { name: "tshark", probe: Program("tshark"), why: "captures and their judgement" },
+    Package { name: "tcpdump", probe: Program("tcpdump"), why: "judges the capture filter" },
     Package { name: "python3-venv", probe: Venv, why: "websockets and kosoku clients" },
 ];
 

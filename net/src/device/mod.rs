@@ -27,6 +27,7 @@ pub mod faults;
 pub mod memory;
 pub(crate) mod offload;
 pub mod pcap;
+pub(crate) mod pcapng;
 pub(crate) mod pool;
 pub mod spec;
 pub mod tap;

@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime};
 use throng_runtime::Instant;
 
 use super::offload::{self, Segmenter};
+use super::pcapng::{self, Direction};
 use super::{Capabilities, Counters, Device};
 use crate::packet::{ChecksumStatus, Packet};
 
@@ -72,6 +73,7 @@ impl Capture {
     pub fn write_to(output: Box<dyn Write + Send>, options: Options) -> io::Result<Capture> {
         let mut writer = Writer {
             output: BufWriter::with_capacity(1 << 16, output),
+            block: Vec::new(),
             written: 0,
             interfaces: 0,
             limit: options.limit,
@@ -80,7 +82,9 @@ impl Capture {
             flushed: Instant::ZERO,
             stopped: false,
         };
-        writer.section_header()?;
+        pcapng::section_header(&mut writer.block);
+        writer.write_block()?;
+        writer.output.flush()?;
         Ok(Capture { writer: Arc::new(Mutex::new(writer)) })
     }
 
@@ -99,28 +103,14 @@ pub struct CapturedQueue {
     inner: Box<dyn Device>,
     capture: Capture,
     interface: u32,
-    /// Frames under inspection on their way out.
-    batch: VecDeque<Packet>,
-    /// Their copies, one after the other, and where each frame's copies end.
-    copies: Vec<Vec<u8>>,
-    ends: Vec<usize>,
+    outgoing: Outgoing,
 }
-
-/// Frames copied before the inner device is asked to take them.
-const BATCH: usize = 64;
 
 impl CapturedQueue {
     /// Wraps one queue, which becomes an interface of the capture.
     pub fn new(inner: Box<dyn Device>, capture: &Capture) -> CapturedQueue {
         let interface = capture.with(|writer| writer.interface(&inner.capabilities().name));
-        CapturedQueue {
-            inner,
-            capture: capture.clone(),
-            interface,
-            batch: VecDeque::new(),
-            copies: Vec::new(),
-            ends: Vec::new(),
-        }
+        CapturedQueue { inner, capture: capture.clone(), interface, outgoing: Outgoing::default() }
     }
 }
 
@@ -153,32 +143,21 @@ impl Device for CapturedQueue {
         if self.capture.with(|writer| writer.stopped) {
             return self.inner.transmit(frames, now);
         }
-        let mut total = 0;
-        while !frames.is_empty() {
-            self.batch.extend(frames.drain(..frames.len().min(BATCH)));
-            self.copies.clear();
-            self.ends.clear();
-            for packet in &self.batch {
-                sent_copies(packet, &mut self.copies);
-                self.ends.push(self.copies.len());
-            }
-            let taken = self.inner.transmit(&mut self.batch, now);
-            let copies = taken.checked_sub(1).map_or(0, |last| self.ends[last]);
-            self.capture.with(|writer| {
-                for copy in &self.copies[..copies] {
-                    writer.frame(self.interface, Direction::Out, copy, now);
-                }
-                writer.flush_if_due(now);
-            });
-            total += taken;
-            if !self.batch.is_empty() {
-                while let Some(packet) = self.batch.pop_back() {
-                    frames.push_front(packet);
-                }
-                break;
-            }
-        }
-        total
+        let (capture, interface) = (&self.capture, self.interface);
+        self.outgoing.transmit(
+            &mut *self.inner,
+            frames,
+            now,
+            |_| true,
+            |copies| {
+                capture.with(|writer| {
+                    for copy in copies {
+                        writer.frame(interface, Direction::Out, copy, now);
+                    }
+                    writer.flush_if_due(now);
+                });
+            },
+        )
     }
 
     fn next_deadline(&self) -> Option<Instant> {
@@ -208,6 +187,56 @@ impl Device for CapturedQueue {
     }
 }
 
+/// Frames on their way out through a device, under inspection.
+#[derive(Default)]
+pub(crate) struct Outgoing {
+    /// Those the device is being asked to take.
+    batch: VecDeque<Packet>,
+    /// Copies of the wanted ones, one after the other, and where each frame's copies end.
+    copies: Vec<Vec<u8>>,
+    ends: Vec<usize>,
+}
+
+/// Frames copied before the device is asked to take them.
+const BATCH: usize = 64;
+
+impl Outgoing {
+    /// What [`Device::transmit`] does; `sent` is shown copies of the `wanted` frames that were
+    /// taken, as they are on the wire.
+    pub(crate) fn transmit(
+        &mut self,
+        device: &mut dyn Device,
+        frames: &mut VecDeque<Packet>,
+        now: Instant,
+        wanted: impl Fn(&Packet) -> bool,
+        mut sent: impl FnMut(&[Vec<u8>]),
+    ) -> usize {
+        let mut total = 0;
+        while !frames.is_empty() {
+            self.batch.extend(frames.drain(..frames.len().min(BATCH)));
+            self.copies.clear();
+            self.ends.clear();
+            for packet in &self.batch {
+                if wanted(packet) {
+                    sent_copies(packet, &mut self.copies);
+                }
+                self.ends.push(self.copies.len());
+            }
+            let taken = device.transmit(&mut self.batch, now);
+            let copies = taken.checked_sub(1).map_or(0, |last| self.ends[last]);
+            sent(&self.copies[..copies]);
+            total += taken;
+            if !self.batch.is_empty() {
+                while let Some(packet) = self.batch.pop_back() {
+                    frames.push_front(packet);
+                }
+                break;
+            }
+        }
+        total
+    }
+}
+
 fn bytes_of(packet: &Packet) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(packet.len());
     packet.for_each_piece(|piece| bytes.extend_from_slice(piece));
@@ -216,7 +245,7 @@ fn bytes_of(packet: &Packet) -> Vec<u8> {
 
 /// The frame as it was on the wire: a device that vouches for a checksum it has not seen
 /// finished leaves finishing it to us.
-fn received_copy(packet: &Packet) -> Vec<u8> {
+pub(crate) fn received_copy(packet: &Packet) -> Vec<u8> {
     let mut copy = bytes_of(packet);
     if packet.rx.checksum == ChecksumStatus::Good {
         offload::finish_received(&mut copy);
@@ -243,15 +272,11 @@ fn sent_copies(packet: &Packet, copies: &mut Vec<Vec<u8>>) {
     }
 }
 
-#[derive(Clone, Copy)]
-enum Direction {
-    In = 1,
-    Out = 2,
-}
-
-/// The file, in the format of draft-ietf-opsawg-pcapng, in the machine's byte order.
+/// The file.
 struct Writer {
     output: BufWriter<Box<dyn Write + Send>>,
+    /// The block being made.
+    block: Vec<u8>,
     written: u64,
     interfaces: u32,
     limit: u64,
@@ -265,36 +290,16 @@ struct Writer {
 const FLUSH_INTERVAL: Duration = Duration::from_millis(100);
 
 impl Writer {
-    /// Section header block, 4.1.
-    fn section_header(&mut self) -> io::Result<()> {
-        let mut body = Vec::new();
-        body.extend(0x1a2b_3c4d_u32.to_ne_bytes());
-        body.extend(1u16.to_ne_bytes());
-        body.extend(0u16.to_ne_bytes());
-        body.extend((-1i64).to_ne_bytes());
-        option(&mut body, 4, b"throng");
-        end_of_options(&mut body);
-        self.block(0x0a0d_0d0a, &body)?;
-        self.output.flush()
-    }
-
-    /// Interface description block, 4.2. Returns the interface's number.
+    /// Describes an interface and returns its number.
     fn interface(&mut self, name: &str) -> u32 {
         let number = self.interfaces;
         self.interfaces += 1;
-        let mut body = Vec::new();
-        body.extend(1u16.to_ne_bytes()); // LINKTYPE_ETHERNET
-        body.extend(0u16.to_ne_bytes());
-        body.extend(0u32.to_ne_bytes()); // frames are whole
-        option(&mut body, 2, name.as_bytes());
-        option(&mut body, 9, &[9]); // time stamps in 10^-9 s
-        end_of_options(&mut body);
-        let result = self.block(1, &body);
+        pcapng::interface(&mut self.block, name, 0);
+        let result = self.write_block();
         self.check(result);
         number
     }
 
-    /// Enhanced packet block, 4.3.
     fn frame(&mut self, interface: u32, direction: Direction, bytes: &[u8], now: Instant) {
         if self.stopped {
             return;
@@ -315,28 +320,16 @@ impl Writer {
                 .saturating_sub(since_origin),
         });
         let time = (epoch + since_origin).as_nanos() as u64;
-        let mut body = Vec::with_capacity(bytes.len() + 48);
-        body.extend(interface.to_ne_bytes());
-        body.extend(((time >> 32) as u32).to_ne_bytes());
-        body.extend((time as u32).to_ne_bytes());
-        body.extend((bytes.len() as u32).to_ne_bytes());
-        body.extend((bytes.len() as u32).to_ne_bytes());
-        body.extend(bytes);
-        pad(&mut body);
-        option(&mut body, 2, &(direction as u32).to_ne_bytes());
-        end_of_options(&mut body);
-        let result = self.block(6, &body);
+        pcapng::packet(&mut self.block, interface, direction, time, bytes, usize::MAX);
+        let result = self.write_block();
         self.check(result);
     }
 
-    fn block(&mut self, kind: u32, body: &[u8]) -> io::Result<()> {
-        let length = body.len() as u32 + 12;
-        self.output.write_all(&kind.to_ne_bytes())?;
-        self.output.write_all(&length.to_ne_bytes())?;
-        self.output.write_all(body)?;
-        self.output.write_all(&length.to_ne_bytes())?;
-        self.written += u64::from(length);
-        Ok(())
+    fn write_block(&mut self) -> io::Result<()> {
+        let result = self.output.write_all(&self.block);
+        self.written += self.block.len() as u64;
+        self.block.clear();
+        result
     }
 
     fn flush_if_due(&mut self, now: Instant) {
@@ -360,19 +353,4 @@ impl Writer {
             tracing::warn!(%error, "the capture file cannot be written, the rest is left out");
         }
     }
-}
-
-fn pad(body: &mut Vec<u8>) {
-    body.resize(body.len().next_multiple_of(4), 0);
-}
-
-fn option(body: &mut Vec<u8>, code: u16, value: &[u8]) {
-    body.extend(code.to_ne_bytes());
-    body.extend((value.len() as u16).to_ne_bytes());
-    body.extend(value);
-    pad(body);
-}
-
-fn end_of_options(body: &mut Vec<u8>) {
-    body.extend([0; 4]);
 }

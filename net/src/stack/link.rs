@@ -17,6 +17,7 @@ use super::random::Random;
 use super::route::Routes;
 use crate::device::Device;
 use crate::packet::Packet;
+use crate::pcap::Tap;
 use crate::tcp::segment::{Addr, FourTuple, Header};
 use crate::tcp::{Egress, Full, Payload};
 
@@ -28,6 +29,8 @@ const MAX_QUEUED: usize = 512;
 /// The transmit half of a shard.
 pub(crate) struct Link {
     pub(crate) device: Box<dyn Device>,
+    /// A capture of what passes through the device.
+    pub(crate) tap: Option<Box<Tap>>,
     pub(crate) routes: Routes,
     pub(crate) neighbors: Neighbors,
     pub(crate) queue: VecDeque<Packet>,
@@ -55,6 +58,7 @@ impl Link {
         let offload = Offload::from(caps);
         Link {
             device,
+            tap: None,
             routes,
             neighbors: Neighbors::new(max_neighbors),
             queue: VecDeque::new(),
@@ -76,7 +80,14 @@ impl Link {
     /// Hands the queue to the device. Returns whether anything went.
     pub(crate) fn flush(&mut self) -> bool {
         self.send_requests();
-        !self.queue.is_empty() && self.device.transmit(&mut self.queue, self.now) > 0
+        if self.queue.is_empty() {
+            return false;
+        }
+        let taken = match &mut self.tap {
+            None => self.device.transmit(&mut self.queue, self.now),
+            Some(tap) => tap.transmit(&mut *self.device, &mut self.queue, self.now),
+        };
+        taken > 0
     }
 
     /// Notes a neighbour's address; what waited for it goes out.

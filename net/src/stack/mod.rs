@@ -42,6 +42,7 @@ pub(crate) use wakers::{Interest, wait_in};
 
 use crate::device::{self, Device};
 use crate::packet::Packet;
+use crate::pcap::Tap;
 use crate::resolver::Families;
 use crate::stats::Held;
 use crate::steering::Steering;
@@ -200,6 +201,19 @@ impl Stack {
     /// What the port itself counts, where this shard has its first queue.
     pub(crate) fn port_counters(&self) -> Vec<(String, u64)> {
         self.link.device.port_counters()
+    }
+
+    /// Begins a capture.
+    ///
+    /// # Errors
+    /// `AlreadyExists` where there is one.
+    pub(crate) fn attach(&mut self, tap: Tap) -> io::Result<()> {
+        if self.link.tap.as_ref().is_some_and(|tap| !tap.is_over()) {
+            let text = format!("shard {} has a capture already", self.shard);
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
+        }
+        self.link.tap = Some(Box::new(tap));
+        Ok(())
     }
 
     /// What is held beside connections.

@@ -18,6 +18,10 @@ impl Stack {
         let mut worked = self.receive_messages(now);
         let mut frames = std::mem::take(&mut self.frames);
         worked |= self.link.device.receive(&mut frames, BURST, now) > 0;
+        if let Some(tap) = &mut self.link.tap {
+            tap.received(&frames, now);
+            self.link.tap.take_if(|tap| tap.is_over());
+        }
         self.process(&mut frames, true, now);
         self.frames = frames;
         self.deliver_events();

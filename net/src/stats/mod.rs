@@ -65,7 +65,7 @@ pub fn addresses() -> io::Result<Vec<(std::net::IpAddr, u8)>> {
 /// # Errors
 /// `TimedOut` where the shard does not answer within `patience`; `NotConnected` where it has
 /// ended or has no room for a question.
-async fn ask<T, F, Fut>(shard: ShardId, patience: Duration, f: F) -> io::Result<T>
+pub(crate) async fn ask<T, F, Fut>(shard: ShardId, patience: Duration, f: F) -> io::Result<T>
 where
     T: Send + 'static,
     F: FnOnce() -> Fut + Send + 'static,
