@@ -299,6 +299,10 @@ where
     fn poll_http2(&mut self, cx: &mut Context<'_>) -> Next {
         let draining = self.draining();
         let State::Http2(http2) = &mut self.state else { return Next::Done };
+        if draining && !http2.ending {
+            http2.ending = true;
+            Pin::new(&mut http2.hyper).graceful_shutdown();
+        }
         let shared = &self.membership.shared;
         if let Poll::Ready(result) = Pin::new(&mut http2.hyper).poll(cx) {
             if let Err(error) = result {
@@ -306,12 +310,6 @@ where
                 shared.count(|counters| counters.errors += 1);
             }
             return Next::Done;
-        }
-        // Not before hyper has seen the requests that have come: it would drop them.
-        if draining && !http2.ending {
-            http2.ending = true;
-            Pin::new(&mut http2.hyper).graceful_shutdown();
-            return Next::Again;
         }
         if let Some(since) = http2.activity.stalled_since() {
             return Next::Wait(Some(since + shared.settings.body_timeout));

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::join_all;
+use futures::{AsyncReadExt, AsyncWriteExt};
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper::{Request, Response, body::Incoming};
@@ -120,6 +121,27 @@ fn a_drain_lets_streams_finish() {
         assert_eq!(slow.await.unwrap(), "slow");
         let mut client = client;
         assert!(client.send_request(request("/hello", "")).await.is_err());
+    });
+}
+
+#[test]
+fn a_request_that_has_come_before_a_drain_is_answered() {
+    run(async {
+        let (dialer, server) = serve_site(Server::new());
+        let mut end = dialer.connect();
+        throng_runtime::sleep(SECOND).await;
+        // Preface, empty SETTINGS, and HEADERS that end stream 1: GET /hello of "x".
+        let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+        bytes.extend(b"\0\0\x0d\x01\x05\0\0\0\x01\x82\x86\x04\x06/hello\x01\x01x");
+        end.write_all(&bytes).await.unwrap();
+        // The server has not been woken yet.
+        let drain = server.drain(30 * SECOND);
+        throng_runtime::sleep(SECOND).await;
+        let mut answer = vec![0; 4096];
+        let n = end.read(&mut answer).await.unwrap();
+        assert!(answer[..n].windows(5).any(|five| five == b"hello"), "{:?}", &answer[..n]);
+        drop(end);
+        assert_eq!(drain.await.finished, 1);
     });
 }
 
