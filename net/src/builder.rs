@@ -16,10 +16,11 @@ use throng_runtime::{Driver, IdlePolicy, ShardId, local, timeout, unparker};
 
 use crate::config::{ConfigError, Limits, Raw, Settings};
 use crate::device::spec::{Backend, OpenOptions, open};
+use crate::device::{Capabilities, tap};
 use crate::kernel::{KernelDriver, Reactor};
 use crate::local::Network;
 use crate::resolver::Resolver;
-use crate::stack::{Setup, SharedStack, Stack, StackDriver};
+use crate::stack::{Exception, Setup, SharedStack, Stack, StackDriver};
 use crate::steering::PortSteering;
 use crate::tcp;
 
@@ -161,6 +162,26 @@ impl Builder {
         self
     }
 
+    /// Gives the host's kernel what comes in and is not for us, by a TAP with this name (1 to
+    /// 15 bytes) that has the port's MAC address, and sends what comes back from it: ssh, routing
+    /// daemons and everything else of the host's share the port. Give the interface addresses
+    /// with `ip addr add`; they must not be ours, unless they are
+    /// [shared](Builder::share_addresses). Needs CAP_NET_ADMIN. The host itself does not reach
+    /// our addresses by it. Ignored on `kernel`.
+    pub fn exception(mut self, interface: impl Into<String>) -> Builder {
+        self.raw.exception = Some(interface.into());
+        self
+    }
+
+    /// Lets the exception path's interface have our addresses, too: TCP segments and UDP
+    /// datagrams for which there is no socket of ours, and ICMP but echo requests, go to the
+    /// kernel, which then also answers them with RST or port unreachable. Ports that both sides choose
+    /// for outgoing connections may collide; then the connection is ours.
+    pub fn share_addresses(mut self, shared: bool) -> Builder {
+        self.raw.exception_shared = shared;
+        self
+    }
+
     /// The bounds of each shard.
     pub fn limits(mut self, limits: Limits) -> Builder {
         self.raw.limits = limits;
@@ -215,14 +236,15 @@ impl Builder {
             return Err(io::Error::other("the device has no queue"));
         };
         let caps = first.capabilities();
+        let exceptions = settings.exception_devices(caps)?;
         let steering = PortSteering::new(&caps.name, &caps.rss, settings.shards as u16);
         let ports = Mesh::new(settings.shards, settings.limits.mesh);
-        let slots: Vec<_> =
-            devices.into_iter().zip(ports).map(|parts| Mutex::new(Some(parts))).collect();
+        let parts = devices.into_iter().zip(exceptions).zip(ports);
+        let slots: Vec<_> = parts.map(|parts| Mutex::new(Some(parts))).collect();
         run(config, main, |shard| {
             let slot = slots[usize::from(shard.0)].lock();
             let parts = slot.ok().and_then(|mut slot| slot.take());
-            let Some((device, port)) = parts else {
+            let Some(((device, exception), port)) = parts else {
                 return Err(io::Error::other("this shard has been started before"));
             };
             let secret = secret()?;
@@ -231,6 +253,7 @@ impl Builder {
                 shard,
                 shards: settings.shards,
                 device,
+                exception,
                 steering: steering.shard(shard),
                 port,
                 unparkers: (0..settings.shards).map(|i| unparker(ShardId(i as u16))).collect(),
@@ -285,6 +308,24 @@ where
 }
 
 impl Settings {
+    /// The exception path's queue of each shard.
+    fn exception_devices(&self, port: &Capabilities) -> io::Result<Vec<Option<Exception>>> {
+        let Some(interface) = &self.exception else {
+            return Ok((0..self.shards).map(|_| None).collect());
+        };
+        let options = tap::Options {
+            mtu: port.mtu,
+            mac: Some(port.mac),
+            kernel_mac: Some(port.mac),
+            buffers: self.limits.packet_buffers,
+            offload: true,
+            receive_offload: false,
+        };
+        let queues = tap::open(interface, self.shards, &options)?;
+        let with = |queue| Some(Exception::new(Box::new(queue), self.exception_shared));
+        Ok(queues.into_iter().map(with).collect())
+    }
+
     fn tcp(&self) -> tcp::Config {
         tcp::Config {
             mss_v4: u16::MAX,

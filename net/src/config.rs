@@ -128,6 +128,8 @@ pub(crate) struct Raw {
     pub(crate) nameserver: Vec<String>,
     pub(crate) resolv_conf: Option<PathBuf>,
     pub(crate) hosts: Option<PathBuf>,
+    pub(crate) exception: Option<String>,
+    pub(crate) exception_shared: bool,
     pub(crate) limits: Limits,
 }
 
@@ -143,6 +145,9 @@ pub(crate) struct Settings {
     pub(crate) cores: Option<Vec<usize>>,
     pub(crate) idle: IdlePolicy,
     pub(crate) names: resolver::Config,
+    /// The interface of the exception path.
+    pub(crate) exception: Option<String>,
+    pub(crate) exception_shared: bool,
     pub(crate) limits: Limits,
 }
 
@@ -198,6 +203,12 @@ impl Raw {
         }
         if let Some(path) = var("THRONG_HOSTS") {
             self.hosts = Some(path.into());
+        }
+        if let Some(exception) = var("THRONG_EXCEPTION") {
+            self.exception = Some(exception);
+        }
+        if let Some(shared) = var("THRONG_EXCEPTION_SHARED") {
+            self.exception_shared = parse("THRONG_EXCEPTION_SHARED", &shared, "true or false")?;
         }
         Ok(())
     }
@@ -287,6 +298,10 @@ impl Raw {
             Some(other) => return Err(value("idle", other, "busy or adaptive")),
         };
         let names = self.names()?;
+        if self.exception_shared && self.exception.is_none() {
+            let accepted = "the name of the interface that shares the addresses";
+            return Err(ConfigError::Missing { key: "exception", accepted });
+        }
         let limits = self.limits.clone();
         limits.check()?;
         Ok(Settings {
@@ -300,6 +315,8 @@ impl Raw {
             cores,
             idle,
             names,
+            exception: self.exception.clone(),
+            exception_shared: self.exception_shared,
             limits,
         })
     }
@@ -373,6 +390,15 @@ mod tests {
 
     fn error(toml: &str) -> String {
         raw(toml).settings(4).err().expect("an error").to_string()
+    }
+
+    #[test]
+    fn addresses_are_shared_only_with_an_interface() {
+        let said = error("device = 'tap:x'\naddress = ['10.0.0.2/24']\nexception_shared = true\n");
+        assert!(said.contains("exception is missing"), "{said}");
+        let mut env = Raw::default();
+        let bad = env.apply_env(|key| (key == "THRONG_EXCEPTION_SHARED").then(|| "maybe".into()));
+        assert!(bad.expect_err("no boolean").to_string().contains("true or false"));
     }
 
     #[test]

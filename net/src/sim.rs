@@ -64,6 +64,7 @@ pub fn add_host(world: &mut World, devices: Vec<Box<dyn Device>>, config: &HostC
         secret[8] = shard.0 as u8;
         let names = Resolver::new(config.names.clone(), &secret);
         let stack: SharedStack = Rc::new(RefCell::new(Stack::new(Setup {
+            exception: None,
             shard,
             shards,
             device,

@@ -162,7 +162,8 @@ fn open_backend(
         }
         Backend::Tap { interface, offload } => {
             let OpenOptions { mtu, mac, buffers, .. } = *options;
-            let options = tap::Options { mtu, buffers, mac, offload: *offload };
+            let options =
+                tap::Options { mtu, buffers, mac, offload: *offload, ..tap::Options::default() };
             Ok(boxed(tap::open(interface, shards, &options)?))
         }
         Backend::Dpdk { ports } => open_dpdk(ports, shards, options),

@@ -37,13 +37,24 @@ pub struct Options {
     pub buffers: usize,
     /// The port's address; `None`: one derived from the interface's name.
     pub mac: Option<EthernetAddress>,
-    /// Leave checksums and TCP segmentation to the kernel, and let it leave them to us.
+    /// The interface's address on the kernel's side; `None`: the kernel's choice.
+    pub kernel_mac: Option<EthernetAddress>,
+    /// Leave checksums and TCP segmentation to the kernel.
     pub offload: bool,
+    /// Let the kernel leave them to us, too. Counts only with `offload`.
+    pub receive_offload: bool,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { mtu: 1500, buffers: 4096, mac: None, offload: true }
+        Options {
+            mtu: 1500,
+            buffers: 4096,
+            mac: None,
+            kernel_mac: None,
+            offload: true,
+            receive_offload: true,
+        }
     }
 }
 
@@ -72,8 +83,11 @@ pub fn open(interface: &str, queues: usize, options: &Options) -> io::Result<Vec
         files.push(opened.map_err(explain)?);
     }
     if options.offload {
-        let offload = sys::Offload { enabled: true };
+        let offload = sys::Offload { enabled: options.receive_offload };
         sys::set_offload(files[0].as_fd(), offload).map_err(explain)?;
+    }
+    if let Some(mac) = options.kernel_mac {
+        sys::set_mac(interface, mac.0).map_err(explain)?;
     }
     sys::bring_up(interface, options.mtu).map_err(explain)?;
     let queues = files.into_iter().enumerate();

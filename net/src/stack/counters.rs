@@ -35,5 +35,11 @@ throng_runtime::metrics! {
         counter tx_no_route: u64,
         /// Packets lost because the neighbour table was full of neighbours in use.
         limit tx_no_neighbor: u64,
+        /// Frames handed to the kernel by the exception path.
+        counter exception_out: u64,
+        /// Frames of the kernel's sent by the exception path.
+        counter exception_in: u64,
+        /// Frames for the kernel that were lost: its queue was full, or there was no memory.
+        limit exception_dropped: u64,
     }
 }

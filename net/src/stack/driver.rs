@@ -7,6 +7,7 @@ use std::time::Duration;
 use throng_runtime::driver::wait_readable;
 use throng_runtime::{Driver, Instant};
 
+use super::exception::Exception;
 use super::{SharedStack, Stack};
 use crate::local::Network;
 
@@ -134,6 +135,7 @@ impl Stack {
             self.link.neighbors.next_deadline(),
             self.slow.as_ref().and_then(|slow| slow.poll_at()),
             self.link.device.next_deadline(),
+            self.exception_deadline(),
         ]
         .into_iter()
         .flatten()
@@ -153,13 +155,18 @@ impl Stack {
         if self.stash.is_some() {
             return;
         }
+        let beside = self.exception.as_mut().map(Exception::arm);
+        if beside == Some(false) {
+            return;
+        }
         let armed = self.link.device.interrupt_fd().is_some() && self.link.device.arm();
         let can_sleep = armed || self.link.device.interrupt_fd().is_none();
         if can_sleep {
             let timeout = if armed { timeout } else { Some(timeout.map_or(nap, |t| t.min(nap))) };
             let device = armed.then(|| self.link.device.interrupt_fd()).flatten();
-            let unused = unpark;
-            wait_readable(&[unpark, device.unwrap_or(unused), host.unwrap_or(unused)], timeout);
+            let beside = self.exception.as_ref().and_then(Exception::interrupt_fd);
+            let [device, host, beside] = [device, host, beside].map(|fd| fd.unwrap_or(unpark));
+            wait_readable(&[unpark, device, host, beside], timeout);
         }
         if armed {
             self.link.device.disarm();

@@ -10,6 +10,7 @@ mod checksum;
 mod counters;
 mod driver;
 mod emit;
+mod exception;
 mod fragment;
 mod link;
 mod neighbor;
@@ -48,6 +49,7 @@ use crate::stats::Held;
 use crate::steering::Steering;
 use crate::tcp::segment::{Addr, FourTuple, Header};
 use crate::tcp::{self, ConnId, Engine, Event, ListenerId};
+pub(crate) use exception::Exception;
 use link::Link;
 use ports::EphemeralPorts;
 use random::Random;
@@ -84,6 +86,8 @@ pub(crate) struct Setup {
     pub(crate) shard: ShardId,
     pub(crate) shards: usize,
     pub(crate) device: Box<dyn Device>,
+    /// Where what is not for us goes.
+    pub(crate) exception: Option<Exception>,
     pub(crate) steering: Steering,
     pub(crate) port: Port<Message>,
     /// One per shard, to end its sleep after a message.
@@ -113,6 +117,7 @@ pub(crate) struct Stack {
     /// The slow path, on shard 0.
     slow: Option<SlowPath>,
     reassembler: fragment::Reassembler,
+    exception: Option<Exception>,
     udp: UdpTable,
     wakers: Wakers,
     accepting: HashMap<ListenerId, Vec<Waker>>,
@@ -173,6 +178,7 @@ impl Stack {
             notify: vec![false; setup.shards],
             slow,
             reassembler: fragment::Reassembler::default(),
+            exception: setup.exception,
             udp: UdpTable::new(setup.udp_queue_bytes),
             wakers: Wakers::default(),
             accepting: HashMap::new(),

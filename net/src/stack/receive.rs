@@ -24,6 +24,7 @@ impl Stack {
         }
         self.process(&mut frames, true, now);
         self.frames = frames;
+        worked |= self.exception_turn(now);
         self.deliver_events();
         self.notify_shards();
         worked
@@ -81,13 +82,17 @@ impl Stack {
                     let data = &frame.data()[payload];
                     if self.udp.deliver(&tuple, data, &mut self.link.counters) {
                         self.link.counters.rx_datagrams += 1;
+                    } else if self.shares_addresses() {
+                        self.give_kernel(std::mem::take(frame));
                     } else {
                         // smoltcp answers with port unreachable (RFC 1122 4.1.3.1).
                         self.hand_to_slow_path(std::mem::take(frame), now);
                     }
                 }
                 Ok(Parsed::Slow) => {
-                    self.hand_to_slow_path(std::mem::take(frame), now);
+                    if let Some(packet) = self.divert(std::mem::take(frame)) {
+                        self.hand_to_slow_path(packet, now);
+                    }
                 }
                 Err(Malformed::Header) => self.link.counters.rx_malformed += 1,
                 Err(Malformed::Checksum) => self.link.counters.rx_bad_checksum += 1,
@@ -103,7 +108,12 @@ impl Stack {
         for (.., lookup) in &segments {
             self.engine.warm_payload(lookup);
         }
+        let shared = self.shares_addresses();
         for (index, header, payload, lookup) in segments.drain(..) {
+            if shared && !self.engine.claims(&header.tuple) {
+                self.give_kernel(std::mem::take(&mut frames[index]));
+                continue;
+            }
             self.link.counters.rx_segments += 1;
             let payload = &frames[index].data()[payload];
             self.engine.on_segment_at(&lookup, &header, payload, now);

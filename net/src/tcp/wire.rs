@@ -86,6 +86,11 @@ impl Engine {
         self.lookup(self.core.demux.hash(tuple), tuple)
     }
 
+    /// Whether a connection or a listener is there for segments with this tuple.
+    pub fn claims(&self, tuple: &FourTuple) -> bool {
+        self.find(tuple).is_some() || self.listeners.find(tuple).is_some()
+    }
+
     /// All stages in one, for a segment that comes alone.
     pub fn on_segment(&mut self, header: &Header, payload: &[u8], now: Instant) {
         let clock = self.tell(now);

@@ -100,11 +100,29 @@ pub(super) fn set_offload(queue: BorrowedFd<'_>, offload: Offload) -> io::Result
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Gives the interface this address, if it has another one.
+pub(super) fn set_mac(name: &str, mac: [u8; 6]) -> io::Result<()> {
+    let control = control()?;
+    let control = std::os::fd::AsFd::as_fd(&control);
+    let mut request = Request::new(name)?;
+    request.call(control, libc::SIOCGIFHWADDR as c_ulong)?;
+    // A `struct sockaddr`: the family, which is ARPHRD_ETHER, then the address.
+    if request.value[2..8] != mac {
+        request.value[2..8].copy_from_slice(&mac);
+        request.call(control, libc::SIOCSIFHWADDR as c_ulong)?;
+    }
+    Ok(())
+}
+
+/// A socket to ask about interfaces by.
+fn control() -> io::Result<OwnedFd> {
+    Ok(socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?)
+}
+
 /// Sets the MTU and brings the interface up, each only if it is not so already: then an
 /// unprivileged process can use an interface that was prepared for it.
 pub(super) fn bring_up(name: &str, mtu: usize) -> io::Result<()> {
-    let control: OwnedFd =
-        socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    let control = control()?;
     let control = std::os::fd::AsFd::as_fd(&control);
     let mtu = i32::try_from(mtu).map_err(|_| io::ErrorKind::InvalidInput)?;
     let mut request = Request::new(name)?;
