@@ -2,14 +2,15 @@
 //!
 //! Each case runs twice, with a number of events and with three times as many; the
 //! difference leaves out everything that happens once. Over 3 % more than the snapshot is a
-//! failure; `--update` writes the snapshot anew.
+//! failure, and so is a case that is not in it; `--update` writes it anew. The snapshot names
+//! the compiler that it was made with, for another one's figures are others.
 
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
@@ -31,6 +32,8 @@ use throng_bench::pair::Pair;
 
 /// More than this share above the snapshot fails.
 const TOLERANCE: f64 = 0.03;
+/// The snapshot's key for the compiler.
+const COMPILER: &str = "rustc";
 
 /// Something that happens over and over.
 struct Case {
@@ -121,6 +124,13 @@ fn snapshot_path() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("icount.json")
 }
 
+/// The compiler's version, in its own words.
+fn compiler() -> io::Result<String> {
+    let program = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let said = Command::new(program).arg("--version").output()?;
+    Ok(String::from_utf8_lossy(&said.stdout).trim().to_owned())
+}
+
 fn measure(args: &Args) -> io::Result<bool> {
     let program = std::env::current_exe()?;
     let snapshot: Map<String, Value> = match std::fs::read_to_string(snapshot_path()) {
@@ -130,6 +140,11 @@ fn measure(args: &Args) -> io::Result<bool> {
     };
     let mut counted = Map::new();
     let mut worse = Vec::new();
+    let compiler = compiler()?;
+    let other = snapshot.get(COMPILER).and_then(Value::as_str).filter(|other| *other != compiler);
+    if let Some(other) = other {
+        println!("the snapshot is by another compiler: {other}, this is {compiler}");
+    }
     for Case { name, what, events, .. } in CASES {
         let run = |events: u64| {
             let args = ["--case".into(), (*name).into(), "--events".into(), events.to_string()];
@@ -140,18 +155,21 @@ fn measure(args: &Args) -> io::Result<bool> {
         let change = before.map(|before| count as f64 / before as f64 - 1.0);
         let shown = change.map_or("new".to_owned(), |change| format!("{:+.1} %", change * 100.0));
         println!("{name:<18} {count:>8} instructions  {shown:>8}   {what}");
-        if change.is_some_and(|change| change > TOLERANCE) {
+        if change.is_none_or(|change| change > TOLERANCE) {
             worse.push(*name);
         }
         counted.insert((*name).to_owned(), count.into());
     }
     if args.update {
-        let text = serde_json::to_string_pretty(&counted)?;
+        let mut snapshot = counted.clone();
+        snapshot.insert(COMPILER.to_owned(), compiler.into());
+        let text = serde_json::to_string_pretty(&snapshot)?;
         std::fs::write(snapshot_path(), text + "\n")?;
     }
     if args.json {
         let line = json!({
-            "bench": "icount", "unit": "instructions", "throng": counted, "worse": worse,
+            "bench": "icount", "unit": "instructions", "throng": counted, "before": snapshot,
+            "worse": worse, "other_compiler": other,
         });
         println!("{line}");
     }

@@ -5,6 +5,8 @@ use std::process::Command;
 
 /// Runs `program` with `args` under callgrind. Returns the instructions it executed.
 ///
+/// It gets no environment: the size of that moves the stack, and with it what a copy costs.
+///
 /// # Errors
 /// When valgrind is missing (Debian: `apt-get install valgrind`), the program fails, or
 /// valgrind's output has no total.
@@ -13,6 +15,8 @@ pub fn instructions(program: &std::path::Path, args: &[String]) -> io::Result<u6
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
         .arg(program)
         .args(args)
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
         .output()
         .map_err(|error| io::Error::new(error.kind(), format!("valgrind: {error}")))?;
     let text = String::from_utf8_lossy(&output.stderr);

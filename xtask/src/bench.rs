@@ -1,13 +1,20 @@
-//! `cargo xtask bench [name]`: runs the workspace's benches.
+//! `cargo xtask bench [name]`: runs the workspace's benches; one of them is a test as well.
 
 use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::cargo::cargo;
 use crate::host;
 use crate::hugepages::Hugepages;
+use crate::process::Finished;
+use crate::report::Outcome;
 use crate::setup::{self, HUGEPAGES, Need};
+
+/// Building the bench, optimised, and counting may take this long.
+const BUILD: Duration = Duration::from_secs(900);
+const COUNT: Duration = Duration::from_secs(300);
 
 /// `cargo xtask bench [name] args...`.
 pub(crate) fn command(name: Option<&str>, args: &[String]) -> io::Result<ExitCode> {
@@ -30,7 +37,7 @@ pub(crate) fn command(name: Option<&str>, args: &[String]) -> io::Result<ExitCod
     for Bench { package, name, dpdk } in wanted {
         println!("==> {package}: {name}");
         let mut run = cargo(["bench", "--quiet", "--package", package, "--bench", name]);
-        if *dpdk && host::dpdk().is_ok() {
+        if *dpdk {
             run = run.args(["--features", "dpdk"]);
         }
         let run = run.arg("--").args(args);
@@ -41,11 +48,43 @@ pub(crate) fn command(name: Option<&str>, args: &[String]) -> io::Result<ExitCod
     Ok(ExitCode::SUCCESS)
 }
 
+/// The instruction counts as a test: each case is one, against the committed snapshot.
+pub(crate) fn check(log: &Path) -> Outcome {
+    let bench = ["bench", "--locked", "--quiet", "--package", "throng-bench", "--bench", "icount"];
+    let build = cargo(bench).arg("--no-run").log(log).limit(BUILD).run();
+    if !build.as_ref().is_ok_and(Finished::ok) {
+        return Outcome::of_check("icount", build);
+    }
+    let counted = cargo(bench).args(["--offline", "--", "--json"]).log(log).limit(COUNT).run();
+    let counted = match counted {
+        Ok(counted) => counted,
+        other => return Outcome::of_check("icount", other),
+    };
+    let last = counted.output.lines().rev().find(|line| line.starts_with('{')).unwrap_or_default();
+    let Ok(found) = serde_json::from_str::<serde_json::Value>(last) else {
+        return Outcome::of_check("icount", Ok(counted));
+    };
+    let mut outcome = Outcome::default();
+    for (case, count) in found["throng"].as_object().into_iter().flatten() {
+        let before = &found["before"][case];
+        let why = format!("{count} instructions, the snapshot has {before}");
+        let worse = found["worse"].as_array().is_none_or(|worse| worse.contains(&(**case).into()));
+        outcome.add(match found["other_compiler"].as_str() {
+            _ if !worse => Outcome::pass(),
+            None => Outcome::fail(case, format!("{why} (benches/icount.json)")),
+            // More may be the compiler's doing, and less would have passed.
+            Some(other) => Outcome::skip(case, format!("{why}, made with {other}")),
+        });
+    }
+    outcome
+}
+
 /// One bench of the workspace.
 struct Bench {
     package: String,
     name: String,
-    /// Its package has the feature.
+    /// It asks for the feature; the others are built without, so that what they count does
+    /// not depend on what is installed.
     dpdk: bool,
 }
 
@@ -65,7 +104,7 @@ fn benches() -> io::Result<Vec<Bench>> {
                 benches.push(Bench {
                     package: text(&package["name"]),
                     name: text(&target["name"]),
-                    dpdk: !package["features"]["dpdk"].is_null(),
+                    dpdk: list(&target["required-features"]).contains(&"dpdk".into()),
                 });
             }
         }

@@ -4,6 +4,7 @@ use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use crate::bench;
 use crate::cargo::{cargo, features};
 use crate::demo;
 use crate::host;
@@ -51,6 +52,7 @@ pub(crate) fn command(options: &Options) -> io::Result<ExitCode> {
         cargo_tests(&mut report);
         interop::steps(&mut report, &[], &[]);
         report.step("demo", demo::check);
+        report.step("instructions", || bench::check(&log_of("instructions")));
     }
     drop(pages);
     Ok(if report.finish() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
