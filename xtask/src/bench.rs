@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::cargo::cargo;
-use crate::host;
 use crate::hugepages::Hugepages;
 use crate::process::Finished;
 use crate::report::Outcome;
