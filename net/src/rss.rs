@@ -19,7 +19,7 @@ use crate::tcp::segment::{Addr, FourTuple};
 
 /// The key under which both directions of a flow have the same hash: `0x6d5a` repeated
 /// (Woo and Park, "Scalable TCP Session Monitoring with Symmetric Receive-side Scaling",
-/// KAIST 2012). Forty bytes; devices with longer keys take [`symmetric_key`].
+/// KAIST 2012). Forty bytes; a device with a longer key has it repeated.
 pub const SYMMETRIC_KEY: [u8; 40] = {
     let mut key = [0x6d; 40];
     let mut i = 1;
@@ -29,11 +29,6 @@ pub const SYMMETRIC_KEY: [u8; 40] = {
     }
     key
 };
-
-/// [`SYMMETRIC_KEY`] for a device whose key has `len` bytes.
-pub fn symmetric_key(len: usize) -> Vec<u8> {
-    SYMMETRIC_KEY.iter().copied().cycle().take(len).collect()
-}
 
 /// Longest input in bytes: two IPv6 addresses and two ports.
 const MAX_INPUT: usize = 36;

@@ -1,5 +1,6 @@
 //! A listener of the host's.
 
+use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, SocketType, acceptfrom_with, listen};
-use throng_runtime::coop;
+use throng_runtime::{Instant, coop};
 
 use super::reactor::{Reactor, Readiness, Side, Source};
 use super::{KernelStream, open_bound, plain_addr};
@@ -25,6 +26,8 @@ pub(crate) struct KernelListener {
     ready: Rc<Readiness>,
     key: usize,
     addr: SocketAddr,
+    /// Until when it waits for the host to have room again.
+    paused: Cell<Instant>,
 }
 
 impl KernelListener {
@@ -39,7 +42,7 @@ impl KernelListener {
         let ready = Rc::new(Readiness::new());
         let key = reactor.add(fd.as_fd(), Source::Plain(ready.clone()))?;
         reactor.note_bound(SocketType::STREAM, addr);
-        Ok(KernelListener { reactor, fd, ready, key, addr })
+        Ok(KernelListener { reactor, fd, ready, key, addr, paused: Cell::default() })
     }
 
     pub(crate) fn poll_accept(
@@ -47,7 +50,8 @@ impl KernelListener {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<(KernelStream, SocketAddr)>> {
         ready!(coop::poll_proceed(cx));
-        while self.ready.is_ready(Side::Read) {
+        // News of more connections do not end a pause: the alarm does.
+        while self.ready.is_ready(Side::Read) && self.paused.get() <= self.reactor.now() {
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
             match acceptfrom_with(&self.fd, flags) {
                 Ok((fd, Some(peer))) => {
@@ -87,8 +91,8 @@ impl KernelListener {
     /// The host has run out of something: tries again in a while.
     fn take_break(&self, error: &io::Error) {
         tracing::warn!(%error, addr = %self.addr, "cannot accept for now");
-        self.ready.clear(Side::Read);
-        self.reactor.wake_at(self.key, self.reactor.now() + BREAK);
+        self.paused.set(self.reactor.now() + BREAK);
+        self.reactor.wake_at(self.key, self.paused.get());
     }
 
     pub(crate) fn local_addr(&self) -> SocketAddr {
