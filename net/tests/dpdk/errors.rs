@@ -1,5 +1,8 @@
 //! What one is told when a device cannot be had.
 
+use std::os::fd::AsRawFd;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use throng_net::device::{OpenOptions, dpdk};
 
 use crate::isolated::{Need, isolated};
@@ -38,5 +41,24 @@ fn a_port_that_runs_but_does_not_suit_is_refused_for_that() {
         let text = dpdk::open(&[port], 1, &options).err().unwrap().to_string();
         std::fs::remove_file(file).ok();
         assert!(text.contains("setting the MAC address"), "{text}");
+    });
+}
+
+#[test]
+fn a_port_that_finds_no_descriptor_is_given_up() {
+    isolated("errors::a_port_that_finds_no_descriptor_is_given_up", Need::Network, || {
+        let options = OpenOptions { buffers: 512, ..OpenOptions::default() };
+        drop(dpdk::open(&["net_null0".to_owned()], 1, &options).unwrap());
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        let next = std::fs::File::open("/dev/null").unwrap().as_raw_fd() as u64;
+        // Wherever the descriptors end, also between the port's start and its queues.
+        let opened = (0..40).find(|&more| {
+            setrlimit(Resource::RLIMIT_NOFILE, next + more, hard).unwrap();
+            let port = format!("net_tap{more},iface=dpdkfd{more}");
+            let result = dpdk::open(&[port], 1, &options);
+            setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+            result.is_ok()
+        });
+        assert!(opened.is_some_and(|more| more > 1), "{opened:?}");
     });
 }

@@ -125,7 +125,7 @@ impl Port {
 
     /// Configures the port with `queues` queue pairs and starts it.
     pub(super) fn start(self, queues: usize, options: &OpenOptions) -> io::Result<Vec<DpdkQueue>> {
-        let _control = eal::control();
+        let control = eal::control();
         // Interrupts are wanted but not all drivers start with them.
         let (settings, pools) = match self.configure(queues, options, true) {
             Ok(started) => started,
@@ -150,6 +150,8 @@ impl Port {
             toeplitz = matches!(settings.rss, Rss::Toeplitz { .. }),
             "DPDK port started"
         );
+        // The port's end takes it again, which comes at once where a queue cannot be made.
+        drop(control);
         if settings.mtu < options.mtu {
             let (mtu, wanted) = (settings.mtu, options.mtu);
             tracing::warn!(port = self.name, mtu, wanted, "the port's MTU is smaller");
