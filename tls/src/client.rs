@@ -10,12 +10,11 @@ use rustls::client::{ClientConfig, Resumption};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::sign::SingleCertAndKey;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 
 use crate::error::ConfigError;
 use crate::identity::{Identity, file};
-use crate::stream::TlsStream;
+use crate::stream::{TlsStream, Transport};
 use crate::{HANDSHAKE_TIMEOUT, provider, within};
 
 /// Servers whose sessions are remembered, eight tickets each.
@@ -127,7 +126,7 @@ impl Connector {
         stream: S,
     ) -> impl Future<Output = io::Result<TlsStream<S>>> + use<S>
     where
-        S: AsyncRead + AsyncWrite + Unpin,
+        S: Transport,
     {
         let handshake = server_name(name).map(|name| {
             let handshake = TlsConnector::from(self.config.clone()).connect(name, stream);

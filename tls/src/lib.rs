@@ -66,7 +66,7 @@ pub use crate::error::ConfigError;
 pub use crate::identity::Identity;
 pub use crate::listener::{Counters, TlsListener};
 pub use crate::server::{Acceptor, ServerConfig};
-pub use crate::stream::{TlsInfo, TlsStream};
+pub use crate::stream::{TlsInfo, TlsStream, Transport};
 
 /// Names of application protocols (RFC 7301), as `ServerConfig::alpn` and `Connector::alpn`
 /// take them.

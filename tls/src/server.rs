@@ -6,13 +6,12 @@ use std::time::Duration;
 
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ServerSessionMemoryCache, WebPkiClientVerifier};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 
 use crate::error::ConfigError;
 use crate::identity::Identity;
 use crate::resolver::Resolver;
-use crate::stream::TlsStream;
+use crate::stream::{TlsStream, Transport};
 use crate::{HANDSHAKE_TIMEOUT, provider, within};
 
 /// Sessions kept for TLS 1.2 clients that know no tickets.
@@ -112,7 +111,7 @@ impl Acceptor {
     /// stream. The stream is dropped.
     pub fn accept<S>(&self, stream: S) -> impl Future<Output = io::Result<TlsStream<S>>> + use<S>
     where
-        S: AsyncRead + AsyncWrite + Unpin,
+        S: Transport,
     {
         let handshake = TlsAcceptor::from(self.config.clone()).accept(stream);
         // On the heap, because rustls's state is large and would be moved about.

@@ -11,6 +11,12 @@ use rustls::{CommonState, HandshakeKind, ProtocolVersion, SupportedCipherSuite};
 use throng_net::SendStream;
 use tokio::io as tio;
 
+/// What TLS can be spoken on: any stream with tokio's traits, among them
+/// `throng_net::TcpStream`, and another [`TlsStream`].
+pub trait Transport: tio::AsyncRead + tio::AsyncWrite + Unpin {}
+
+impl<S: tio::AsyncRead + tio::AsyncWrite + Unpin> Transport for S {}
+
 /// A TLS connection, of a server or a client, on any stream.
 ///
 /// It reads and writes through `futures::io`, hyper's and tokio's traits. What is written is
@@ -105,7 +111,7 @@ impl<S> fmt::Debug for TlsStream<S> {
     }
 }
 
-impl<S: tio::AsyncRead + tio::AsyncWrite + Unpin> TlsStream<S> {
+impl<S: Transport> TlsStream<S> {
     fn tls(self: Pin<&mut Self>) -> Pin<&mut tokio_rustls::TlsStream<S>> {
         Pin::new(&mut self.get_mut().0)
     }
@@ -128,7 +134,7 @@ impl<S: tio::AsyncRead + tio::AsyncWrite + Unpin> TlsStream<S> {
     }
 }
 
-impl<S: tio::AsyncRead + tio::AsyncWrite + Unpin> AsyncRead for TlsStream<S> {
+impl<S: Transport> AsyncRead for TlsStream<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -141,7 +147,7 @@ impl<S: tio::AsyncRead + tio::AsyncWrite + Unpin> AsyncRead for TlsStream<S> {
     }
 }
 
-impl<S: tio::AsyncRead + tio::AsyncWrite + Unpin> AsyncBufRead for TlsStream<S> {
+impl<S: Transport> AsyncBufRead for TlsStream<S> {
     fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
         tio::AsyncBufRead::poll_fill_buf(self.tls(), cx)
     }
@@ -151,7 +157,7 @@ impl<S: tio::AsyncRead + tio::AsyncWrite + Unpin> AsyncBufRead for TlsStream<S> 
     }
 }
 
-impl<S: tio::AsyncRead + tio::AsyncWrite + Unpin> AsyncWrite for TlsStream<S> {
+impl<S: Transport> AsyncWrite for TlsStream<S> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -177,7 +183,7 @@ impl<S: tio::AsyncRead + tio::AsyncWrite + Unpin> AsyncWrite for TlsStream<S> {
     }
 }
 
-impl<S: tio::AsyncRead + tio::AsyncWrite + Unpin> hyper::rt::Read for TlsStream<S> {
+impl<S: Transport> hyper::rt::Read for TlsStream<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -187,7 +193,7 @@ impl<S: tio::AsyncRead + tio::AsyncWrite + Unpin> hyper::rt::Read for TlsStream<
     }
 }
 
-impl<S: tio::AsyncRead + tio::AsyncWrite + Unpin> hyper::rt::Write for TlsStream<S> {
+impl<S: Transport> hyper::rt::Write for TlsStream<S> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -217,7 +223,7 @@ impl<S: tio::AsyncRead + tio::AsyncWrite + Unpin> hyper::rt::Write for TlsStream
     }
 }
 
-impl<S: tio::AsyncRead + tio::AsyncWrite + Unpin> tio::AsyncRead for TlsStream<S> {
+impl<S: Transport> tio::AsyncRead for TlsStream<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -227,7 +233,7 @@ impl<S: tio::AsyncRead + tio::AsyncWrite + Unpin> tio::AsyncRead for TlsStream<S
     }
 }
 
-impl<S: tio::AsyncRead + tio::AsyncWrite + Unpin> tio::AsyncWrite for TlsStream<S> {
+impl<S: Transport> tio::AsyncWrite for TlsStream<S> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,

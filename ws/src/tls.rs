@@ -3,8 +3,7 @@
 use std::rc::Rc;
 
 use http::Response;
-use throng_tls::{Connector, TlsStream, alpn};
-use tokio::io::{AsyncRead, AsyncWrite};
+use throng_tls::{Connector, TlsStream, Transport, alpn};
 use tungstenite::client::IntoClientRequest;
 
 use crate::config::Config;
@@ -29,7 +28,7 @@ pub async fn connect_tls<S>(
     config: impl Into<Rc<Config>>,
 ) -> Result<(WebSocket<TlsStream<S>>, Response<()>), Error>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: Transport,
 {
     let bad = |why: String| Error::from(HandshakeError::BadRequest(why));
     let request = request.into_client_request().map_err(|error| bad(error.to_string()))?;

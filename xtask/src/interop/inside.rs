@@ -15,6 +15,7 @@ use super::capture::Capture;
 use super::checks::{self, Verdict};
 use super::examples;
 use super::link::{self, Link};
+use super::tls;
 use crate::process::{Background, Cmd};
 
 /// Options of `cargo xtask interop-inside`, which only `interop` calls.
@@ -90,6 +91,7 @@ pub(crate) fn command(options: &Options) -> io::Result<ExitCode> {
     };
     if options.backend == Backend::Examples {
         examples::all(&mut run, &options.server);
+        tls::all(&mut run, &options.server);
         return Ok(run.exit_code());
     }
     let start = Instant::now();

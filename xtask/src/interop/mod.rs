@@ -8,6 +8,7 @@ mod checks;
 mod examples;
 mod inside;
 mod link;
+mod tls;
 
 use std::io;
 use std::path::{Path, PathBuf};
