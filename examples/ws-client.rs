@@ -5,7 +5,6 @@
 //! ```
 
 use std::io;
-use std::net::SocketAddr;
 
 use clap::Parser;
 use futures::{SinkExt, StreamExt};
@@ -20,22 +19,22 @@ struct Args {
     /// How many messages to send.
     #[arg(long, default_value_t = 3)]
     count: u32,
-    /// The server.
-    server: SocketAddr,
+    /// The server, as in `10.0.0.2:9001` or `example.com:80`.
+    server: String,
 }
 
 fn main() -> io::Result<()> {
     let args = Args::parse();
     let builder = Builder::from_env()?.device(args.device).shards(1);
-    builder.run(move |_| talk(args.server, args.count))?.into_iter().collect()
+    builder.run(move |_| talk(args.server.clone(), args.count))?.into_iter().collect()
 }
 
-async fn talk(server: SocketAddr, count: u32) -> io::Result<()> {
-    let stream = TcpStream::connect(server).await?;
-    echo(stream, server, count).await.map_err(io::Error::other)
+async fn talk(server: String, count: u32) -> io::Result<()> {
+    let stream = TcpStream::connect(server.as_str()).await?;
+    echo(stream, &server, count).await.map_err(io::Error::other)
 }
 
-async fn echo(stream: TcpStream, server: SocketAddr, count: u32) -> Result<(), ws::Error> {
+async fn echo(stream: TcpStream, server: &str, count: u32) -> Result<(), ws::Error> {
     stream.set_nodelay(true)?;
     let (mut socket, _response) = ws::connect(format!("ws://{server}/"), stream).await?;
     for i in 1..=count {

@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -48,26 +48,22 @@ impl UdpSocket {
     /// As for [`bind`](UdpSocket::bind), and what the host says; `Unsupported` in a simulated
     /// world.
     pub fn bind_kernel(addr: SocketAddr) -> io::Result<UdpSocket> {
-        let socket = KernelUdp::bind(local::network()?.open_reactor()?, addr, true)?;
-        Ok(UdpSocket(Inner::Kernel(socket)))
-    }
-
-    /// Binds to `addr` of the host, and shares it with no other shard.
-    pub(crate) fn bind_alone(addr: SocketAddr) -> io::Result<UdpSocket> {
-        let socket = KernelUdp::bind(local::network()?.open_reactor()?, addr, false)?;
+        let socket = KernelUdp::bind(local::network()?.open_reactor()?, addr)?;
         Ok(UdpSocket(Inner::Kernel(socket)))
     }
 
     /// Binds for an exchange with `peer`, whose answers come back to this shard, at the port
-    /// that `random` leads to, or of the host's choice.
-    pub(crate) fn bind_towards(peer: SocketAddr, random: u16) -> io::Result<UdpSocket> {
+    /// that `random` leads to. With `on_host`, or without a device, it is a socket of the
+    /// host's, at a port of its choice.
+    pub(crate) fn bind_towards(
+        peer: SocketAddr,
+        random: u16,
+        on_host: bool,
+    ) -> io::Result<UdpSocket> {
         let network = local::network()?;
-        let Some(stack) = network.stack() else {
-            let any: IpAddr = match peer {
-                SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-                SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-            };
-            return UdpSocket::bind_alone(SocketAddr::new(any, 0));
+        let Some(stack) = network.stack().filter(|_| !on_host) else {
+            let socket = KernelUdp::towards(network.open_reactor()?, peer)?;
+            return Ok(UdpSocket(Inner::Kernel(socket)));
         };
         let id = stack.borrow_mut().udp_bind_towards(peer, random)?;
         Ok(UdpSocket(Inner::Stack { stack: stack.clone(), id }))

@@ -141,7 +141,7 @@ fn sources_of_layers_above_are_added_up_while_they_live() {
         let names: Vec<_> = none.groups.iter().map(|group| group.name).collect();
         (value(&both, "above", "spawned"), value(&rest, "above", "spawned"), names)
     });
-    assert_eq!(outputs.unwrap(), [(4, 2, vec!["runtime"])]);
+    assert_eq!(outputs.unwrap(), [(4, 2, vec!["runtime", "resolver"])]);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use rustix::net::{SocketFlags, SocketType, acceptfrom_with, listen};
 use throng_runtime::{Instant, coop};
 
 use super::reactor::{Reactor, Readiness, Side, Source};
-use super::{KernelStream, open_bound, plain_addr};
+use super::{KernelStream, open_shared, plain_addr};
 
 /// How long a listener waits where the host has no descriptor or memory for a connection.
 const BREAK: Duration = Duration::from_millis(100);
@@ -37,7 +37,7 @@ impl KernelListener {
         backlog: usize,
     ) -> io::Result<KernelListener> {
         reactor.check_free(SocketType::STREAM, addr)?;
-        let (fd, addr) = open_bound(addr, SocketType::STREAM, true)?;
+        let (fd, addr) = open_shared(addr, SocketType::STREAM)?;
         listen(&fd, i32::try_from(backlog.max(1)).unwrap_or(i32::MAX))?;
         let ready = Rc::new(Readiness::new());
         let key = reactor.add(fd.as_fd(), Source::Plain(ready.clone()))?;

@@ -81,10 +81,16 @@ impl Driver for KernelDriver {
 /// sent for it.
 pub(crate) fn source_for(ip: IpAddr) -> Option<IpAddr> {
     // Any port will do.
-    let to = SocketAddr::new(ip, 53);
-    let fd = open(&to, SocketType::DGRAM).ok()?;
-    connect(&fd, &to).ok()?;
-    Some(plain_addr(getsockname(&fd).ok()?).ok()?.ip())
+    let (_, addr) = open_towards(SocketAddr::new(ip, 53)).ok()?;
+    Some(addr.ip())
+}
+
+/// A UDP socket for `peer` alone, at a port of the host's choice; with its address.
+fn open_towards(peer: SocketAddr) -> io::Result<(OwnedFd, SocketAddr)> {
+    let fd = open(&peer, SocketType::DGRAM)?;
+    connect(&fd, &peer)?;
+    let addr = plain_addr(getsockname(&fd)?)?;
+    Ok((fd, addr))
 }
 
 /// A socket of the family of `addr` that does not block.
@@ -97,19 +103,14 @@ fn open(addr: &SocketAddr, kind: SocketType) -> io::Result<OwnedFd> {
     Ok(socket_with(family, kind, flags, None)?)
 }
 
-/// A socket bound to `addr`, whose port other shards can share where `shared`; with its
-/// address.
-fn open_bound(
-    addr: SocketAddr,
-    kind: SocketType,
-    shared: bool,
-) -> io::Result<(OwnedFd, SocketAddr)> {
+/// A socket bound to `addr`, whose port other shards can share; with its address.
+fn open_shared(addr: SocketAddr, kind: SocketType) -> io::Result<(OwnedFd, SocketAddr)> {
     let fd = open(&addr, kind)?;
     if kind == SocketType::STREAM {
         // Connections of an earlier listener may be in TIME_WAIT.
         set_socket_reuseaddr(&fd, true)?;
     }
-    set_socket_reuseport(&fd, shared)?;
+    set_socket_reuseport(&fd, true)?;
     if addr.is_ipv6() {
         set_ipv6_v6only(&fd, false)?;
     }

@@ -12,7 +12,7 @@ use rustix::net::{RecvFlags, SendFlags, SocketType, recvfrom, sendto};
 use throng_runtime::coop;
 
 use super::reactor::{Reactor, Readiness, Side, Source};
-use super::{addr_for, open_bound, plain_addr};
+use super::{addr_for, open_shared, open_towards, plain_addr};
 
 /// Largest payload of a datagram over IPv4.
 const MAX_PAYLOAD: usize = 65_507;
@@ -25,21 +25,31 @@ pub(crate) struct KernelUdp {
     ready: Rc<Readiness>,
     key: usize,
     addr: SocketAddr,
+    /// It has one peer, and is told when that is not there.
+    connected: bool,
 }
 
 impl KernelUdp {
-    /// Binds to `addr`; with `shared` other shards can, too.
-    pub(crate) fn bind(
-        reactor: Rc<Reactor>,
-        addr: SocketAddr,
-        shared: bool,
-    ) -> io::Result<KernelUdp> {
+    pub(crate) fn bind(reactor: Rc<Reactor>, addr: SocketAddr) -> io::Result<KernelUdp> {
         reactor.check_free(SocketType::DGRAM, addr)?;
-        let (fd, addr) = open_bound(addr, SocketType::DGRAM, shared)?;
+        KernelUdp::register(reactor, open_shared(addr, SocketType::DGRAM)?, false)
+    }
+
+    /// For an exchange with `peer`: at a port of the host's choice that no other socket
+    /// shares. Receiving fails where nobody listens at `peer`.
+    pub(crate) fn towards(reactor: Rc<Reactor>, peer: SocketAddr) -> io::Result<KernelUdp> {
+        KernelUdp::register(reactor, open_towards(peer)?, true)
+    }
+
+    fn register(
+        reactor: Rc<Reactor>,
+        (fd, addr): (OwnedFd, SocketAddr),
+        connected: bool,
+    ) -> io::Result<KernelUdp> {
         let ready = Rc::new(Readiness::new());
         let key = reactor.add(fd.as_fd(), Source::Plain(ready.clone()))?;
         reactor.note_bound(SocketType::DGRAM, addr);
-        Ok(KernelUdp { reactor, fd, ready, key, addr })
+        Ok(KernelUdp { reactor, fd, ready, key, addr, connected })
     }
 
     pub(crate) fn poll_send_to(
@@ -90,7 +100,8 @@ impl KernelUdp {
                 Err(Errno::AGAIN) => self.ready.clear(Side::Read),
                 Ok((_, None)) | Err(Errno::INTR) => {}
                 // An ICMP error about something sent: UDP goes on.
-                Err(Errno::CONNREFUSED | Errno::HOSTUNREACH | Errno::NETUNREACH) => {}
+                Err(Errno::CONNREFUSED | Errno::HOSTUNREACH | Errno::NETUNREACH)
+                    if !self.connected => {}
                 Err(errno) => return Poll::Ready(Err(errno.into())),
             }
         }

@@ -92,11 +92,7 @@ async fn over_udp(
 ) -> io::Result<Reply> {
     let random = resolver.random();
     let (id, port) = (random as u16, (random >> 16) as u16);
-    let socket = if on_host(&server) {
-        UdpSocket::bind_alone(SocketAddr::new(server.ip(), 0))?
-    } else {
-        UdpSocket::bind_towards(server, port)?
-    };
+    let socket = UdpSocket::bind_towards(server, port, on_host(&server))?;
     resolver.count(|stats| stats.queries += 1);
     socket.send_to(&message::question(id, name, kind, edns), server).await?;
     loop {

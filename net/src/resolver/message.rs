@@ -194,3 +194,88 @@ fn negative_ttl(message: &Message<&[u8]>, name: &Name<Vec<u8>>) -> Option<Option
 fn seconds(ttl: u32) -> Duration {
     Duration::from_secs(if ttl > i32::MAX as u32 { 0 } else { ttl.into() })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn name() -> HostName {
+        HostName::parse("www.example.com").expect("a name")
+    }
+
+    /// A question turned into an answer with `records` records of whatever follows.
+    fn answer(kind: Kind, records: u8, rest: &[u8]) -> Vec<u8> {
+        let mut bytes = question(7, &name(), kind, false);
+        bytes[2..4].copy_from_slice(&[0x81, 0x80]);
+        bytes[7] = records;
+        bytes.extend_from_slice(rest);
+        bytes
+    }
+
+    /// An address of the name asked for, the owner compressed (RFC 1035 4.1.4).
+    const RECORD: [u8; 16] = [0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 10, 0, 0, 1];
+
+    #[test]
+    fn a_question_is_as_rfc_1035_has_it() {
+        let bytes = question(0x1234, &name(), Kind::Aaaa, true);
+        let head = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\x01\x03www\x07example\x03com\0\0\x1c\0\x01";
+        let opt = b"\0\0\x29\x04\xd0\0\0\0\0\0\0";
+        assert_eq!(bytes, [&head[..], &opt[..]].concat());
+    }
+
+    #[test]
+    fn compressed_owners_are_read_and_loops_of_pointers_end() {
+        let reply = |bytes: &[u8]| super::reply(bytes, 7, &name(), Kind::A);
+        let found = vec![IpAddr::from([10, 0, 0, 1])];
+        let minute = Duration::from_secs(60);
+        assert_eq!(reply(&answer(Kind::A, 1, &RECORD)), Some(Reply::Addresses(found, minute)));
+        // The owner points to itself, or beyond the end.
+        let at = answer(Kind::A, 0, &[]).len() as u8;
+        for pointer in [at, 0xff] {
+            let mut record = RECORD;
+            record[1] = pointer;
+            let failed = reply(&answer(Kind::A, 1, &record));
+            assert!(matches!(failed, Some(Reply::Failed(_))), "{failed:?}");
+        }
+        // Fewer records than promised.
+        assert!(matches!(reply(&answer(Kind::A, 2, &RECORD)), Some(Reply::Failed(_))));
+    }
+
+    #[test]
+    fn a_referral_is_no_answer() {
+        let mut bytes = answer(Kind::A, 0, &[]);
+        assert_eq!(reply(&bytes, 7, &name(), Kind::A), Some(Reply::NoData(Duration::ZERO)));
+        bytes[3] = 0;
+        let referral = reply(&bytes, 7, &name(), Kind::A);
+        assert_eq!(referral, Some(Reply::Failed("a referral".to_owned())));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 4_000, failure_persistence: None, ..Default::default() })]
+
+        /// Nothing that comes makes it panic, and what it takes for addresses is bounded.
+        #[test]
+        fn no_message_does_harm(
+            noise in proptest::collection::vec(any::<u8>(), 0..120),
+            changes in proptest::collection::vec((0..120usize, any::<u8>()), 0..4),
+            records in any::<u8>(),
+            authority in 0..3u8,
+        ) {
+            let rest = [&RECORD[..], &noise].concat();
+            let mut bytes = answer(Kind::A, records, &rest);
+            bytes[9] = authority;
+            for (at, byte) in changes {
+                if let Some(there) = bytes.get_mut(at) {
+                    *there = byte;
+                }
+            }
+            for message in [&bytes[..], &noise[..]] {
+                if let Some(Reply::Addresses(found, _)) = reply(message, 7, &name(), Kind::A) {
+                    prop_assert!(!found.is_empty() && found.len() <= MAX_ADDRESSES);
+                }
+            }
+        }
+    }
+}

@@ -87,26 +87,31 @@ impl Config {
     }
 }
 
-/// What a shard's resolver has done, and what it holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Stats {
-    /// Questions sent over UDP.
-    pub queries: u64,
-    /// Questions sent over TCP.
-    pub tcp_queries: u64,
-    /// Messages that were no answer to the question they came upon: late, broken or forged.
-    pub ignored: u64,
-    /// Servers that did not answer in time.
-    pub timeouts: u64,
-    /// Questions answered from the cache.
-    pub cache_hits: u64,
-    /// Questions that waited for the same one of another task.
-    pub coalesced: u64,
-    /// Questions that wait for an answer now.
-    pub in_flight: usize,
-    /// Answers in the cache now.
-    pub cached: usize,
+throng_runtime::metrics! {
+    /// What a shard's resolver has done, and what it holds.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    #[non_exhaustive]
+    pub struct Stats {
+        /// Questions sent over UDP.
+        counter queries: u64,
+        /// Questions sent over TCP.
+        counter tcp_queries: u64,
+        /// Messages that were no answer to the question they came upon: late, broken or
+        /// forged.
+        counter ignored: u64,
+        /// Servers that did not answer in time.
+        counter timeouts: u64,
+        /// Questions answered from the cache.
+        counter cache_hits: u64,
+        /// Questions that waited for the same one of another task.
+        counter coalesced: u64,
+        /// Questions refused because too many were waiting for an answer.
+        limit refused: u64,
+        /// Questions that wait for an answer.
+        gauge in_flight: usize,
+        /// Answers in the cache.
+        gauge cached: usize,
+    }
 }
 
 /// The numbers of the current shard's resolver.
@@ -114,13 +119,7 @@ pub struct Stats {
 /// # Errors
 /// Outside a shard, or on a shard without a network.
 pub fn stats() -> std::io::Result<Stats> {
-    let network = local::network()?;
-    let resolver = network.resolver();
-    Ok(Stats {
-        in_flight: resolver.in_flight.borrow().len(),
-        cached: resolver.cache.borrow().len(),
-        ..resolver.stats.get()
-    })
+    Ok(local::network()?.resolver().stats())
 }
 
 type Answering = LocalBoxFuture<'static, Outcome>;
@@ -169,6 +168,15 @@ impl Resolver {
             cache: RefCell::default(),
             in_flight: RefCell::default(),
             stats: Cell::default(),
+        }
+    }
+
+    /// The numbers at this moment.
+    pub(crate) fn stats(&self) -> Stats {
+        Stats {
+            in_flight: self.in_flight.borrow().len(),
+            cached: self.cache.borrow().len(),
+            ..self.stats.get()
         }
     }
 
@@ -235,6 +243,7 @@ impl Resolver {
             return Asked::Waiting(waiting);
         }
         if in_flight.len() >= MAX_IN_FLIGHT {
+            self.count(|stats| stats.refused += 1);
             return Asked::Known(Err(Error::Busy(question.0.as_str().to_owned())));
         }
         let guard = InFlight { resolver: self.clone(), question: question.clone() };

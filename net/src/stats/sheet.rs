@@ -8,7 +8,7 @@ use throng_runtime::metrics::{Measured, Metric};
 use throng_runtime::{ShardId, current_shard};
 
 use super::{Counters, ask};
-use crate::{device, local, tcp};
+use crate::{device, local, resolver, tcp};
 
 throng_runtime::metrics! {
     /// What a stack holds at the moment beside its connections.
@@ -21,10 +21,11 @@ throng_runtime::metrics! {
     }
 }
 
-/// The numbers every shard has, by group. A shard without a device has the first group only;
+/// The numbers every shard has, by group. A shard without a device has the first two only;
 /// layers above add their own with [`register`].
 pub const GROUPS: &[(&str, &[&[Metric]])] = &[
     ("runtime", &[throng_runtime::Stats::METRICS]),
+    ("resolver", &[resolver::Stats::METRICS]),
     ("stack", &[Counters::METRICS, Held::METRICS]),
     ("device", &[device::Counters::METRICS]),
     ("tcp", &[tcp::Counters::METRICS, tcp::Usage::METRICS]),
@@ -76,6 +77,7 @@ pub fn sheet() -> io::Result<Sheet> {
     let network = local::network()?;
     let mut sheet = Sheet { shard: current_shard(), groups: Vec::new(), port: Vec::new() };
     sheet.add("runtime", &throng_runtime::stats());
+    sheet.add("resolver", &network.resolver().stats());
     if let Some(stack) = network.stack() {
         let stack = stack.borrow();
         sheet.add("stack", &stack.counters());

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use throng_net::device::Device;
+use throng_net::device::faults::{self, Faults};
 use throng_net::device::memory::{self, Options, Spread};
 use throng_net::resolver::{Config, Source, Stats, stats};
 use throng_net::sim::{HostConfig, add_host};
@@ -44,14 +45,28 @@ impl Net {
 
     /// Where a client with these addresses and settings has `shards` shards.
     pub(crate) fn with(shards: usize, addresses: &[&str], names: Config) -> Net {
+        Net::over(None, shards, addresses, names)
+    }
+
+    /// The same over a link with `faults`.
+    pub(crate) fn over(
+        faults: Option<Faults>,
+        shards: usize,
+        addresses: &[&str],
+        names: Config,
+    ) -> Net {
         let options = Options { spread: Spread::Rss, ..Options::default() };
         let (client, server) = memory::pair_with((shards, options.clone()), (1, options));
         let boxed = |queues: Vec<memory::MemoryQueue>| -> Vec<Box<dyn Device>> {
             queues.into_iter().map(|queue| Box::new(queue) as Box<dyn Device>).collect()
         };
+        let mut client = boxed(client);
+        if let Some(faults) = &faults {
+            client = faults::wrap(client, faults);
+        }
         let mut world = World::new();
         let config = HostConfig { names, ..HostConfig::new(addresses, 1) };
-        let client = add_host(&mut world, boxed(client), &config);
+        let client = add_host(&mut world, client, &config);
         let at_server = ["10.0.0.53/24", "10.0.0.54/24", "10.0.0.80/24", "2001:db8::80/64"];
         let config = HostConfig::new(&at_server, 2);
         let server = add_host(&mut world, boxed(server), &config);

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures::future::join_all;
+use throng_net::device::faults::{Faults, Impairments};
 use throng_net::lookup_host;
 use throng_net::resolver::{Config, Error, Source};
 
@@ -266,6 +267,7 @@ fn too_many_questions_at_once_are_refused() {
     let kinds: Vec<_> = found.iter().map(|found| found.as_ref().unwrap_err().kind()).collect();
     let refused = kinds.iter().filter(|kind| **kind == ErrorKind::QuotaExceeded).count();
     assert_eq!(refused, 600 - 512);
+    assert_eq!(net.stats().refused, 2 * (600 - 512));
     assert!(kinds[..512].iter().all(|kind| *kind == ErrorKind::NotFound));
 }
 
@@ -377,6 +379,45 @@ fn what_needs_no_server_asks_none() {
     let addrs: [SocketAddr; 2] = [at("fd00::7", 1), at("10.0.0.7", 1)];
     let sorted = net.run(async move { lookup_host(addrs.as_slice()).await.unwrap() });
     assert_eq!(sorted, [addrs[1], addrs[0]]);
+}
+
+#[test]
+fn a_bad_link_delays_answers_and_changes_none() {
+    let conf = "nameserver 10.0.0.53\nnameserver 10.0.0.54\noptions timeout:1 attempts:5\n";
+    let bad = Impairments {
+        loss: 0.1,
+        duplicate: 0.1,
+        reorder: 0.1,
+        reorder_by: Duration::from_millis(3),
+        corrupt: 0.05,
+        ..Impairments::default()
+    };
+    for seed in 0..4 {
+        let names = Config { resolv_conf: Source::Text(conf.into()), ..Config::empty() };
+        let faults = Some(Faults::both(seed, bad.clone()));
+        let mut net = Net::over(faults, 1, &["10.0.0.2/24", "2001:db8::2/64"], names);
+        for server in [NS1, NS2] {
+            net.answers(server, |query| {
+                let n: u8 = query.name[4..query.name.len() - 5].parse().unwrap();
+                if n.is_multiple_of(3) && !query.tcp {
+                    return Answer::to(query).truncated();
+                }
+                let ip = match query.kind {
+                    A => format!("10.0.1.{n}"),
+                    _ => format!("2001:db8::1:{n}"),
+                };
+                Answer::to(query).address(&query.name, 60, &ip)
+            });
+        }
+        let lookups = (0..50).map(|n| lookup_host((format!("host{n}.test"), 80)));
+        for (n, found) in net.run(join_all(lookups)).into_iter().enumerate() {
+            let expected = [at(&format!("2001:db8::1:{n}"), 80), at(&format!("10.0.1.{n}"), 80)];
+            let mut found = found.unwrap();
+            found.sort_by_key(|addr| addr.is_ipv4());
+            assert_eq!(found, expected, "seed {seed}");
+        }
+        assert!(net.stats().timeouts > 0 && net.stats().in_flight == 0);
+    }
 }
 
 #[test]
