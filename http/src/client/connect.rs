@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::io::{self, IoSlice};
-use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -111,7 +110,7 @@ where
     }
 }
 
-/// The default connector: cleartext TCP through this shard's network, by address.
+/// The default connector: cleartext TCP through this shard's network and resolver.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TcpConnector;
 
@@ -120,11 +119,8 @@ impl Connect for TcpConnector {
         if target.is_https() {
             return refuse(format!("{target}: this client's connector does not speak TLS"));
         }
-        let Ok(ip) = target.host().parse::<IpAddr>() else {
-            return refuse(format!("{target}: this client's connector knows addresses only"));
-        };
-        let address = SocketAddr::new(ip, target.port());
-        Box::pin(async move { Ok(Transport::tcp(TcpStream::connect(address).await?)) })
+        let destination = (target.host().to_owned(), target.port());
+        Box::pin(async move { Ok(Transport::tcp(TcpStream::connect(destination).await?)) })
     }
 }
 

@@ -32,7 +32,8 @@
 //! else is the caller's, also the fields that RFC 9110 7.6.1 asks a proxy to remove.
 //!
 //! **Not here.** Redirects, cookies, caches, decompression, proxies' protocols, HTTP/2's
-//! extended CONNECT. TLS and names are the [`Connect`]or's.
+//! extended CONNECT. TLS is the [`Connect`]or's, and a client without one looks names up as
+//! [`TcpStream::connect`](throng_net::TcpStream::connect) does.
 
 mod body;
 mod config;

@@ -73,11 +73,17 @@ fn the_head_of_a_request() {
                 .body(Empty::<Bytes>::new())
                 .unwrap();
             text(client.request(request).await.unwrap()).await.unwrap();
+            let request = Request::get("http://web.test/").body(Empty::<Bytes>::new()).unwrap();
+            text(client.request(request).await.unwrap()).await.unwrap();
         },
     );
     let head = |target: &str| format!("GET {target} HTTP/1.1\r\nhost: 10.0.0.1\r\n\r\n");
+    let named = "GET / HTTP/1.1\r\nhost: web.test\r\n\r\n";
     let own = "GET /own HTTP/1.1\r\nhost: example.org\r\nte: trailers\r\nconnection: te\r\n\r\n";
-    assert_eq!(*heads.borrow(), [head("/"), head("/a/b?c=d"), head("/?x"), own.into()]);
+    assert_eq!(
+        *heads.borrow(),
+        [head("/"), head("/a/b?c=d"), head("/?x"), own.into(), named.into()]
+    );
 }
 
 #[test]
@@ -92,6 +98,7 @@ fn uris_that_cannot_be_used() {
             "http://user:secret@10.0.0.1/",
             "http://10.0.0.1:99999/",
             "http://:80/",
+            "http://10.0.0.999/",
         ];
         for uri in uris {
             let Ok(request) = Request::get(uri).body(Empty::<Bytes>::new()) else { continue };

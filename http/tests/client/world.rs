@@ -15,6 +15,7 @@ use throng_http::client::{Body, Client, Error};
 use throng_http::{BoxError, Running, Server};
 use throng_net::device::Device;
 use throng_net::device::memory::{self, MemoryQueue, Options};
+use throng_net::resolver::Source;
 use throng_net::sim::{HostConfig, add_host};
 use throng_net::{TcpListener, TcpStream};
 use throng_runtime::sim::World;
@@ -34,7 +35,9 @@ pub(crate) fn world<T: 'static>(
         queues.into_iter().map(|queue| Box::new(queue) as Box<dyn Device>).collect()
     };
     let mut world = World::new();
-    let client_host = add_host(&mut world, boxed(a), &HostConfig::new(&["10.0.0.2/24"], 1));
+    let mut config = HostConfig::new(&["10.0.0.2/24"], 1);
+    config.names.hosts = Source::Text("10.0.0.1 web.test\n".to_owned());
+    let client_host = add_host(&mut world, boxed(a), &config);
     let server_host = add_host(&mut world, boxed(b), &HostConfig::new(&["10.0.0.1/24"], 2));
     let shard = ShardId(0);
     world.enter(server_host, shard, server);
