@@ -34,6 +34,7 @@ fn main() -> io::Result<()> {
 }
 
 async fn serve(listen: SocketAddr) -> io::Result<()> {
+    throng::http::admin::start_from_env()?;
     let server = Server::new().start();
     let on_signal = server.clone();
     let draining = async move {

@@ -32,6 +32,7 @@ fn main() -> io::Result<()> {
 }
 
 async fn serve(listen: SocketAddr) -> io::Result<()> {
+    throng::http::admin::start_from_env()?;
     let config = Rc::new(Config::default().ping_interval(Duration::from_secs(30)));
     let listener = TcpListener::bind(listen)?;
     loop {

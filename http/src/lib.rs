@@ -5,6 +5,7 @@
 //! * Parking: between two requests a connection gives hyper's state and buffers back and
 //!   keeps only its stream.
 //! * [`client`]: connections pooled per host and shard, deadlines, retries, upgrades.
+//! * [`admin`]: the operator's endpoint: metrics, connections, captures.
 //! * [`rt`]: hyper's timer and executor on the shard, for hyper's own builders and clients.
 //!
 //! A service is any hyper [`Service`] from `Request<Incoming>` to a response; nothing of it
@@ -14,6 +15,7 @@
 
 mod accept;
 mod activity;
+pub mod admin;
 mod builders;
 pub mod client;
 mod connection;

@@ -182,7 +182,18 @@ impl Server {
     }
 
     /// A server with these settings, on this shard. It serves nothing yet.
+    ///
+    /// Its [`Counters`] are among the shard's numbers ([`throng_net::stats::sheet`]), added up
+    /// with those of other servers, until it is dropped.
     pub fn start(self) -> Running {
+        let running = self.start_uncounted();
+        // A shard without a network is one of a test's: nobody asks it for its numbers.
+        let _ = throng_net::stats::register("http", running.0.clone());
+        running
+    }
+
+    /// A server whose numbers are not the operator's business.
+    pub(crate) fn start_uncounted(self) -> Running {
         Running(Rc::new(Shared::new(self)))
     }
 }

@@ -7,42 +7,47 @@ use std::time::Duration;
 
 use slab::Slab;
 use throng_runtime::Instant;
+use throng_runtime::metrics::{Measured, Metric};
 
 use crate::builders::Builders;
 use crate::server::Server;
 
-/// Totals of one server on one shard since it was made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Counters {
-    /// Connections taken from the listener.
-    pub accepted: u64,
-    /// Times the listener failed.
-    pub accept_errors: u64,
-    /// Times accepting paused because [`Server::max_connections`] were open.
-    pub at_limit: u64,
-    /// Connections dropped because the shard had no room for a task.
-    pub no_task: u64,
-    /// Requests handed to the service.
-    pub requests: u64,
-    /// Connections that spoke HTTP/2.
-    pub http2: u64,
-    /// Times a connection between two requests gave hyper's state back.
-    pub parked: u64,
-    /// Connections closed because a request's head, or the first one's first byte, came too
-    /// slowly.
-    pub header_timeouts: u64,
-    /// Connections closed because a body stood still for [`Server::body_timeout`].
-    pub body_timeouts: u64,
-    /// Connections closed because no further request came.
-    pub idle_timeouts: u64,
-    /// Connections that ended with an error of hyper's: malformed requests, resets, failed
-    /// services.
-    pub errors: u64,
-    /// Connections whose service panicked.
-    pub panics: u64,
-    /// Connections cut at the end of a drain.
-    pub cut: u64,
+throng_runtime::metrics! {
+    /// Totals of one server on one shard since it was made.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    #[non_exhaustive]
+    pub struct Counters {
+        /// Connections taken from the listener.
+        counter accepted: u64,
+        /// Times the listener failed.
+        counter accept_errors: u64,
+        /// Times accepting paused because the most allowed were open.
+        limit at_limit: u64,
+        /// Connections dropped because the shard had no room for a task.
+        limit no_task: u64,
+        /// Requests handed to the service.
+        counter requests: u64,
+        /// Connections that spoke HTTP/2.
+        counter http2: u64,
+        /// Times a connection between two requests gave hyper's state back.
+        counter parked: u64,
+        /// Connections closed because a request's head, or the first one's first byte, came too
+        /// slowly.
+        counter header_timeouts: u64,
+        /// Connections closed because a body stood still for too long.
+        counter body_timeouts: u64,
+        /// Connections closed because no further request came.
+        counter idle_timeouts: u64,
+        /// Connections that ended with an error of hyper's: malformed requests, resets, failed
+        /// services.
+        counter errors: u64,
+        /// Connections whose service panicked.
+        counter panics: u64,
+        /// Connections cut at the end of a drain.
+        counter cut: u64,
+        /// Connections open now.
+        gauge open: usize,
+    }
 }
 
 /// The result of a drain.
@@ -100,7 +105,7 @@ impl Shared {
     }
 
     pub(crate) fn counters(&self) -> Counters {
-        self.counters.get()
+        Counters { open: self.open.get(), ..self.counters.get() }
     }
 
     pub(crate) fn phase(&self) -> Phase {
@@ -158,6 +163,12 @@ impl Shared {
         }
         self.watch(cx);
         Poll::Pending
+    }
+}
+
+impl Measured for Shared {
+    fn measure(&self) -> Vec<(&'static Metric, u64)> {
+        self.counters().measure()
     }
 }
 

@@ -49,6 +49,7 @@ const TOOLS: &[Package] = &[
     Package { name: "chromium", probe: Program("chromium"), why: "https:// and wss:// pages" },
     Package { name: "tshark", probe: Program("tshark"), why: "captures and their judgement" },
     Package { name: "tcpdump", probe: Program("tcpdump"), why: "judges the capture filter" },
+    Package { name: "prometheus", probe: Program("promtool"), why: "promtool judges metrics" },
     Package { name: "python3-venv", probe: Venv, why: "websockets and kosoku clients" },
 ];
 
