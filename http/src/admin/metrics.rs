@@ -102,16 +102,17 @@ mod tests {
     use crate::Counters;
     use throng_net::stats::GROUPS;
 
-    /// `docs/METRICS.md` is made here: `UPDATE_METRICS=1 cargo test -p throng-http metrics`.
+    /// `docs/METRICS.md` is made here: `UPDATE_METRICS=1 cargo test -p throng-http --lib metrics`.
     #[test]
     fn the_documentation_names_every_number() {
         let own: (&str, &[&[Metric]]) = ("http", &[Counters::METRICS]);
         let mut page = String::from(
-            "# Metrics\n\nWhat `GET /metrics` of the operator's endpoint shows of each shard \
-             (label `shard`), and `GET /stats.json` under group and name. This page is made \
-             from the code: `UPDATE_METRICS=1 cargo test -p throng-http metrics`.\n\n\
-             A *limit* counts what a bound has refused, dropped or put off: its growth is worth an \
-             alert. `throng_shard_up` is 0 for a shard that does not answer;\n\
+            "# Metrics\n\n\
+             What `GET /metrics` of the operator's endpoint shows of each shard (label `shard`),\n\
+             and `GET /stats.json` under group and name. This page is made from the code:\n\
+             `UPDATE_METRICS=1 cargo test -p throng-http --lib metrics`.\n\n\
+             A *limit* counts what a bound has refused, dropped or put off: its growth is worth\n\
+             an alert. `throng_shard_up` is 0 for a shard that does not answer;\n\
              `throng_port_statistic` has what a DPDK driver counts, by its label `name`.\n",
         );
         for (group, tables) in GROUPS.iter().chain([&own]) {
