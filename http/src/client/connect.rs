@@ -1,6 +1,7 @@
 //! How a client gets its connections: the hook for names, TLS and anything else.
 
 use std::fmt;
+use std::future::ready;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -117,15 +118,12 @@ pub struct TcpConnector;
 impl Connect for TcpConnector {
     fn connect(&self, target: &Target) -> LocalBoxFuture<'static, io::Result<Transport>> {
         if target.is_https() {
-            return refuse(format!("{target}: this client's connector does not speak TLS"));
+            let why = format!("{target}: this client's connector does not speak TLS");
+            return Box::pin(ready(Err(io::Error::new(io::ErrorKind::Unsupported, why))));
         }
         let destination = (target.host().to_owned(), target.port());
         Box::pin(async move { Ok(Transport::tcp(TcpStream::connect(destination).await?)) })
     }
-}
-
-fn refuse(why: String) -> LocalBoxFuture<'static, io::Result<Transport>> {
-    Box::pin(std::future::ready(Err(io::Error::new(io::ErrorKind::Unsupported, why))))
 }
 
 /// A connection as a connector hands it over: a byte stream, and what was agreed on it.

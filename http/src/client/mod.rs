@@ -32,8 +32,9 @@
 //! else is the caller's, also the fields that RFC 9110 7.6.1 asks a proxy to remove.
 //!
 //! **Not here.** Redirects, cookies, caches, decompression, proxies' protocols, HTTP/2's
-//! extended CONNECT. TLS is the [`Connect`]or's, and a client without one looks names up as
-//! [`TcpStream::connect`](throng_net::TcpStream::connect) does.
+//! extended CONNECT. TLS is a [`Connect`]or's (with the feature `tls`: `TlsConnector`), and a
+//! client without one looks names up as [`TcpStream::connect`](throng_net::TcpStream::connect)
+//! does.
 
 mod body;
 mod config;
@@ -43,6 +44,8 @@ mod h1;
 mod h2;
 mod pool;
 mod send;
+#[cfg(feature = "tls")]
+mod tls;
 mod upgrade;
 mod wire;
 
@@ -59,6 +62,8 @@ pub use config::{Builder, HttpVersion};
 pub use connect::{Connect, Target, TcpConnector, Transport};
 pub use error::{Error, ErrorKind, Phase};
 pub use pool::Stats;
+#[cfg(feature = "tls")]
+pub use tls::TlsConnector;
 pub use upgrade::{Upgraded, upgrade};
 
 use crate::server::BoxError;

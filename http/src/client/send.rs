@@ -29,8 +29,10 @@ use super::within;
 use crate::rt::Alarm;
 use crate::server::BoxError;
 
-/// Most times one request is sent.
+/// Most times one request is sent to a server that may have seen it, or refuses it.
 const MAX_ATTEMPTS: u32 = 3;
+/// And to connections that turn out to take no more requests.
+const MAX_DEPARTURES: u32 = 16;
 
 pub(super) struct Exchange {
     pool: Rc<Pool>,
@@ -58,6 +60,14 @@ enum Link {
 struct Failure {
     error: Error,
     head: Option<Box<Parts>>,
+    /// The connection had gone before the request was anyone's.
+    departed: bool,
+}
+
+impl Failure {
+    fn last(error: Error) -> Self {
+        Failure { error, head: None, departed: false }
+    }
 }
 
 impl Exchange {
@@ -93,14 +103,19 @@ impl Exchange {
     }
 
     pub(super) async fn run(mut self) -> Result<Response<Body>, Error> {
-        for attempt in 1.. {
-            let link = self.link(attempt > 1).await?;
-            let Some(head) = self.head.take() else { break };
+        let (mut attempts, mut departures) = (0, 0);
+        while let Some(head) = self.head.take() {
+            let link = self.link(attempts + departures > 0).await?;
             let failure = match self.send(link, *head).await {
                 Ok(response) => return Ok(response),
                 Err(failure) => failure,
             };
-            if attempt == MAX_ATTEMPTS || failure.head.is_none() {
+            match failure.departed {
+                true => departures += 1,
+                false => attempts += 1,
+            }
+            let enough = attempts == MAX_ATTEMPTS || departures == MAX_DEPARTURES;
+            if enough || failure.head.is_none() {
                 return Err(failure.error);
             }
             tracing::debug!(error = %failure.error, target = %self.target, "sending again");
@@ -134,6 +149,10 @@ impl Exchange {
         let host = connecting.host();
         let transport = settings.connector.connect(host.target()).await.map_err(Error::connect)?;
         let http2 = match settings.version {
+            HttpVersion::Http1 if transport.http2 => {
+                let why = "the connector has agreed on HTTP/2 for a client of HTTP/1";
+                return Err(Error::new(ErrorKind::Protocol, why));
+            }
             HttpVersion::Http1 => false,
             HttpVersion::Http2 => true,
             HttpVersion::Negotiated => transport.http2,
@@ -170,7 +189,7 @@ impl Exchange {
         match link {
             Link::Http1(connection, wire) => {
                 let started = connection.start(wire, request, self.switching);
-                let outcome = started.map_err(|error| Failure { error, head: None })?;
+                let outcome = started.map_err(Failure::last)?;
                 match self.head(outcome).await? {
                     Ok(response) => self.on_http1(response, connection),
                     Err(error) => Err(self.judge_http1(error, reused, &connection, spare)),
@@ -178,7 +197,8 @@ impl Exchange {
             }
             Link::Http2(stream) => {
                 let Some(outcome) = stream.start(request) else {
-                    return Err(Failure { error: Error::of(ErrorKind::Closed), head: spare });
+                    let error = Error::of(ErrorKind::Closed);
+                    return Err(Failure { error, head: spare, departed: true });
                 };
                 match self.head(outcome).await? {
                     Ok(response) => {
@@ -205,9 +225,7 @@ impl Exchange {
                 Some(total) if total < late => (total, Phase::Total),
                 _ => (late, Phase::Head),
             };
-            alarm
-                .poll_at(at, cx)
-                .map(|()| Err(Failure { error: Error::timeout(phase), head: None }))
+            alarm.poll_at(at, cx).map(|()| Err(Failure::last(Error::timeout(phase))))
         })
         .await
     }
@@ -262,7 +280,7 @@ impl Exchange {
         } else if switched {
             // RFC 9110 15.2.2: not unless it was asked for.
             let error = Error::new(ErrorKind::Protocol, "a switch of protocols nobody asked for");
-            return Err(Failure { error, head: None });
+            return Err(Failure::last(error));
         }
         Ok(self.response(response, claim))
     }
@@ -288,7 +306,8 @@ impl Exchange {
         // The request is fine, the server silent, and the connection not new: it was stale.
         let stale = reused && !error.is_user() && !error.is_parse() && !connection.notes.read.get();
         let may = stale && (unsent || self.method.is_idempotent()) && self.body.can_replay();
-        Failure { error: Error::of_hyper(error), head: spare.filter(|_| may) }
+        let head = spare.filter(|_| may);
+        Failure { error: Error::of_hyper(error), head, departed: false }
     }
 
     fn judge_http2(
@@ -310,6 +329,7 @@ impl Exchange {
         }
         let stale = reused && broken && self.method.is_idempotent();
         let may = (unsent || going || refused || stale) && self.body.can_replay();
-        Failure { error: Error::of_hyper(error), head: spare.filter(|_| may) }
+        let head = spare.filter(|_| may);
+        Failure { error: Error::of_hyper(error), head, departed: unsent || going }
     }
 }
