@@ -44,6 +44,7 @@ const TOOLS: &[Package] = &[
     Package { name: "dnsmasq-base", probe: Program("dnsmasq"), why: "DHCP server" },
     Package { name: "curl", probe: Program("curl"), why: "HTTP/1.1 and HTTP/2 client" },
     Package { name: "wrk", probe: Program("wrk"), why: "HTTP load" },
+    Package { name: "nginx-light", probe: Program("nginx"), why: "HTTP server for our client" },
     Package { name: "nghttp2-client", probe: Program("h2load"), why: "HTTP/2 load" },
     Package { name: "openssl", probe: Program("openssl"), why: "certificates, TLS client" },
     Package { name: "chromium", probe: Program("chromium"), why: "https:// and wss:// pages" },

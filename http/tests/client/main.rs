@@ -3,6 +3,7 @@
 
 mod http2;
 mod message;
+mod nginx;
 mod pool;
 mod retry;
 mod timeouts;
