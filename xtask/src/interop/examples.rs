@@ -32,6 +32,16 @@ pub(crate) fn all(run: &mut Run, dir: &Path) {
         if !hello(&first) || !hello(&second) || !second.ends_with('2') {
             return Err(format!("HTTP/1.1 answers {first:?}, HTTP/2 {second:?}"));
         }
+        // Our own client, on the kernel's side.
+        let fetched = Cmd::new(dir.join("http-get"))
+            .args(["--device", "kernel", "--http2", "--count", "3", &url])
+            .stdout_only()
+            .limit(Duration::from_secs(20))
+            .run()
+            .map_err(|error| format!("http-get: {error}"))?;
+        if !fetched.ok() || fetched.output.lines().filter(|line| hello(line)).count() != 3 {
+            return Err(format!("http-get: {}: {}", fetched.how(), fetched.output));
+        }
         Ok(first)
     });
     run.check("ws-echo and ws-client", |run| {
