@@ -4,7 +4,7 @@ use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::cargo::{build_programs, cargo, features};
+use crate::cargo::{build_programs, cargo};
 use crate::host;
 use crate::hugepages::Hugepages;
 use crate::process::Cmd;
@@ -20,14 +20,20 @@ pub(crate) fn command(args: &[String]) -> io::Result<ExitCode> {
     if let Err(why) = host::dpdk() {
         println!("demo without DPDK: {why}");
     }
-    let build = cargo(["build", "--release", "--quiet", "--package", PACKAGE]).arg(features());
-    if !build.attached()?.success() {
+    if !package("build").args(["--release", "--quiet"]).attached()?.success() {
         return Ok(ExitCode::FAILURE);
     }
     let pages = Hugepages::reserve(HUGEPAGES);
     let status = Cmd::new(host::target().join("release").join(PACKAGE)).args(args).attached()?;
     drop(pages);
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// `cargo subcommand` on the demo's package, with DPDK where it is to be had. Of the
+/// workspace's other features a package need not know any.
+fn package(subcommand: &str) -> Cmd {
+    let dpdk = host::dpdk().is_ok().then_some("--features=dpdk");
+    cargo([subcommand, "--package", PACKAGE]).args(dpdk)
 }
 
 /// Connections of the demo as a test: enough over DPDK for what an end costs in all to matter
@@ -44,7 +50,9 @@ pub(crate) fn check() -> Outcome {
     if let Err(why) = build_programs(log.clone()) {
         return Outcome::fail("demo", why);
     }
-    let mut outcome = Outcome::default();
+    // The features of a build by itself, which the workspace's build says nothing about.
+    let resolved = package("tree").args(["--locked", "--depth=0"]).log(&log).run();
+    let mut outcome = Outcome::of_check("demo's own build", resolved);
     for (device, connections, extra) in
         [("dpdk:net_memif", OVER_DPDK, None), ("memory", IN_MEMORY, Some("--memory"))]
     {
