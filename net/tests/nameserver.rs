@@ -107,7 +107,7 @@ async fn questions(port: u16) -> Stats {
     let begin = Instant::now();
     let stream = TcpStream::connect(("hole", port)).await.expect("a connection");
     assert!(stream.peer_addr().expect("a peer").is_ipv4());
-    assert!(begin.elapsed() < Duration::from_millis(900), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
     resolver::stats().expect("a resolver")
 }
 

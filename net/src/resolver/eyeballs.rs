@@ -3,7 +3,8 @@
 //! Addresses are tried as soon as one family has been answered for, IPv4 alone 50 ms later
 //! (3: resolution delay). They are sorted (`rank`), the families take turns (4), and the next
 //! attempt begins 250 ms after the last, or at once when one fails (5). The first to succeed
-//! ends the race, and the others' connections are dropped.
+//! ends the race, and the others' connections are dropped; an answer that is still out may
+//! come in for the next time.
 
 use std::future::poll_fn;
 use std::io;
@@ -121,7 +122,12 @@ impl Race {
                 continue;
             }
             match self.attempts.poll_next_unpin(cx) {
-                Poll::Ready(Some((_, Ok(stream)))) => return Poll::Ready(Ok(stream)),
+                Poll::Ready(Some((_, Ok(stream)))) => {
+                    if let Some((lookup, _)) = self.lookup.take() {
+                        lookup.finish_alone();
+                    }
+                    return Poll::Ready(Ok(stream));
+                }
                 Poll::Ready(Some((addr, Err(error)))) => {
                     self.failures.push((addr, error));
                     self.pause = None;

@@ -8,7 +8,9 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use futures::future::Shared;
+use futures::FutureExt;
+use futures::future::{Shared, join_all};
+use throng_runtime::try_spawn_local;
 
 use super::cache::Outcome;
 use super::message::Kind;
@@ -158,6 +160,16 @@ impl Lookup {
             if !self.begin_next() {
                 return Poll::Ready(None);
             }
+        }
+    }
+
+    /// Lets the answers that are still out come in, for the next lookup: an answer that is
+    /// always later than a connection would cost every connection the wait for it. It ends
+    /// with the servers' time, and is not done at the limit of tasks.
+    pub(super) fn finish_alone(self) {
+        let waiting: Vec<_> = self.waiting.into_iter().flatten().collect();
+        if !waiting.is_empty() {
+            let _ = try_spawn_local(join_all(waiting).map(drop));
         }
     }
 

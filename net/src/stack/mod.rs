@@ -224,7 +224,11 @@ impl Stack {
 
     /// What is held beside connections.
     pub(crate) fn held(&self) -> Held {
-        Held { tx_queue: self.link.queue.len(), waker_memory: self.wakers.memory() }
+        Held {
+            tx_queue: self.link.queue.len(),
+            udp_sockets: self.udp.len(),
+            waker_memory: self.wakers.memory(),
+        }
     }
 
     /// Bytes of memory that the connections' wakers take.

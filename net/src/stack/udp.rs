@@ -65,6 +65,11 @@ impl UdpTable {
         true
     }
 
+    /// How many sockets there are.
+    pub(crate) fn len(&self) -> usize {
+        self.sockets.len()
+    }
+
     /// Wakes the senders that found no room.
     pub(crate) fn wake_writers(&mut self) {
         self.writers.drain(..).for_each(Waker::wake);

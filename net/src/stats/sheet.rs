@@ -16,6 +16,8 @@ throng_runtime::metrics! {
     pub struct Held {
         /// Frames that wait for the device's transmit ring.
         gauge tx_queue: usize,
+        /// UDP sockets.
+        gauge udp_sockets: usize,
         /// Bytes that the connections' wakers take.
         gauge waker_memory: usize,
     }

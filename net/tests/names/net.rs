@@ -147,10 +147,14 @@ impl Net {
         self.world.enter(self.client, ShardId(0), stats).unwrap()
     }
 
-    /// Connections of the client, in whatever state.
-    pub(crate) fn connections(&self) -> usize {
-        let usage = self.world.enter(self.client, ShardId(0), net_stats::current).unwrap().usage;
-        usage.connections
+    /// Connections of the client, in whatever state, and its UDP sockets.
+    pub(crate) fn sockets(&self) -> (u64, u64) {
+        let sheet = self.world.enter(self.client, ShardId(0), net_stats::sheet).unwrap();
+        let value = |group: &str, name: &str| {
+            let group = sheet.groups.iter().find(|found| found.name == group).unwrap();
+            group.values.iter().find(|(metric, _)| metric.name == name).unwrap().1
+        };
+        (value("tcp", "connections"), value("stack", "udp_sockets"))
     }
 }
 

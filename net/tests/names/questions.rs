@@ -170,7 +170,7 @@ fn a_truncated_answer_is_fetched_over_tcp() {
     let tcp = net.queries().iter().filter(|(.., tcp)| *tcp).count();
     assert_eq!((tcp, net.stats().tcp_queries), (2, 2));
     net.pass(120);
-    assert_eq!(net.connections(), 0);
+    assert_eq!(net.sockets(), (0, 0));
 }
 
 #[test]
