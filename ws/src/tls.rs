@@ -18,6 +18,17 @@ use crate::socket::WebSocket;
 /// that the server's certificate has to be for. HTTP/1.1 is what the handshake offers,
 /// whatever the connector's protocols are.
 ///
+/// ```
+/// # async fn example(connector: &throng_tls::Connector) -> Result<(), throng_ws::Error> {
+/// let stream = throng_net::TcpStream::connect(("example.com", 443)).await?;
+/// let config = throng_ws::Config::default();
+/// let url = "wss://example.com/feed";
+/// let (socket, _response) = throng_ws::connect_tls(url, stream, connector, config).await?;
+/// # let _ = socket;
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 /// As for [`connect_with`]; [`Error::Io`] where TLS fails, see [`Connector::connect`];
 /// [`HandshakeError::BadRequest`] for another scheme than `wss`.
