@@ -217,6 +217,8 @@ pub struct Body {
 pub(super) struct Claim {
     pub(super) stream: Option<Stream>,
     pub(super) gate: Option<Arc<Gate>>,
+    /// The HTTP/1 connection it comes on, and which of its requests it answers.
+    pub(super) connection: Option<(Rc<H1>, u64)>,
     /// A connection that switches protocols.
     pub(super) switching: Option<Rc<H1>>,
 }
@@ -225,6 +227,9 @@ impl Drop for Claim {
     fn drop(&mut self) {
         if let Some(gate) = &self.gate {
             gate.abandon();
+        }
+        if let Some((connection, request)) = &self.connection {
+            connection.answered(*request);
         }
     }
 }

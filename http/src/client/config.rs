@@ -131,7 +131,8 @@ impl Builder {
     }
 
     /// How long the head of the response may take, from the last piece of the request that
-    /// went out. Default 30 s.
+    /// went out; and how long the rest of a request may take when the response has ended
+    /// before it. Default 30 s.
     #[must_use]
     pub fn head_timeout(mut self, timeout: Duration) -> Self {
         self.head_timeout = timeout;

@@ -40,6 +40,8 @@ pub(super) struct H1 {
     pub(super) uses: Cell<u64>,
     /// A switch of protocols was asked for and may still come.
     switching: Cell<bool>,
+    /// The last of them whose response has been read, or given up.
+    answered: Cell<u64>,
     task: RefCell<Option<Waker>>,
     /// Who waits for `Switched`.
     upgrading: RefCell<Option<Waker>>,
@@ -74,6 +76,7 @@ impl H1 {
             state: RefCell::new(State::Moving),
             uses: Cell::new(0),
             switching: Cell::new(false),
+            answered: Cell::new(0),
             task: RefCell::default(),
             upgrading: RefCell::default(),
         });
@@ -133,6 +136,16 @@ impl H1 {
         self.wake();
     }
 
+    /// The response to this request, counted by `uses`, has been read or given up. The rest of
+    /// the request, if there is any, has little time left.
+    pub(super) fn answered(&self, request: u64) {
+        self.answered.set(request);
+        let busy = matches!(*self.state.borrow(), State::Busy(_));
+        if busy {
+            self.wake();
+        }
+    }
+
     /// The response switches no protocols after all.
     pub(super) fn stay(&self) {
         self.switching.set(false);
@@ -167,7 +180,7 @@ impl H1 {
 struct Driver {
     connection: Rc<H1>,
     alarm: Alarm,
-    /// Since when it is idle.
+    /// Since when it is idle, or has only the rest of a request to send.
     since: Option<throng_runtime::Instant>,
 }
 
@@ -192,7 +205,6 @@ impl Driver {
 
     /// `Ready(true)`: idle now; `Ready(false)`: over.
     fn poll_busy(&mut self, mut busy: Box<Busy>, cx: &mut Context<'_>) -> Poll<bool> {
-        self.since = None;
         let connection = &self.connection;
         if let Poll::Ready(result) = busy.hyper.poll_without_shutdown(cx) {
             if let Err(error) = &result {
@@ -207,6 +219,16 @@ impl Driver {
         // hyper asks for the next request when the exchange has ended and the connection may
         // be kept, but it may have something of the last one's left to write.
         if !busy.sender.is_ready() || connection.notes.unflushed.get() {
+            if connection.answered.get() == connection.uses.get() {
+                // The peer has answered without reading it all, and may never do so.
+                let since = *self.since.get_or_insert_with(throng_runtime::now);
+                let until = since + connection.host.pool.settings.head_timeout;
+                if self.alarm.poll_at(until, cx).is_ready() {
+                    return Poll::Ready(false);
+                }
+            } else {
+                self.since = None;
+            }
             connection.state.replace(State::Busy(busy));
             return Poll::Pending;
         }
@@ -219,6 +241,7 @@ impl Driver {
             connection.host.pool.count(|stats| stats.evicted += 1);
             return Poll::Ready(false);
         }
+        self.since = None;
         connection.state.replace(State::Idle(wire));
         connection.host.put_idle(connection.clone());
         Poll::Ready(true)

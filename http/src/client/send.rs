@@ -275,12 +275,14 @@ impl Exchange {
         let mut claim = Claim::default();
         if self.switching && switched {
             claim.switching = Some(connection);
-        } else if self.switching {
-            connection.stay();
         } else if switched {
             // RFC 9110 15.2.2: not unless it was asked for.
             let error = Error::new(ErrorKind::Protocol, "a switch of protocols nobody asked for");
             return Err(Failure::last(error));
+        } else {
+            connection.stay();
+            let request = connection.uses.get();
+            claim.connection = Some((connection, request));
         }
         Ok(self.response(response, claim))
     }

@@ -6,6 +6,7 @@ mod message;
 mod nginx;
 mod pool;
 mod retry;
+mod soak;
 mod timeouts;
 mod upgrade;
 mod world;

@@ -31,9 +31,6 @@ pub(crate) fn world<T: 'static>(
 ) -> T {
     let options = Options { latency: Duration::from_millis(1), ..Options::default() };
     let (a, b) = memory::pair(1, options);
-    let boxed = |queues: Vec<MemoryQueue>| -> Vec<Box<dyn Device>> {
-        queues.into_iter().map(|queue| Box::new(queue) as Box<dyn Device>).collect()
-    };
     let mut world = World::new();
     let mut config = HostConfig::new(&["10.0.0.2/24"], 1);
     config.names.hosts = Source::Text("10.0.0.1 web.test\n".to_owned());
@@ -52,6 +49,10 @@ pub(crate) fn world<T: 'static>(
     drop(task);
     let value = output.borrow_mut().take();
     value.expect("the test's future panicked or stood still")
+}
+
+pub(crate) fn boxed(queues: Vec<MemoryQueue>) -> Vec<Box<dyn Device>> {
+    queues.into_iter().map(|queue| Box::new(queue) as Box<dyn Device>).collect()
 }
 
 pub(crate) fn spawn(task: impl Future<Output = ()> + 'static) {
