@@ -193,7 +193,11 @@ impl Lookup {
 
     /// Why nothing has been found.
     pub(super) fn failure(&self) -> Error {
-        let nothing = || Error::NoAddress(self.text.clone());
-        self.failure.clone().unwrap_or_else(nothing)
+        match &self.failure {
+            // Not one of the search list's, which nobody has written.
+            Some(Error::NoSuchName(_)) => Error::NoSuchName(self.text.clone()),
+            Some(error) => error.clone(),
+            None => Error::NoAddress(self.text.clone()),
+        }
     }
 }

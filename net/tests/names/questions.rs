@@ -347,6 +347,21 @@ fn the_search_list_is_gone_through_as_ndots_says() {
 }
 
 #[test]
+fn of_several_names_the_one_that_was_asked_for_is_missing() {
+    let mut net = Net::new(&format!("{ONE}search corp.example test\n"));
+    net.answers(NS1, |query| match query.name.as_str() {
+        "bare.test" => Answer::to(query).soa("test", 30, 40),
+        "sick.corp.example" => Answer::to(query).rcode(2),
+        _ => zone(query),
+    });
+    let error = |net: &mut Net, name| inner(&net.lookup(name).unwrap_err()).clone();
+    assert_eq!(error(&mut net, "nope"), Error::NoSuchName("nope".into()));
+    // A name that exists without an address says more, and a server that fails most.
+    assert_eq!(error(&mut net, "bare"), Error::NoAddress("bare.test".into()));
+    assert!(matches!(error(&mut net, "sick"), Error::ServerFailure { .. }));
+}
+
+#[test]
 fn what_needs_no_server_asks_none() {
     let hosts = "10.0.0.7 box box.test\nfd00::7 box\n";
     let names = Config {
