@@ -14,7 +14,7 @@ use bytes::Bytes;
 use clap::Parser;
 use http_body_util::Full;
 use hyper::{Request, Response, body::Incoming};
-use throng::http::{Server, service_fn};
+use throng::http::{Drain, Server, service_fn};
 use throng::{Builder, TcpListener};
 
 #[derive(Parser)]
@@ -34,15 +34,11 @@ fn main() -> io::Result<()> {
 }
 
 async fn serve(listen: SocketAddr) -> io::Result<()> {
-    throng::http::admin::start_from_env()?;
+    let drain = Drain::on_terminate(Duration::from_secs(10));
+    throng::http::admin::start_from_env(Some(&drain))?;
     let server = Server::new().start();
-    let on_signal = server.clone();
-    let draining = async move {
-        throng::runtime::signal::terminate().await;
-        on_signal.drain(Duration::from_secs(10)).await;
-    };
-    throng::spawn_local(draining).detach();
-    let drained = server.serve(TcpListener::bind(listen)?, service_fn(hello)).await;
+    let listener = TcpListener::bind(listen)?;
+    let drained = server.serve_until(&drain, listener, service_fn(hello)).await;
     eprintln!("{drained:?}, {:?}", server.counters());
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! A WebSocket echo server on every shard.
+//! A WebSocket echo server on every shard, with a graceful end.
 //!
 //! ```sh
 //! THRONG_ADDRESS=10.0.0.2/24 cargo run --example ws-echo -- --device tap:throng0
@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use futures::{SinkExt, StreamExt};
+use throng::http::Drain;
 use throng::ws::{self, Config};
 use throng::{Builder, TcpListener, TcpStream};
 
@@ -32,11 +33,13 @@ fn main() -> io::Result<()> {
 }
 
 async fn serve(listen: SocketAddr) -> io::Result<()> {
-    throng::http::admin::start_from_env()?;
-    let config = Rc::new(Config::default().ping_interval(Duration::from_secs(30)));
+    let drain = Drain::on_terminate(Duration::from_secs(10));
+    throng::http::admin::start_from_env(Some(&drain))?;
+    let config = Config::default().ping_interval(Duration::from_secs(30)).drain(drain.clone());
+    let config = Rc::new(config);
     let listener = TcpListener::bind(listen)?;
-    loop {
-        let (stream, peer) = listener.accept().await?;
+    while let Some(accepted) = drain.until(listener.accept()).await {
+        let (stream, peer) = accepted?;
         let echoing = echo(stream, config.clone());
         let task = async move {
             if let Err(error) = echoing.await {
@@ -45,6 +48,9 @@ async fn serve(listen: SocketAddr) -> io::Result<()> {
         };
         throng::spawn_local(task).detach();
     }
+    drop(listener);
+    eprintln!("{:?}", drain.ended().await);
+    Ok(())
 }
 
 async fn echo(stream: TcpStream, config: Rc<Config>) -> Result<(), ws::Error> {

@@ -2,6 +2,7 @@
 //!
 //! * [`serve`] and [`Server`]: the accept loop with limits and timeouts, HTTP/1.1 and HTTP/2
 //!   told apart by a connection's first bytes, upgrades, counters, a graceful drain.
+//! * [`Drain`]: the graceful end of all that a shard serves, on SIGTERM with a deadline.
 //! * Parking: between two requests a connection gives hyper's state and buffers back and
 //!   keeps only its stream.
 //! * [`client`]: connections pooled per host and shard, deadlines, retries, upgrades.
@@ -19,6 +20,7 @@ pub mod admin;
 mod builders;
 pub mod client;
 mod connection;
+mod drain;
 mod framing;
 mod io;
 pub mod rt;
@@ -29,6 +31,7 @@ mod shared;
 pub use hyper::service::{Service, service_fn};
 
 pub use crate::accept::Accept;
+pub use crate::drain::{Drain, Guest, Stage};
 pub use crate::io::ServerIo;
 pub use crate::server::{BoxError, Running, Server, serve};
 pub use crate::shared::{Counters, Drained};

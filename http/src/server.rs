@@ -9,6 +9,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures::FutureExt;
+use futures::future::{Either, select};
 use hyper::body::{Body, Incoming};
 use hyper::service::Service;
 use hyper::{Request, Response};
@@ -16,6 +17,7 @@ use hyper::{Request, Response};
 use crate::accept::Accept;
 use crate::builders::DEFAULT_MAX_HEADERS;
 use crate::connection::Connection;
+use crate::drain::{Drain, Stage};
 use crate::shared::{Counters, Drained, Membership, Phase, Shared};
 
 /// Any error of a service or body, as hyper takes it.
@@ -32,19 +34,15 @@ const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// # use http_body_util::Full;
 /// # use hyper::{Request, Response, body::{Bytes, Incoming}};
 /// # async fn example(listener: impl throng_http::Accept + 'static) {
+/// let drain = throng_http::Drain::on_terminate(Duration::from_secs(10));
 /// let server = throng_http::Server::new()
 ///     .max_connections(100_000)
 ///     .idle_timeout(Duration::from_secs(30))
 ///     .start();
-/// let handle = server.clone();
-/// let _watch = throng_runtime::spawn_local(async move {
-///     throng_runtime::signal::terminate().await;
-///     handle.drain(Duration::from_secs(10)).await;
-/// });
 /// let hello = throng_http::service_fn(|_: Request<Incoming>| async {
 ///     Ok::<_, Infallible>(Response::new(Full::new(Bytes::from("hello\n"))))
 /// });
-/// server.serve(listener, hello).await;
+/// server.serve_until(&drain, listener, hello).await;
 /// # }
 /// ```
 #[derive(Clone, Debug)]
@@ -216,6 +214,31 @@ impl Running {
     {
         let service = Rc::new(service);
         self.serve_shared(listener, move |_| service.clone()).await
+    }
+
+    /// [`serve`](Running::serve)s until `drain` begins, and then drains this server by the same
+    /// deadline.
+    pub async fn serve_until<A, S, B>(&self, drain: &Drain, listener: A, service: S) -> Drained
+    where
+        A: Accept,
+        S: Service<Request<Incoming>, Response = Response<B>> + 'static,
+        S: Service<Request<Incoming>, Error: Into<BoxError>, Future: 'static>,
+        B: Body<Error: Into<BoxError>> + 'static,
+    {
+        let _guest = drain.enter();
+        let draining = async {
+            drain.begun().await;
+            let rest = match drain.stage() {
+                Stage::Draining { until } => until.saturating_since(throng_runtime::now()),
+                _ => Duration::ZERO,
+            };
+            drop(self.drain(rest));
+            std::future::pending().await
+        };
+        let serving = std::pin::pin!(self.serve(listener, service));
+        match select(serving, std::pin::pin!(draining)).await {
+            Either::Left((drained, _)) | Either::Right((drained, _)) => drained,
+        }
     }
 
     /// Serves a listener with a service of its own for each connection, made by `make` from

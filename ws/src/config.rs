@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use throng_http::Drain;
 use tungstenite::protocol::WebSocketConfig;
 
 /// Limits, buffer sizes and timers of a [`WebSocket`](crate::WebSocket).
@@ -63,6 +64,9 @@ pub struct Config {
     pub max_handshake_size: usize,
     /// Whether an idle socket gives back its protocol state and buffers. Default true.
     pub park: bool,
+    /// The drain whose beginning closes the sockets (code 1001), whose deadline cuts them, and
+    /// which waits for them. Default: none.
+    pub drain: Option<Drain>,
     /// What [`Config::max_receiving`] bounds.
     pub(crate) receiving: Receiving,
 }
@@ -85,6 +89,7 @@ impl Default for Config {
             handshake_timeout: Duration::from_secs(10),
             max_handshake_size: 8 << 10,
             park: true,
+            drain: None,
             receiving: Receiving::default(),
         }
     }
@@ -132,6 +137,8 @@ setters! {
     handshake_timeout: Duration => handshake_timeout;
     /// Sets [`Config::max_handshake_size`], in bytes.
     max_handshake_size: usize => max_handshake_size;
+    /// Sets [`Config::drain`].
+    drain: impl Into<Option<Drain>> => drain.into();
     /// Sets [`Config::park`].
     park: bool => park;
 }
@@ -195,7 +202,7 @@ impl Config {
 
     /// Whether an open socket needs a timer of its own.
     pub(crate) fn has_timers(&self) -> bool {
-        self.ping_interval.is_some() || self.idle_timeout.is_some()
+        self.ping_interval.is_some() || self.idle_timeout.is_some() || self.drain.is_some()
     }
 
     /// Below any limit that is more than twice as large.

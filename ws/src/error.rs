@@ -48,6 +48,10 @@ pub enum Error {
     /// The peer took no byte for [`Config::send_timeout`](crate::Config::send_timeout).
     #[error("peer does not read")]
     SendTimeout,
+    /// The drain of [`Config::drain`](crate::Config::drain) has come to its deadline before the
+    /// closing handshake has come to its end.
+    #[error("cut at the end of a drain")]
+    Cut,
     /// The closing handshake did not end in time.
     #[error("closing handshake timed out")]
     CloseTimeout,

@@ -11,6 +11,7 @@ use std::task::{Context, Poll, Waker, ready};
 use futures::io::{AsyncRead, AsyncWrite};
 use futures::sink::Sink;
 use futures::stream::{FusedStream, Stream};
+use throng_http::Stage;
 use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::protocol::{CloseFrame, Message, Role};
 
@@ -87,7 +88,8 @@ impl<S> WebSocket<S> {
         received: Vec<u8>,
     ) -> Self {
         let config = config.into();
-        let timers = config.has_timers().then(|| Box::new(Timers::new(throng_runtime::now())));
+        let timers =
+            config.has_timers().then(|| Box::new(Timers::new(throng_runtime::now(), &config)));
         let active =
             (!received.is_empty()).then(|| Box::new(Active::new(role, &config, &received)));
         WebSocket {
@@ -121,6 +123,11 @@ impl<S> WebSocket<S> {
         self.phase == Phase::Open
     }
 
+    /// The closing handshake is complete, or the peer has begun it.
+    fn is_shut(&self) -> bool {
+        matches!(self.phase, Phase::Shutdown | Phase::Linger) || self.close_received
+    }
+
     fn park_if_idle(&mut self) {
         let idle = self.active.as_deref().is_some_and(Active::is_idle);
         if idle && self.is_open() && self.config.park {
@@ -137,7 +144,8 @@ impl<S> WebSocket<S> {
         let stopped = waits && active.is_under_way() && self.config.receive_timeout.is_some();
         let heard = active.take_heard();
         if stopped && self.timers.is_none() {
-            self.timers = Some(Box::new(Timers::new(throng_runtime::now())));
+            let timers = Timers::new(throng_runtime::now(), &self.config);
+            self.timers = Some(Box::new(timers));
         }
         if let Some(timers) = &mut self.timers {
             timers.set_under_way(stopped);
@@ -160,7 +168,7 @@ impl<S> WebSocket<S> {
     fn begin_closing(&mut self, phase: Phase) {
         self.phase = phase;
         let now = throng_runtime::now();
-        let timers = self.timers.get_or_insert_with(|| Box::new(Timers::new(now)));
+        let timers = self.timers.get_or_insert_with(|| Box::new(Timers::new(now, &self.config)));
         timers.closing(now, &self.config);
     }
 
@@ -202,6 +210,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
     }
 
     fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Message, Error>>> {
+        if let Some(item) = self.follow_drain(cx) {
+            return Poll::Ready(item);
+        }
         loop {
             let progress = match self.phase {
                 Phase::Done => return Poll::Ready(None),
@@ -220,6 +231,31 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
                 return Poll::Ready(item);
             }
         }
+    }
+
+    /// Closes, or ends, when the drain that waits for this socket says so. `Some` is the
+    /// stream's next item.
+    fn follow_drain(&mut self, cx: &mut Context<'_>) -> Option<Option<Result<Message, Error>>> {
+        let stage = self.timers.as_mut()?.poll_drain(cx);
+        match stage {
+            Stage::Serving => {}
+            Stage::Draining { .. } if self.is_open() => {
+                let reason = CloseFrame { code: CloseCode::Away, reason: Default::default() };
+                // A write buffer too full for it is being drained: asked again after that.
+                let _ = self.queue(Message::Close(Some(reason)));
+            }
+            Stage::Draining { .. } => {}
+            Stage::Cut if self.is_shut() => {
+                self.finish();
+                return Some(None);
+            }
+            Stage::Cut => {
+                self.timers.as_mut()?.cut();
+                self.finish();
+                return Some(Some(Err(Error::Cut)));
+            }
+        }
+        None
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Message, Error>>> {
@@ -368,8 +404,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
             }
             Due::Close => {
                 let failing = self.active.as_mut().and_then(|active| active.failing.take());
-                let shut =
-                    matches!(self.phase, Phase::Shutdown | Phase::Linger) || self.close_received;
+                let shut = self.is_shut();
                 self.finish();
                 Some(match failing {
                     Some(failing) => Some(Err(failing.error)),
@@ -420,6 +455,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
                 Poll::Ready(Ok(()))
             }
             Err(tungstenite::Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                if self.timers.as_ref().is_some_and(|timers| timers.is_cut()) {
+                    self.lose();
+                    return Poll::Ready(Err(Error::Cut));
+                }
                 ready!(active.poll_stall(self.config.send_timeout, cx));
                 self.lose();
                 Poll::Ready(Err(Error::SendTimeout))

@@ -4,6 +4,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use throng_http::rt::Alarm;
+use throng_http::{Guest, Stage};
 use throng_runtime::Instant;
 
 use crate::config::Config;
@@ -36,10 +37,12 @@ pub(crate) struct Timers {
     /// A message has begun and not ended.
     under_way: bool,
     close_at: Option<Instant>,
+    /// A drain that waits for this socket.
+    guest: Option<Guest>,
 }
 
 impl Timers {
-    pub(crate) fn new(now: Instant) -> Self {
+    pub(crate) fn new(now: Instant, config: &Config) -> Self {
         Timers {
             alarm: Alarm::default(),
             last_received: now,
@@ -47,6 +50,7 @@ impl Timers {
             pinged: None,
             under_way: false,
             close_at: None,
+            guest: config.drain.as_ref().map(|drain| drain.enter()),
         }
     }
 
@@ -80,6 +84,23 @@ impl Timers {
     /// decides.
     pub(crate) fn closing(&mut self, now: Instant, config: &Config) {
         self.close_at.get_or_insert(now + config.close_timeout);
+    }
+
+    /// How far the drain is; the task is woken when that changes.
+    pub(crate) fn poll_drain(&mut self, cx: &Context<'_>) -> Stage {
+        self.guest.as_mut().map_or(Stage::Serving, |guest| guest.poll_stage(cx))
+    }
+
+    /// Whether the drain is at its deadline.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.guest.as_ref().is_some_and(|guest| guest.stage() == Stage::Cut)
+    }
+
+    /// Notes that the drain has cut the socket.
+    pub(crate) fn cut(&mut self) {
+        if let Some(mut guest) = self.guest.take() {
+            guest.cut();
+        }
     }
 
     /// What is due; `Pending` has set the alarm for the task.

@@ -5,7 +5,7 @@
 //! | `GET /metrics` | every number of every shard, in Prometheus' text format 0.0.4 |
 //! | `GET /stats.json` | the same as JSON |
 //! | `GET /connections?limit=&shard=&from=` | connections with addresses, state, queues, round-trip times; at most 1,000, and `next`: where to go on |
-//! | `GET /healthz` | 200 when every shard takes part, 503 with those that do not answer |
+//! | `GET /healthz` | 200 when every shard takes part, 503 with those that do not answer, or during a drain |
 //! | `POST /capture` | begins a capture ([`throng_net::pcap`]), where configured |
 //! | `GET /capture`, `DELETE /capture` | how it is doing; ends it |
 //!
@@ -18,7 +18,7 @@
 //! ```no_run
 //! # async fn example() -> std::io::Result<()> {
 //! // On every shard; with THRONG_ADMIN=127.0.0.1:9100 shard 0 serves it.
-//! throng_http::admin::start_from_env()?;
+//! throng_http::admin::start_from_env(None)?;
 //! # Ok(())
 //! # }
 //! ```
@@ -47,6 +47,7 @@ use throng_net::{ShardId, TcpListener};
 use throng_runtime::{current_shard, shard_count, spawn_local, spawn_on, timeout};
 
 use self::capture::Captures;
+use crate::drain::{Drain, Stage};
 use crate::server::Server;
 use crate::service_fn;
 
@@ -60,12 +61,13 @@ type Answer = Response<Full<Bytes>>;
 pub struct Admin {
     addr: SocketAddr,
     captures: Option<Captures>,
+    drain: Option<Drain>,
 }
 
 impl Admin {
     /// An endpoint at `addr` of the host, for reading only.
     pub fn new(addr: SocketAddr) -> Admin {
-        Admin { addr, captures: None }
+        Admin { addr, captures: None, drain: None }
     }
 
     /// Lets who knows `token` begin captures, into files of the folder `folder`.
@@ -76,6 +78,14 @@ impl Admin {
     pub fn captures(mut self, folder: impl Into<PathBuf>, token: &str) -> io::Result<Admin> {
         self.captures = Some(Captures::new(folder.into(), token)?);
         Ok(self)
+    }
+
+    /// Has `/healthz` answer 503 from the moment on that `drain` begins, so that a load
+    /// balancer looks elsewhere.
+    #[must_use]
+    pub fn drain(mut self, drain: &Drain) -> Admin {
+        self.drain = Some(drain.clone());
+        self
     }
 
     /// What the environment says; `None` without `THRONG_ADMIN`.
@@ -126,10 +136,10 @@ impl Admin {
             tracing::warn!(%addr, "the operator's endpoint is open to whoever can reach it");
         }
         tracing::info!(%addr, captures = self.captures.is_some(), "operator's endpoint");
-        let captures = self.captures.map(Rc::new);
+        let state = Rc::new(self);
         let service = service_fn(move |request| {
-            let captures = captures.clone();
-            async move { Ok::<_, Infallible>(answer(request, captures.as_deref()).await) }
+            let state = state.clone();
+            async move { Ok::<_, Infallible>(state.answer(request).await) }
         });
         let server = Server::new()
             .max_connections(64)
@@ -141,17 +151,54 @@ impl Admin {
         spawn_local(async move { server.serve(listener, service).await }).detach();
         Ok(addr)
     }
+
+    async fn answer(&self, request: Request<Incoming>) -> Answer {
+        let captures = self.captures.as_ref();
+        let path = request.uri().path().to_owned();
+        let allowed: &[Method] = match path.as_str() {
+            "/metrics" | "/stats.json" | "/connections" | "/healthz" => {
+                &[Method::GET, Method::HEAD]
+            }
+            "/capture" if captures.is_some() => &[Method::GET, Method::POST, Method::DELETE],
+            _ => return failure(StatusCode::NOT_FOUND, "there is no such page"),
+        };
+        if !allowed.contains(request.method()) {
+            let names: Vec<&str> = allowed.iter().map(Method::as_str).collect();
+            let mut answer = failure(StatusCode::METHOD_NOT_ALLOWED, "not with this method");
+            if let Ok(names) = names.join(", ").parse() {
+                answer.headers_mut().insert(header::ALLOW, names);
+            }
+            return answer;
+        }
+        match (path.as_str(), captures) {
+            ("/metrics", _) => {
+                let text = metrics::prometheus(&sheets().await);
+                let mut answer = Response::new(Full::from(text));
+                let kind = header::HeaderValue::from_static(metrics::CONTENT_TYPE);
+                answer.headers_mut().insert(header::CONTENT_TYPE, kind);
+                answer
+            }
+            ("/stats.json", _) => reply(StatusCode::OK, &metrics::json(&sheets().await)),
+            ("/connections", _) => {
+                connections::answer(request.uri().query().unwrap_or_default()).await
+            }
+            ("/healthz", _) => health(self.drain.as_ref()).await,
+            (_, Some(captures)) => captures.answer(request).await,
+            (_, None) => failure(StatusCode::NOT_FOUND, "there is no such page"),
+        }
+    }
 }
 
 /// Starts the endpoint of the environment ([`Admin::from_env`]) where this is shard 0; does
-/// nothing on other shards, or without `THRONG_ADMIN`.
+/// nothing on other shards, or without `THRONG_ADMIN`. `drain`: see [`Admin::drain`].
 ///
 /// # Errors
 /// As for [`Admin::from_env`] and [`Admin::start`].
-pub fn start_from_env() -> io::Result<()> {
+pub fn start_from_env(drain: Option<&Drain>) -> io::Result<()> {
     if current_shard() == ShardId(0)
-        && let Some(admin) = Admin::from_env()?
+        && let Some(mut admin) = Admin::from_env()?
     {
+        admin.drain = drain.cloned();
         admin.start()?;
     }
     Ok(())
@@ -165,37 +212,6 @@ pub fn serve(addr: SocketAddr) -> io::Result<SocketAddr> {
     Admin::new(addr).start()
 }
 
-async fn answer(request: Request<Incoming>, captures: Option<&Captures>) -> Answer {
-    let path = request.uri().path().to_owned();
-    let allowed: &[Method] = match path.as_str() {
-        "/metrics" | "/stats.json" | "/connections" | "/healthz" => &[Method::GET, Method::HEAD],
-        "/capture" if captures.is_some() => &[Method::GET, Method::POST, Method::DELETE],
-        _ => return failure(StatusCode::NOT_FOUND, "there is no such page"),
-    };
-    if !allowed.contains(request.method()) {
-        let names: Vec<&str> = allowed.iter().map(Method::as_str).collect();
-        let mut answer = failure(StatusCode::METHOD_NOT_ALLOWED, "not with this method");
-        if let Ok(names) = names.join(", ").parse() {
-            answer.headers_mut().insert(header::ALLOW, names);
-        }
-        return answer;
-    }
-    match (path.as_str(), captures) {
-        ("/metrics", _) => {
-            let text = metrics::prometheus(&sheets().await);
-            let mut answer = Response::new(Full::from(text));
-            let kind = header::HeaderValue::from_static(metrics::CONTENT_TYPE);
-            answer.headers_mut().insert(header::CONTENT_TYPE, kind);
-            answer
-        }
-        ("/stats.json", _) => reply(StatusCode::OK, &metrics::json(&sheets().await)),
-        ("/connections", _) => connections::answer(request.uri().query().unwrap_or_default()).await,
-        ("/healthz", _) => health().await,
-        (_, Some(captures)) => captures.answer(request).await,
-        (_, None) => failure(StatusCode::NOT_FOUND, "there is no such page"),
-    }
-}
-
 fn shards() -> impl Iterator<Item = ShardId> {
     (0..shard_count()).map(|shard| ShardId(shard as u16))
 }
@@ -205,7 +221,10 @@ async fn sheets() -> Vec<(ShardId, io::Result<Sheet>)> {
     join_all(shards().map(|shard| async move { (shard, sheet_of(shard, PATIENCE).await) })).await
 }
 
-async fn health() -> Answer {
+async fn health(drain: Option<&Drain>) -> Answer {
+    if drain.is_some_and(|drain| drain.stage() != Stage::Serving) {
+        return reply(StatusCode::SERVICE_UNAVAILABLE, &json!({ "status": "draining" }));
+    }
     let asked = shards().map(|shard| async move {
         let answer = timeout(PATIENCE, spawn_on(shard, || async {})).await;
         (!matches!(answer, Ok(Ok(())))).then_some(shard.0)

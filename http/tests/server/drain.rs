@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::future::join;
-use throng_http::Server;
+use throng_http::{Drain, Server, Stage};
 
 use crate::site::{get, read_reply, send, serve_site, site};
 use crate::support::listener::listen;
@@ -129,5 +129,48 @@ fn serve_returns_when_drained_even_if_nobody_waits_for_the_drain() {
             join(server.serve(listener, throng_http::service_fn(site)), stopper).await;
         assert_eq!((drained.finished, drained.cut), (0, 1));
         assert_passed(throng_runtime::Instant::ZERO, 3 * SECOND);
+    });
+}
+
+#[test]
+fn one_drain_ends_servers_accept_loops_and_guests() {
+    run(async {
+        let drain = Drain::new();
+        let (dialer, listener) = listen();
+        let server = Server::new().start();
+        let serving = {
+            let (server, drain) = (server.clone(), drain.clone());
+            throng_runtime::spawn_local(async move {
+                server.serve_until(&drain, listener, throng_http::service_fn(site)).await
+            })
+        };
+        let mut quick = dialer.connect();
+        assert_eq!(get(&mut quick, "/hello").await.unwrap().status, 200);
+        let mut busy = dialer.connect();
+        send(&mut busy, "GET /slow HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        throng_runtime::sleep(SECOND).await;
+        assert_eq!(drain.until(std::future::ready(7)).await, Some(7));
+        assert_eq!(drain.stage(), Stage::Serving);
+        // One leaves by itself, one never.
+        let (early, late) = (drain.enter(), drain.enter());
+
+        let begin = throng_runtime::now();
+        let starter = async {
+            throng_runtime::sleep(SECOND).await;
+            drain.begin(2 * SECOND);
+            drain.begin(100 * SECOND);
+        };
+        let accepting = drain.until(std::future::pending::<()>());
+        let (none, ()) = join(accepting, starter).await;
+        assert_eq!(none, None);
+        assert_passed(begin, SECOND);
+        drop(early);
+        let drained = drain.ended().await;
+        assert_passed(begin, 4 * SECOND);
+        assert_eq!((drained.finished, drained.cut), (2, 1), "the server and one guest; the other");
+        assert_eq!(late.stage(), Stage::Cut);
+        let served = serving.await.unwrap();
+        assert_eq!((served.finished, served.cut), (1, 1));
+        assert_eq!(drain.until(std::future::pending::<()>()).await, None);
     });
 }
