@@ -1,7 +1,8 @@
 //! HTTP on Throng: hyper does the protocol, this crate what hyper leaves open.
 //!
 //! * [`serve`] and [`Server`]: the accept loop with limits and timeouts, HTTP/1.1 and HTTP/2
-//!   told apart by a connection's first bytes, upgrades, counters, a graceful drain.
+//!   told apart by a connection's first bytes, upgrades, counters, a graceful drain. With the
+//!   feature `tls` a `throng_tls::TlsListener` is served like any other listener.
 //! * [`Drain`]: the graceful end of all that a shard serves, on SIGTERM with a deadline.
 //! * Parking: between two requests a connection gives hyper's state and buffers back and
 //!   keeps only its stream.

@@ -3,13 +3,14 @@
 use std::io::ErrorKind;
 use std::sync::Arc;
 
+use throng_runtime::ShardId;
 use throng_tls::rustls::pki_types::CertificateDer;
 use throng_tls::rustls::pki_types::pem::PemObject;
 use throng_tls::rustls::server::WebPkiClientVerifier;
 use throng_tls::rustls::{self, RootCertStore};
 use throng_tls::{ConfigError, Connector, Identity, ServerConfig, alpn};
 
-use crate::support::{acceptor, authority, connector, issue, issue_pem};
+use crate::support::{Pair, acceptor, authority, connector, issue, issue_pem};
 use crate::{connect, echo, pair, say, shown};
 
 #[test]
@@ -69,9 +70,9 @@ fn an_unknown_authority_is_refused_and_the_server_goes_on() {
 #[test]
 fn a_reload_shows_on_the_next_handshake_and_open_connections_go_on() {
     let acceptor = acceptor();
-    let mut pair = pair();
-    pair.serve(1, || echo(&acceptor));
-    pair.run(async move {
+    let mut pair = Pair::new(2);
+    let listeners = pair.serve(2, || echo(&acceptor));
+    let expected = pair.run(async move {
         let mut open = connect(&connector(), "a.test").await.unwrap();
         say(&mut open, "before").await;
 
@@ -101,7 +102,16 @@ fn a_reload_shows_on_the_next_handshake_and_open_connections_go_on() {
         assert_ne!(shown(&open), expected);
         say(&mut next, "after").await;
         say(&mut open, "after as well").await;
+        expected
     });
+    // One reload was for all shards.
+    pair.run_on(ShardId(1), async move {
+        let mut stream = connect(&connector(), "a.test").await.unwrap();
+        assert_eq!(shown(&stream), expected);
+        say(&mut stream, "on the other shard").await;
+    });
+    let finished: Vec<_> = listeners.iter().map(|of| of.counters().finished).collect();
+    assert_eq!(finished, [3, 1]);
 }
 
 #[test]
