@@ -7,6 +7,7 @@ use futures::AsyncReadExt;
 use futures::future::join_all;
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::Request;
+use hyper::service::Service;
 use throng_http::Server;
 use throng_http::client::{Builder, Client, ErrorKind, HttpVersion, Phase};
 use throng_net::TcpStream;
@@ -339,6 +340,21 @@ fn idle_and_old_connections_are_given_up() {
         assert_eq!((client.stats().opened, client.stats().reused), (2, 3));
         pause(10 * SECOND).await;
         assert_eq!(client.connections(), 0);
+    });
+}
+
+#[test]
+fn the_last_client_leaves_responses_their_connection() {
+    let server = Rc::new(std::cell::OnceCell::<throng_http::Running>::new());
+    let seen = server.clone();
+    world(move || assert!(server.set(serve(Server::new())).is_ok()), async move {
+        // As a service this time, which is how layers call it.
+        let client = http2().build();
+        let response = Service::call(&client, empty("GET", "/drip")).await.unwrap();
+        drop(client);
+        assert_eq!(text(response).await.unwrap(), "x".repeat(10));
+        pause(SECOND).await;
+        assert_eq!(seen.get().unwrap().connections(), 0);
     });
 }
 

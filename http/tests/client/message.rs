@@ -10,7 +10,7 @@ use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use hyper::body::Frame;
 use hyper::{HeaderMap, Request};
 use throng_http::Server;
-use throng_http::client::{Client, Error, ErrorKind};
+use throng_http::client::{Client, Error, ErrorKind, Target};
 
 use crate::world::{
     OK, SECOND, assert_passed, counter, empty, get, pause, raw, read_head, serve, text, world,
@@ -108,6 +108,28 @@ fn uris_that_cannot_be_used() {
         }
         assert_eq!(client.connections(), 0);
     });
+}
+
+#[test]
+fn one_place_has_one_target() {
+    let target = |uri: &str| Target::of(&uri.parse().unwrap()).unwrap();
+    let same = [
+        ["http://example.org/", "http://EXAMPLE.org:80/x"],
+        ["https://example.org:443", "https://example.org:/"],
+        ["http://[fd00::1]", "http://[FD00::1]:80/"],
+    ];
+    for [a, b] in same {
+        assert_eq!(target(a), target(b));
+    }
+    let different = ["http://a/", "https://a/", "http://a:81/", "http://b/", "http://a:443/"];
+    for (i, a) in different.into_iter().enumerate() {
+        for b in &different[i + 1..] {
+            assert_ne!(target(a), target(b));
+        }
+    }
+    let six = target("https://[fd00::1]:8443/path");
+    assert_eq!((six.host(), six.port(), six.is_https()), ("fd00::1", 8443, true));
+    assert_eq!(six.to_string(), "https://[fd00::1]:8443");
 }
 
 #[test]
