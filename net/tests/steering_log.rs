@@ -6,44 +6,25 @@
 
 #[path = "common/flows.rs"]
 mod flows;
+#[path = "common/log.rs"]
+mod log;
 
 use flows::{deliver_rightly, flow, toeplitz};
+use log::logged;
 use throng_net::device::Rss;
 use throng_net::steering::PortSteering;
 use throng_runtime::ShardId;
 
-/// What `f` logs, one line for each event.
-fn logged(f: impl FnOnce()) -> Vec<String> {
-    #[derive(Clone, Default)]
-    struct Lines(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
-    impl std::io::Write for Lines {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-    let lines = Lines::default();
-    let writer = lines.clone();
-    let subscriber =
-        tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-    tracing::subscriber::with_default(subscriber, f);
-    let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
-    text.lines().map(str::to_owned).collect()
-}
-
 #[test]
 fn the_decision_is_logged_once_with_its_reason() {
-    let lines = logged(|| {
+    let lines = logged(tracing::Level::INFO, || {
         PortSteering::new("eth7", &Rss::None, 4);
     });
     assert_eq!(lines.len(), 1, "{lines:?}");
     for word in ["eth7", "by software", "claims no RSS"] {
         assert!(lines[0].contains(word), "{lines:?}");
     }
-    let lines = logged(|| {
+    let lines = logged(tracing::Level::INFO, || {
         let port = PortSteering::new("eth7", &toeplitz(2), 2);
         deliver_rightly(&port, 0..500, true);
     });
@@ -51,7 +32,7 @@ fn the_decision_is_logged_once_with_its_reason() {
     for word in ["eth7", "by the device's RSS", "flows=32", "hash_reported=true"] {
         assert!(lines[0].contains(word), "{lines:?}");
     }
-    let lines = logged(|| {
+    let lines = logged(tracing::Level::INFO, || {
         let port = PortSteering::new("eth7", &toeplitz(2), 2);
         for n in 0..50 {
             port.shard(ShardId(0)).classify(&flow(n), None);

@@ -57,6 +57,8 @@ macro_rules! metrics {
     (@kind counter) => { $crate::metrics::Kind::Counter };
     (@kind limit) => { $crate::metrics::Kind::Limit };
     (@kind gauge) => { $crate::metrics::Kind::Gauge };
+    (@limit limit $value:expr) => { $value as u64 };
+    (@limit $kind:ident $value:expr) => { 0 };
     (
         $(#[$meta:meta])*
         pub struct $Name:ident {
@@ -77,6 +79,11 @@ macro_rules! metrics {
                     kind: $crate::metrics!(@kind $kind),
                 },)*
             ];
+
+            /// The sum of the limits among them, to see cheaply whether one has been reached.
+            pub fn limits(&self) -> u64 {
+                0_u64$(.wrapping_add($crate::metrics!(@limit $kind self.$field)))*
+            }
         }
 
         impl $crate::metrics::Measured for $Name {

@@ -104,6 +104,9 @@ impl Stack {
             }
             worked = true;
         }
+        if self.watch.is_due(now) {
+            self.look_for_limits(now);
+        }
         self.tell_routes();
         self.deliver_events();
         self.notify_shards();
@@ -149,6 +152,7 @@ impl Stack {
         timeout: Option<Duration>,
         nap: Duration,
     ) {
+        self.look_for_limits(self.link.now);
         // The sleeping flag is up: whatever another shard pushes from now on ends the wait,
         // and what it pushed before is seen here.
         self.stash = self.stash.take().or_else(|| self.port.try_recv());

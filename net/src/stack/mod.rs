@@ -23,6 +23,7 @@ mod slow;
 mod slow_input;
 mod udp;
 mod wakers;
+mod watch;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -57,6 +58,7 @@ use route::Routes;
 use slow::{Lease, SlowPath};
 use udp::UdpTable;
 use wakers::Wakers;
+use watch::Watch;
 
 /// What a neighbour's message says.
 #[derive(Clone, Copy)]
@@ -132,6 +134,7 @@ pub(crate) struct Stack {
     frames: Vec<Packet>,
     segments: Vec<(usize, Header, Range<usize>, crate::tcp::Lookup)>,
     stash: Option<Message>,
+    watch: Watch,
 }
 
 impl std::fmt::Debug for Stack {
@@ -159,6 +162,7 @@ impl Stack {
             slow
         });
         let mut tcp = setup.tcp;
+        tcp.shard = setup.shard;
         // RFC 9293 3.7.1: the MSS is the MTU less the fixed IP and TCP headers.
         tcp.mss_v4 = tcp.mss_v4.min((caps.mtu - 40) as u16);
         tcp.mss_v6 = tcp.mss_v6.min((caps.mtu - 60) as u16);
@@ -191,7 +195,13 @@ impl Stack {
             frames: Vec::with_capacity(receive::BURST),
             segments: Vec::with_capacity(receive::BURST),
             stash: None,
+            watch: Watch::default(),
         }
+    }
+
+    /// Whose stack it is.
+    pub(crate) fn shard(&self) -> ShardId {
+        self.shard
     }
 
     /// The stack's totals.

@@ -68,6 +68,7 @@ impl Stack {
                 };
                 if owner != self.shard {
                     self.link.counters.steered_out += 1;
+                    tracing::trace!(target: "throng::steering", shard = %self.shard, %owner, "steered");
                     let packet = std::mem::take(frame);
                     self.tell(owner, Message::Flow(packet));
                     continue;

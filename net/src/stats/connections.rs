@@ -1,6 +1,5 @@
 //! A shard's connections, page by page.
 
-use std::fmt;
 use std::io;
 use std::time::Duration;
 
@@ -8,28 +7,13 @@ use throng_runtime::{ShardId, current_shard, yield_now};
 
 use super::ask;
 use crate::local;
-use crate::tcp::{ConnId, Info};
+use crate::tcp::{ConnectionId, Info};
 
 /// Places of the connection table looked at in one turn of the loop: at most so many cache
 /// misses, some tens of microseconds.
 const SLOTS_PER_TURN: u32 = 256;
 /// Places looked at for one page, however few connections are in them.
 const SLOTS_PER_PAGE: u32 = 1 << 17;
-
-/// What the log and the endpoint call a connection: `shard.index.generation`.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct ConnectionId {
-    /// The shard that owns the flow.
-    pub shard: ShardId,
-    /// The engine's name for it.
-    pub id: ConnId,
-}
-
-impl fmt::Display for ConnectionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}.{}", self.shard, self.id.index(), self.id.generation())
-    }
-}
 
 /// One connection at one moment.
 #[derive(Clone, Debug)]

@@ -13,9 +13,10 @@ use std::time::Duration;
 
 use throng_runtime::{ShardId, spawn_on, timeout};
 
-pub use self::connections::{Connection, ConnectionId, Page, connections, connections_of};
+pub use self::connections::{Connection, Page, connections, connections_of};
 pub use self::sheet::{GROUPS, Group, Held, Sheet, register, sheet, sheet_of};
 pub use crate::stack::Counters;
+pub use crate::tcp::ConnectionId;
 use crate::{device, local, tcp};
 
 /// Everything counted on one shard.

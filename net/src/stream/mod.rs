@@ -20,7 +20,7 @@ use crate::kernel::KernelStream;
 use crate::resolver::Destination;
 use crate::stack::{Interest, SharedStack};
 use crate::tcp::segment::FourTuple;
-use crate::tcp::{ConnId, Engine, Info, Keepalive, RecvError, SendError, State};
+use crate::tcp::{ConnId, ConnectionId, Engine, Info, Keepalive, RecvError, SendError, State};
 
 /// A TCP connection, on the shard that owns its flow.
 ///
@@ -303,6 +303,17 @@ impl TcpStream {
         };
         let info = stack.borrow().engine.info(id, throng_runtime::now());
         info.ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    /// What the log and [`stats::connections`](crate::stats::connections) call it; `None` for
+    /// a connection of the host's.
+    pub fn id(&self) -> Option<ConnectionId> {
+        match &self.inner {
+            Inner::Stack { stack, id } => {
+                Some(ConnectionId { shard: stack.borrow().shard(), id: *id })
+            }
+            Inner::Kernel(_) => None,
+        }
     }
 
     /// A wrapper that is `Send`, for libraries that ask for it. It checks at run time that

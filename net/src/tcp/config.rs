@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use throng_runtime::ShardId;
+
 /// Settings of an [`Engine`](super::Engine): protocol constants and limits.
 ///
 /// Every limit has a defined answer when it is reached; the field says which.
@@ -70,6 +72,8 @@ pub struct Config {
     pub challenge_interval: Duration,
     /// Most segments one connection sends before the next one has its turn. Default 16.
     pub burst: u16,
+    /// The shard it works for, as the log names it. Default 0.
+    pub shard: ShardId,
 }
 
 impl Default for Config {
@@ -100,6 +104,7 @@ impl Default for Config {
             resets_per_second: 1_000,
             challenge_interval: Duration::from_millis(500),
             burst: 16,
+            shard: ShardId(0),
         }
     }
 }

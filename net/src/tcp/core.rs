@@ -18,6 +18,7 @@ use super::seq::SeqNum;
 use super::state::{Conn, State, flag};
 use super::time_wait::{TimeWait, WaitTable};
 use super::timer::{Clock, Tick};
+use super::trace;
 use throng_runtime::wheel::TimerWheel;
 
 /// Replies that wait for room on the way out; more are dropped and counted.
@@ -313,6 +314,16 @@ impl Core {
 
     /// Ends a connection: no more segments, no timers; the application is told.
     pub(super) fn end(&mut self, conn: &mut Conn, error: Option<Error>) {
+        match &error {
+            Some(error) => self.end_for(conn, Some(*error), error),
+            None => self.end_for(conn, None, &"closed"),
+        }
+    }
+
+    fn end_for(&mut self, conn: &mut Conn, error: Option<Error>, reason: &dyn std::fmt::Display) {
+        if conn.state != State::Closed {
+            trace::ended(self, conn, reason);
+        }
         conn.state = State::Closed;
         conn.error = conn.error.or(error);
         self.retire(conn);
@@ -344,7 +355,7 @@ impl Core {
     /// Ends a connection with a reset to the peer.
     pub(super) fn abort(&mut self, conn: &mut Conn) {
         let tell = !matches!(conn.state, State::Closed | State::SynSent | State::TimeWait);
-        self.end(conn, None);
+        self.end_for(conn, None, &"aborted by us");
         if tell {
             conn.set(flag::SEND_RST);
             self.want_transmit(conn);
@@ -370,6 +381,7 @@ impl Core {
         if send_ack {
             self.reply(ack);
         }
+        trace::ended(self, conn, &"closed");
         conn.state = State::TimeWait;
         self.retire(conn);
     }

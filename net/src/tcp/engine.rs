@@ -135,7 +135,9 @@ impl Engine {
     /// `recv` says so.
     pub fn accept(&mut self, id: ListenerId) -> Option<ConnId> {
         let conn = self.listeners.get_mut(id)?.ready.pop_front()?;
-        self.conns.get_mut(conn.index).unset(flag::UNACCEPTED);
+        let block = self.conns.get_mut(conn.index);
+        block.unset(flag::UNACCEPTED);
+        super::trace::accepted(&self.core, block);
         Some(conn)
     }
 

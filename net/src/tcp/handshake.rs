@@ -260,6 +260,7 @@ pub(super) fn establish(conn: &mut Conn, core: &mut Core, now: Clock) {
     if conn.has(flag::FIN_QUEUED) {
         conn.state = State::FinWait1;
     }
+    super::trace::established(core, conn);
     core.readable(conn);
     core.writable(conn);
     core.want_transmit(conn);
@@ -533,6 +534,7 @@ impl Engine {
         conn.set(flag::SEND_SYN);
         core.demux.insert(core.demux.hash(&tuple), conn.slot());
         core.counters.connects += 1;
+        super::trace::connecting(core, conn);
         core.want_transmit(conn);
         Ok(conn.id())
     }

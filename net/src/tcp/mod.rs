@@ -37,6 +37,7 @@ mod state;
 mod time_wait;
 mod timeout;
 mod timer;
+mod trace;
 mod wire;
 
 pub use config::{Config, Keepalive};
@@ -52,4 +53,5 @@ pub use segment::{Addr, Flags, FourTuple, Header, Options, SackBlock};
 pub use seq::SeqNum;
 pub use snd::{Payload, Slices};
 pub use state::State;
+pub use trace::ConnectionId;
 pub use wire::Lookup;

@@ -104,6 +104,7 @@ fn on_rexmit(conn: &mut Conn, core: &mut Core, now: Clock) {
             conn.retries += 1;
             conn.rtt.back_off(&core.rto);
             core.counters.timeouts += 1;
+            super::trace::timeout(core, conn);
             conn.set(flag::SEND_SYN);
             core.want_transmit(conn);
         }
@@ -121,6 +122,7 @@ fn on_rexmit(conn: &mut Conn, core: &mut Core, now: Clock) {
                 return;
             }
             recovery::on_timeout(conn, core, now);
+            super::trace::timeout(core, conn);
         }
         _ if conn.has(flag::PERSIST) => {
             let limit = if orphan { core.config.orphan_retries } else { core.config.data_retries };
