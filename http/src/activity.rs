@@ -1,6 +1,8 @@
 //! What the driver of a connection must know and hyper does not tell.
 
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::task::Poll;
 
 use throng_runtime::Instant;
 
@@ -14,7 +16,8 @@ use crate::framing::{Extent, Place};
 pub(crate) struct Activity {
     /// Requests whose response has not been produced to its end.
     in_flight: AtomicU32,
-    /// When the last of them was, in nanoseconds of the shard's clock.
+    /// When the last of them was, or when the last bytes of one left, in nanoseconds of the
+    /// shard's clock.
     ended_at: AtomicU64,
     /// A [`Place`] as a number, or [`FREE`].
     place: AtomicU8,
@@ -40,6 +43,9 @@ pub(crate) struct Activity {
     /// Something was written since the last request began.
     answered: AtomicBool,
 }
+
+/// As many bytes as HTTP/2 frames without payload of the service's take in one write.
+const CONTROL_FRAMES: usize = 64;
 
 const BETWEEN: u8 = 0;
 const NEWLINES: u8 = 1;
@@ -189,11 +195,16 @@ impl Activity {
     }
 
     /// hyper has written to the stream.
-    pub(crate) fn wrote(&self, pending: bool) {
+    pub(crate) fn wrote(&self, result: &Poll<io::Result<usize>>) {
         self.unflushed.store(true, Relaxed);
-        self.stuck.set(pending);
-        if !pending {
+        self.stuck.set(result.is_pending());
+        if result.is_ready() {
             self.answered.store(true, Relaxed);
+        }
+        // HTTP/2 keeps what its windows leave no room for: a response that still leaves has not
+        // ended, but settings, pings and window updates (at most 17 bytes each) are no life.
+        if matches!(result, Poll::Ready(Ok(written)) if *written > CONTROL_FRAMES) {
+            self.ended_at.store(throng_runtime::now().as_nanos(), Relaxed);
         }
     }
 

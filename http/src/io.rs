@@ -99,7 +99,7 @@ impl<I: Write + Unpin> Write for ServerIo<I> {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.io).poll_write(cx, buf);
-        self.activity.wrote(result.is_pending());
+        self.activity.wrote(&result);
         result
     }
 
@@ -109,7 +109,7 @@ impl<I: Write + Unpin> Write for ServerIo<I> {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
-        self.activity.wrote(result.is_pending());
+        self.activity.wrote(&result);
         result
     }
 

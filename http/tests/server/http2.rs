@@ -72,6 +72,27 @@ fn large_bodies_both_ways() {
 }
 
 #[test]
+fn a_slow_reader_of_an_answer_is_not_idle() {
+    run(async {
+        let (dialer, server) = serve_site(Server::new().idle_timeout(30 * SECOND));
+        let mut client = client(dialer.connect_at(1000, Pace::FAST)).await;
+        // hyper has all of it long before the reader does.
+        let asked = pattern(0, 300_000);
+        let response = client.send_request(request("/echo", asked.clone())).await.unwrap();
+        let mut body = response.into_body();
+        let mut got = Vec::new();
+        while let Some(frame) = body.frame().await {
+            got.extend_from_slice(&frame.unwrap().into_data().unwrap_or_default());
+            throng_runtime::sleep(7 * SECOND).await;
+        }
+        assert_eq!(got, asked);
+        // And then it is.
+        throng_runtime::sleep(70 * SECOND).await;
+        assert_eq!((server.counters().idle_timeouts, server.connections()), (1, 0));
+    });
+}
+
+#[test]
 fn an_idle_connection_is_told_to_go() {
     run(async {
         let (dialer, server) = serve_site(Server::new().idle_timeout(60 * SECOND));
