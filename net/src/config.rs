@@ -66,7 +66,8 @@ pub struct Limits {
     /// TCP connections; beyond it SYNs are dropped and `connect` fails with `QuotaExceeded`.
     /// Default 1,048,576.
     pub connections: usize,
-    /// Handshakes under way; beyond it SYNs are dropped. Default 65,536.
+    /// Handshakes under way; beyond it SYNs are answered with cookies (RFC 4987 3.6). Default
+    /// 65,536.
     pub half_open: usize,
     /// Connections in TIME_WAIT; beyond it the oldest ends early. Default 262,144.
     pub time_wait: usize,

@@ -32,8 +32,8 @@ pub struct Config {
     /// Most connections; beyond it `connect` answers [`Error::ConnectionLimit`](super::Error)
     /// and SYNs are dropped and counted. Default 1,048,576.
     pub max_connections: usize,
-    /// Most half-open passive connections; beyond it SYNs are dropped and counted.
-    /// Default 65,536.
+    /// Most half-open passive connections; beyond it SYNs are answered with cookies
+    /// (RFC 4987 3.6) and counted. 0: cookies for all. Default 65,536.
     pub max_half_open: usize,
     /// Most TIME_WAIT entries; beyond it the oldest is recycled. Default 262,144.
     pub max_time_wait: usize,

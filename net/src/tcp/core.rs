@@ -16,6 +16,7 @@ use super::rtt::{RtoLimits, millis};
 use super::segment::{Flags, FourTuple, Header, Options};
 use super::seq::SeqNum;
 use super::state::{Conn, State, flag};
+use super::syn_cookie::Cookies;
 use super::time_wait::{TimeWait, WaitTable};
 use super::timer::{Clock, Tick};
 use super::trace;
@@ -32,6 +33,7 @@ pub(super) struct Core {
     /// Shift of the windows we advertise.
     pub(super) rcv_scale: u8,
     pub(super) secret: Secret,
+    pub(super) cookies: Cookies,
     pub(super) demux: Demux,
     pub(super) waits: WaitTable,
     pub(super) wheel: TimerWheel<Slot>,
@@ -72,6 +74,7 @@ impl Core {
             challenge_ms: millis(config.challenge_interval),
             rcv_scale: (0..14).find(|s| config.recv_buffer >> s <= 0xffff).unwrap_or(14),
             demux: Demux::new(secret.demux),
+            cookies: Cookies::new(secret.cookies),
             secret,
             waits: WaitTable::new(millis(config.time_wait), config.max_time_wait),
             wheel: TimerWheel::new(),
@@ -241,13 +244,16 @@ impl Core {
         conn.node_at = earliest;
     }
 
-    /// Queues a segment that belongs to no connection (any more).
-    pub(super) fn reply(&mut self, header: Header) {
-        if self.replies.len() < MAX_REPLIES {
+    /// Queues a segment that belongs to no connection (any more). Returns whether there was
+    /// room for it.
+    pub(super) fn reply(&mut self, header: Header) -> bool {
+        let room = self.replies.len() < MAX_REPLIES;
+        if room {
             self.replies.push_back(header);
         } else {
             self.counters.replies_dropped += 1;
         }
+        room
     }
 
     /// The reset that answers `segment` (RFC 9293 3.10.7.1), within the rate limit.

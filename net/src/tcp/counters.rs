@@ -26,8 +26,15 @@ throng_runtime::metrics! {
         counter resets_out: u64,
         /// Resets not sent for the rate limit.
         limit resets_limited: u64,
-        /// SYNs dropped: no room in the half-open table.
+        /// SYNs dropped: no room in the half-open table, and no cookie for a tuple in TIME_WAIT.
         limit syn_dropped_half_open: u64,
+        /// SYNs answered with a cookie: no room in the half-open table.
+        limit syn_cookies_sent: u64,
+        /// Passive opens completed by a cookie.
+        counter syn_cookies_accepted: u64,
+        /// Segments to a listener, while cookies were out, that belonged to no connection and
+        /// bore no good cookie.
+        counter syn_cookies_rejected: u64,
         /// SYNs dropped: the listener's accept queue or backlog was full.
         limit syn_dropped_backlog: u64,
         /// SYNs dropped: no room for another connection.

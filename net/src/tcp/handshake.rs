@@ -68,14 +68,25 @@ impl Half {
     }
 }
 
+/// What becomes of a SYN.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Admission {
+    /// It is dropped, and counted.
+    No,
+    /// It is answered with a cookie: the half-open table is full.
+    Cookie,
+    /// It has a place in the half-open table.
+    Table,
+}
+
 /// The window a SYN announces: unscaled (RFC 7323 2.2).
-fn syn_window(core: &Core) -> u16 {
+pub(super) fn syn_window(core: &Core) -> u16 {
     core.config.recv_buffer.min(0xffff) as u16
 }
 
 impl Conn {
     /// A block for a new connection; sequence numbers of the peer are not known yet.
-    fn open(
+    pub(super) fn open(
         core: &Core,
         tuple: FourTuple,
         state: State,
@@ -141,7 +152,14 @@ impl Conn {
     }
 
     /// Settles what both SYNs agreed on.
-    fn negotiate(&mut self, core: &Core, offer: &Offer, irs: SeqNum, window: u16, now: Clock) {
+    pub(super) fn negotiate(
+        &mut self,
+        core: &Core,
+        offer: &Offer,
+        irs: SeqNum,
+        window: u16,
+        now: Clock,
+    ) {
         self.mss = offer.mss;
         if let Some(scale) = offer.scale {
             self.set(flag::SCALE);
@@ -267,17 +285,32 @@ pub(super) fn establish(conn: &mut Conn, core: &mut Core, now: Clock) {
 }
 
 impl Engine {
-    /// Whether there is room for what a SYN to this listener begins; counts where not.
-    pub(super) fn admits(&mut self, id: ListenerId) -> bool {
+    /// What there is room for when a SYN has come to this listener; counts what is dropped.
+    pub(super) fn admits(&mut self, id: ListenerId) -> Admission {
+        let core = &mut self.core;
+        let Some(listener) = self.listeners.get(id) else { return Admission::No };
+        if listener.ready.len() >= listener.backlog {
+            core.counters.syn_dropped_backlog += 1;
+            return Admission::No;
+        }
+        if self.conns.len() >= core.config.max_connections {
+            core.counters.syn_dropped_connections += 1;
+            return Admission::No;
+        }
+        if self.halves.len() >= core.config.max_half_open {
+            return Admission::Cookie;
+        }
+        Admission::Table
+    }
+
+    /// Whether there is room for a connection whose peer has answered our SYN-ACK; counts
+    /// where not.
+    pub(super) fn has_place(&mut self, id: ListenerId) -> bool {
         let core = &mut self.core;
         let Some(listener) = self.listeners.get(id) else { return false };
         if listener.ready.len() >= listener.backlog {
-            core.counters.syn_dropped_backlog += 1;
-            return false;
-        }
-        if self.halves.len() >= core.config.max_half_open {
-            // Where SYN cookies will answer instead (RFC 4987 3.6).
-            core.counters.syn_dropped_half_open += 1;
+            // The peer believes it is connected and will send again (as Linux does).
+            core.counters.accept_overflow += 1;
             return false;
         }
         if self.conns.len() >= core.config.max_connections {
@@ -287,7 +320,7 @@ impl Engine {
         true
     }
 
-    /// A SYN for a listener that [admits](Engine::admits) it (RFC 9293 3.10.7.2). `beyond`:
+    /// A SYN that the half-open table [admits](Engine::admits) (RFC 9293 3.10.7.2). `beyond`:
     /// the new ISN must come after it.
     pub(super) fn on_syn(
         &mut self,
@@ -389,8 +422,7 @@ impl Engine {
             _ => {}
         }
         if header.ack != half.iss + 1 {
-            core.counters.bad_ack += 1;
-            core.reset_for(header, 0, now);
+            self.on_stray_ack(index, header, payload, now);
             return;
         }
         if !in_window {
@@ -398,21 +430,18 @@ impl Engine {
             challenge(half, core, now);
             return;
         }
-        let Some(listener) = self.listeners.get_mut(half.listener) else {
+        let listener = half.listener;
+        if self.listeners.get(listener).is_none() {
             core.reset_for(header, 0, now);
             self.drop_half(index);
             return;
-        };
-        if listener.ready.len() >= listener.backlog {
-            // The peer believes it is connected and will send again (as Linux does).
-            core.counters.accept_overflow += 1;
-            return;
         }
-        if self.conns.len() >= core.config.max_connections {
-            core.counters.syn_dropped_connections += 1;
+        if !self.has_place(listener) {
             return;
         }
 
+        let core = &mut self.core;
+        let half = self.halves.get_mut(index);
         let mut conn =
             Conn::open(core, half.tuple, State::Established, half.iss, half.ts_offset, now);
         conn.snd_una = half.iss + 1;
@@ -429,21 +458,55 @@ impl Engine {
             core.wheel.remove(node);
         }
         half.live = false;
-        let listener_id = half.listener;
-        listener.half_open -= 1;
+        if let Some(listener) = self.listeners.get_mut(listener) {
+            listener.half_open -= 1;
+        }
         self.halves.remove(index);
+        self.promote(listener, conn, Some(Slot::new(Kind::Half, index)), header, payload, now);
+    }
 
-        let new = self.conns.insert(conn);
-        let conn = self.conns.get_mut(new);
+    /// An acknowledgement of something else than our SYN-ACK (RFC 9293 3.10.7.4). It may be
+    /// of a cookie, sent for the same SYN while the table was full.
+    #[cold]
+    fn on_stray_ack(&mut self, index: u32, header: &Header, payload: &[u8], now: Clock) {
+        let half = self.halves.get_mut(index);
+        if half.irs + 1 == header.seq && self.is_cookie(header, now) {
+            self.drop_half(index);
+            self.on_cookie(header, payload, now);
+            return;
+        }
+        self.core.counters.bad_ack += 1;
+        self.core.reset_for(header, 0, now);
+    }
+
+    /// Puts the connection that `header` completes, and that is `from` in the table if
+    /// anything, into the accept queue, where there is a [place](Engine::has_place).
+    pub(super) fn promote(
+        &mut self,
+        id: ListenerId,
+        conn: Conn,
+        from: Option<Slot>,
+        header: &Header,
+        payload: &[u8],
+        now: Clock,
+    ) {
+        let Engine { core, conns, listeners, .. } = self;
+        let new = conns.insert(conn);
+        let conn = conns.get_mut(new);
         conn.index = new;
         let hash = core.demux.hash(&conn.tuple);
-        core.demux.replace(hash, Slot::new(Kind::Half, index), conn.slot());
+        match from {
+            Some(from) => core.demux.replace(hash, from, conn.slot()),
+            None => core.demux.insert(hash, conn.slot()),
+        }
         establish(conn, core, now);
         core.counters.accepts += 1;
-        listener.ready.push_back(conn.id());
-        if !listener.event {
-            listener.event = true;
-            core.events.push_back(Event::Acceptable(listener_id));
+        if let Some(listener) = listeners.get_mut(id) {
+            listener.ready.push_back(conn.id());
+            if !listener.event {
+                listener.event = true;
+                core.events.push_back(Event::Acceptable(id));
+            }
         }
         self.on_segment_conn(new, header, payload, now);
     }

@@ -10,6 +10,8 @@ use super::seq::SeqNum;
 pub(super) struct Secret {
     isn: [u64; 2],
     timestamps: [u64; 2],
+    /// What keys of SYN cookies are derived from.
+    pub(super) cookies: [u64; 2],
     /// Keys of the demux hash.
     pub(super) demux: [u64; 6],
 }
@@ -30,6 +32,7 @@ impl Secret {
         Secret {
             isn: [derive(1), derive(2)],
             timestamps: [derive(3), derive(4)],
+            cookies: [derive(5), derive(6)],
             demux: std::array::from_fn(|i| derive(16 + i as u64)),
         }
     }

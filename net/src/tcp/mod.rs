@@ -34,6 +34,7 @@ pub mod seq;
 mod slab;
 mod snd;
 mod state;
+mod syn_cookie;
 mod time_wait;
 mod timeout;
 mod timer;

@@ -8,7 +8,7 @@ pub(super) const TIMESTAMPS_LEN: u16 = 12;
 /// The MSS of a peer that names none (RFC 9293 3.7.1).
 const DEFAULT_MSS: u16 = 536;
 /// Smaller ones are taken for this, as in Linux: a peer must not make us send dust.
-const MIN_MSS: u16 = 48;
+pub(super) const MIN_MSS: u16 = 48;
 
 /// What a SYN said about the peer.
 #[derive(Clone, Copy, Debug)]

@@ -6,6 +6,7 @@ use super::demux::{Kind, Slot};
 use super::egress::{Egress, Full};
 use super::engine::{Engine, Event, get_owned};
 use super::error::Unreachable;
+use super::handshake::Admission;
 use super::output::{self, Turn};
 use super::segment::{Flags, FourTuple, Header};
 use super::seq::SeqNum;
@@ -310,10 +311,15 @@ impl Engine {
             let beyond = entry.snd_nxt;
             if let Some(listener) = self.listeners.find(&header.tuple) {
                 // A SYN that is dropped leaves the entry as it was.
-                if self.admits(listener) {
-                    self.core.counters.time_wait_reused += 1;
-                    self.core.drop_wait(index, &header.tuple);
-                    self.on_syn(listener, header, Some(beyond), now);
+                match self.admits(listener) {
+                    Admission::Table => {
+                        self.core.counters.time_wait_reused += 1;
+                        self.core.drop_wait(index, &header.tuple);
+                        self.on_syn(listener, header, Some(beyond), now);
+                    }
+                    // A cookie cannot be made to lie beyond the old connection's numbers.
+                    Admission::Cookie => self.core.counters.syn_dropped_half_open += 1,
+                    Admission::No => {}
                 }
                 return;
             }
@@ -331,13 +337,18 @@ impl Engine {
         if flags.0 & (Flags::SYN.0 | Flags::ACK.0 | Flags::FIN.0) == Flags::SYN.0
             && let Some(listener) = self.listeners.find(&header.tuple)
         {
-            if self.admits(listener) {
-                self.on_syn(listener, header, None, now);
+            match self.admits(listener) {
+                Admission::Table => self.on_syn(listener, header, None, now),
+                Admission::Cookie => self.send_cookie(header, now),
+                Admission::No => {}
             }
             return;
         }
         if flags.contains(Flags::SYN | Flags::FIN) {
             self.core.counters.malformed += 1;
+            return;
+        }
+        if self.on_cookie(header, payload, now) {
             return;
         }
         // RFC 9293 3.10.7.1 and 3.10.7.2.

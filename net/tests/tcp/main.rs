@@ -5,6 +5,7 @@
 mod basic;
 mod checks;
 mod closing;
+mod cookies;
 mod opening;
 mod peer;
 mod random;

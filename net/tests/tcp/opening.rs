@@ -142,15 +142,15 @@ fn backlog_overflow_drops_the_ack_and_recovers() {
 }
 
 #[test]
-fn limits_drop_syns_and_refuse_connects() {
+fn limits_bound_half_open_ones_and_refuse_connects() {
     let mut p =
         Peer::listening(Config { max_half_open: 1, max_connections: 1, ..Config::default() });
     for port in 1..=2 {
         let t = tuple("10.0.0.2:80", &format!("10.0.0.1:{port}"));
         p.engine.on_segment(&header(t, SeqNum(1), SeqNum(0), Flags::SYN), &[], p.now);
     }
-    assert_eq!(p.out().len(), 1);
-    assert_eq!(p.engine.counters().syn_dropped_half_open, 1);
+    assert_eq!(p.out().len(), 2, "the second by a cookie");
+    assert_eq!((p.engine.usage().half_open, p.engine.counters().syn_cookies_sent), (1, 1));
     let t = |n| tuple("10.0.0.2:1000", &format!("10.0.0.3:{n}"));
     p.engine.connect(t(1), p.now).unwrap();
     assert_eq!(p.engine.connect(t(2), p.now), Err(Error::ConnectionLimit));
