@@ -8,7 +8,7 @@ pub use throng_net::{
     TcpSocket, TcpStream, UdpSocket, lookup_host,
 };
 pub use throng_runtime as runtime;
-pub use throng_runtime::{sleep, spawn_blocking, spawn_local, spawn_on, timeout};
+pub use throng_runtime::{OnThread, sleep, spawn_blocking, spawn_local, spawn_on, timeout};
 #[cfg(feature = "tls")]
 pub use throng_tls as tls;
 pub use throng_ws as ws;

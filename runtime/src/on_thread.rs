@@ -5,7 +5,9 @@ use std::fmt;
 use std::mem::ManuallyDrop;
 use std::num::NonZeroU32;
 use std::ops::{Deref, DerefMut};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Poll};
 use std::thread;
 
 thread_local! {
@@ -32,6 +34,10 @@ fn first_number() -> NonZeroU32 {
 /// A value that is used on the thread it was put in here only, which is checked at run
 /// time. So it is `Send` and `Sync` whatever it holds, for libraries that ask for that and
 /// do not make use of it.
+///
+/// Of a future it makes a `Send` one, as a handler of axum or a method of tonic must return:
+/// `OnThread::new(throng_runtime::sleep(time)).await`, and [`OnThread::pin`] for a block of
+/// code that keeps something `!Send` over its awaits.
 ///
 /// # Panics
 /// Every use on another thread, and a drop there if the value has anything to drop (which
@@ -83,6 +89,36 @@ fn wrong_thread() -> ! {
     panic!("a value was used on another thread than its own")
 }
 
+impl<F: Future> OnThread<Pin<Box<F>>> {
+    /// A future of any kind, boxed, as one that is `Send`.
+    ///
+    /// ```
+    /// use std::rc::Rc;
+    /// use throng_runtime::{OnThread, yield_now};
+    ///
+    /// fn demands_send(future: impl Future<Output = u32> + Send) {}
+    ///
+    /// demands_send(OnThread::pin(async {
+    ///     let not_send = Rc::new(5);
+    ///     yield_now().await;
+    ///     *not_send
+    /// }));
+    /// ```
+    pub fn pin(future: F) -> Self {
+        OnThread::new(Box::pin(future))
+    }
+}
+
+/// Only of futures that may be moved: one that may not has to be in a box, which is then what
+/// stays behind when this is dropped on another thread.
+impl<F: Future + Unpin> Future for OnThread<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        Pin::new(&mut **self).poll(cx)
+    }
+}
+
 impl<T> Deref for OnThread<T> {
     type Target = T;
 
@@ -120,8 +156,10 @@ impl<T> fmt::Debug for OnThread<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::Pin;
     use std::rc::Rc;
     use std::sync::atomic::{AtomicU32, Ordering};
+    use std::task::{Context, Poll, Waker};
     use std::thread;
 
     use super::OnThread;
@@ -157,5 +195,30 @@ mod tests {
         assert_eq!(DROPS.load(Ordering::Relaxed), 1);
         let plain = OnThread::new(7u8);
         assert!(thread::spawn(move || drop(plain)).join().is_ok());
+    }
+
+    #[test]
+    fn a_future_is_polled_at_home_and_refused_elsewhere() {
+        fn send<F: Future + Send>(future: F) -> F {
+            future
+        }
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut future = Box::pin(send(async {
+            OnThread::pin(async {
+                let not_send = Rc::new(5);
+                crate::yield_now().await;
+                *not_send
+            })
+            .await
+        }));
+        assert_eq!(future.as_mut().poll(&mut cx), Poll::Pending);
+        assert_eq!(future.as_mut().poll(&mut cx), Poll::Ready(5));
+        let not_send = Rc::new(5);
+        let mut future = OnThread::pin(async move { *not_send });
+        let elsewhere = thread::spawn(move || {
+            let mut cx = Context::from_waker(Waker::noop());
+            Pin::new(&mut future).poll(&mut cx).is_ready()
+        });
+        assert!(elsewhere.join().is_err());
     }
 }
