@@ -8,6 +8,7 @@
 //!   keeps only its stream.
 //! * [`client`]: connections pooled per host and shard, deadlines, retries, upgrades.
 //! * [`admin`]: the operator's endpoint: metrics, connections, captures.
+//! * [`tower`]: services and layers of tower's, so axum's and tonic's, and the client as one.
 //! * [`rt`]: hyper's timer and executor on the shard, for hyper's own builders and clients.
 //!
 //! A service is any hyper [`Service`] from `Request<Incoming>` to a response; nothing of it
@@ -28,6 +29,7 @@ pub mod rt;
 mod server;
 mod service;
 mod shared;
+pub mod tower;
 
 pub use hyper::service::{Service, service_fn};
 

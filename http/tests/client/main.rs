@@ -8,5 +8,6 @@ mod pool;
 mod retry;
 mod soak;
 mod timeouts;
+mod tower;
 mod upgrade;
 mod world;
