@@ -46,12 +46,13 @@ const TOOLS: &[Package] = &[
     Package { name: "wrk", probe: Program("wrk"), why: "HTTP load" },
     Package { name: "nginx-light", probe: Program("nginx"), why: "HTTP server for our client" },
     Package { name: "nghttp2-client", probe: Program("h2load"), why: "HTTP/2 load" },
+    Package { name: "redis-server", probe: Program("redis-server"), why: "peer of an example" },
     Package { name: "openssl", probe: Program("openssl"), why: "certificates, TLS client" },
     Package { name: "chromium", probe: Program("chromium"), why: "https:// and wss:// pages" },
     Package { name: "tshark", probe: Program("tshark"), why: "captures and their judgement" },
     Package { name: "tcpdump", probe: Program("tcpdump"), why: "judges the capture filter" },
     Package { name: "prometheus", probe: Program("promtool"), why: "promtool judges metrics" },
-    Package { name: "python3-venv", probe: Venv, why: "websockets and kosoku clients" },
+    Package { name: "python3-venv", probe: Venv, why: "websockets, kosoku, grpcio" },
 ];
 
 /// What `cargo xtask test --guest` takes beside those.
@@ -61,7 +62,7 @@ const GUEST: &[Package] = &[
 ];
 
 /// Python packages and their versions, for the virtual environment under `target/`.
-const PYTHON: &[&str] = &["websockets==17.4", "kosoku==0.1.0"];
+const PYTHON: &[&str] = &["websockets==17.4", "kosoku==0.1.0", "grpcio==1.85.1"];
 
 /// The version of cargo-deny that is built into `target/tools`.
 const CARGO_DENY: &str = "0.20.2";

@@ -110,6 +110,10 @@ fn cargo_tests(report: &mut Report) {
     // and because the runs below have no way to the registry.
     let tests = |report: &mut Report, name: &str, extra: &[&str]| {
         report.step(name, || {
+            // The peers of some tests, which cannot be fetched any more when they run.
+            if let Err(why) = setup::python() {
+                println!("without Python's packages: {why}");
+            }
             let build = logged(name, &targets).args(extra).args(["--no-run", "--quiet"]).run();
             match build {
                 Ok(done) if done.ok() => {}
