@@ -110,7 +110,7 @@ impl Default for Config {
 }
 
 /// When to ask a silent peer whether it is still there (RFC 9293 3.8.4).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Keepalive {
     /// Silence before the first probe. Resolution 1 ms, at most 24 days.
     pub idle: Duration,

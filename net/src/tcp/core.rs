@@ -6,12 +6,13 @@ use std::collections::VecDeque;
 use throng_runtime::Instant;
 
 use super::cold::Pool;
-use super::config::{Config, Keepalive};
+use super::config::Config;
 use super::counters::Counters;
 use super::demux::{Demux, Kind, Slot};
 use super::engine::{ConnId, Event};
 use super::error::Error;
 use super::isn::Secret;
+use super::keepalive::Keepalives;
 use super::rtt::{RtoLimits, millis};
 use super::segment::{Flags, FourTuple, Header, Options};
 use super::seq::SeqNum;
@@ -52,8 +53,7 @@ pub(super) struct Core {
     promised: u64,
     /// Connections whose windows wait for engine-wide receive memory.
     squeezed: VecDeque<ConnId>,
-    /// Distinct keepalive settings; a connection holds an index plus one.
-    keepalives: Vec<Keepalive>,
+    pub(super) keepalives: Keepalives,
     /// Resets left, in thousandths, and when that was so.
     resets: u64,
     resets_at: Instant,
@@ -89,7 +89,7 @@ impl Core {
             starved_gone: 0,
             promised: 0,
             squeezed: VecDeque::new(),
-            keepalives: Vec::new(),
+            keepalives: Keepalives::default(),
             resets: u64::from(config.resets_per_second) * 1000,
             resets_at: now,
             config,
@@ -210,22 +210,6 @@ impl Core {
             return None;
         }
         self.squeezed.pop_front()
-    }
-
-    pub(super) fn intern_keepalive(&mut self, keepalive: Keepalive) -> u16 {
-        let at = self.keepalives.iter().position(|k| *k == keepalive).unwrap_or_else(|| {
-            // Settings are few in practice; past the table's end the last one is replaced.
-            if self.keepalives.len() == usize::from(u16::MAX) - 1 {
-                self.keepalives.pop();
-            }
-            self.keepalives.push(keepalive);
-            self.keepalives.len() - 1
-        });
-        at as u16 + 1
-    }
-
-    pub(super) fn keepalive(&self, index: u16) -> Option<Keepalive> {
-        self.keepalives.get(usize::from(index).checked_sub(1)?).copied()
     }
 
     /// Makes sure that the wheel calls at or before the earliest deadline of `conn`.

@@ -326,7 +326,9 @@ impl Engine {
     /// Turns keepalive on or off.
     pub fn set_keepalive(&mut self, id: ConnId, keepalive: Option<Keepalive>) {
         let Some(conn) = get_owned(&mut self.conns, id) else { return };
-        conn.keepalive = keepalive.map_or(0, |k| self.core.intern_keepalive(k));
+        let settings = &mut self.core.keepalives;
+        let number = keepalive.map_or(0, |setting| settings.take(setting));
+        settings.release(std::mem::replace(&mut conn.keepalive, number));
         conn.keep_probes = 0;
         conn.keep_at = match keepalive {
             Some(keepalive)
@@ -436,6 +438,7 @@ impl Engine {
             if let Some(node) = conn.node.take() {
                 self.core.wheel.remove(node);
             }
+            self.core.keepalives.release(std::mem::take(&mut conn.keepalive));
             let starved = conn.has(flag::STARVED);
             conn.flags = 0;
             conn.generation = conn.generation.wrapping_add(1);

@@ -272,7 +272,7 @@ pub(super) fn establish(conn: &mut Conn, core: &mut Core, now: Clock) {
     conn.rexmit_at = Tick::NONE;
     (conn.recover, conn.high_rxt) = (conn.snd_una, conn.snd_una);
     conn.short_end = conn.snd_una;
-    if let Some(keepalive) = core.keepalive(conn.keepalive) {
+    if let Some(keepalive) = core.keepalives.get(conn.keepalive) {
         conn.keep_at = now.after(super::rtt::millis(keepalive.idle));
     }
     if conn.has(flag::FIN_QUEUED) {

@@ -22,7 +22,8 @@ throng_runtime::metrics! {
         gauge send_memory: u64,
         /// Bytes counted against the bound of receive memory.
         gauge recv_memory: u64,
-        /// Bytes of the tables: blocks, half-open and TIME_WAIT entries, demultiplexing.
+        /// Bytes of the tables: blocks, half-open and TIME_WAIT entries, demultiplexing,
+        /// keepalive settings.
         gauge tables: usize,
     }
 }
@@ -41,6 +42,7 @@ impl Engine {
             tables: self.conns.memory()
                 + self.halves.memory()
                 + self.core.waits.memory()
+                + self.core.keepalives.memory()
                 + self.core.demux.memory(),
         }
     }
@@ -52,7 +54,7 @@ impl Engine {
     /// When something does not hold.
     pub fn check_invariants(&self) {
         let (mut live, mut mapped, mut boxes) = (0, 0, 0);
-        let mut recv_used = 0;
+        let (mut recv_used, mut keepalives) = (0, 0);
         for (index, conn) in self.conns.iter() {
             if !conn.has(flag::LIVE) {
                 assert!(conn.cold.is_none() && conn.node.is_none(), "a free block owns nothing");
@@ -68,11 +70,13 @@ impl Engine {
                 let found = self.core.demux.find(hash, |slot| slot == conn.slot());
                 assert!(found.is_some(), "a mapped connection is found");
             }
+            keepalives += usize::from(conn.keepalive != 0);
             check(conn);
         }
         assert_eq!(live, self.conns.len(), "connections in use");
         assert_eq!(boxes, self.core.pool.taken, "boxes in use");
         assert_eq!(recv_used, self.core.recv_used, "receive memory");
+        assert_eq!(keepalives, self.core.keepalives.users(), "keepalive settings");
         assert_eq!(
             mapped + self.halves.len() + self.core.waits.len(),
             self.core.demux.len(),

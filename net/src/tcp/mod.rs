@@ -21,6 +21,7 @@ mod handshake;
 mod info;
 mod invariants;
 mod isn;
+mod keepalive;
 mod listen;
 mod options;
 mod output;

@@ -154,6 +154,8 @@ pub(super) struct Conn {
     pub(super) index: u32,
     pub(super) generation: u32,
     pub(super) cookie: u32,
+    /// Keepalive setting, a number of the engine's table; 0: none.
+    pub(super) keepalive: u32,
     pub(super) bytes_received: u64,
 
     pub(super) bytes_acked: u64,
@@ -185,8 +187,6 @@ pub(super) struct Conn {
     pub(super) opened_at: u32,
     /// User timeout in milliseconds; 0: none.
     pub(super) user_timeout: u32,
-    /// Keepalive setting, an index of the engine's table; 0: none.
-    pub(super) keepalive: u16,
     /// Linger time in seconds plus one; 0: not set.
     pub(super) linger: u16,
     /// When `ts_recent` was taken, in hours modulo 2^16.

@@ -162,7 +162,7 @@ fn on_impatience(conn: &mut Conn, core: &mut Core) {
 /// RFC 9293 3.8.4.
 fn on_keepalive(conn: &mut Conn, core: &mut Core, now: Clock) {
     conn.keep_at = Tick::NONE;
-    let Some(keepalive) = core.keepalive(conn.keepalive) else { return };
+    let Some(keepalive) = core.keepalives.get(conn.keepalive) else { return };
     let idle = millis(keepalive.idle).max(1);
     let silent = now.tick.age(conn.last_rcv);
     if conn.flight() > 0 || conn.has(flag::PERSIST) {

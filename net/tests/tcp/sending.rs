@@ -504,3 +504,36 @@ fn a_shrunk_window_is_respected() {
     p.acknowledge(p.ack + 4000);
     assert_eq!(p.out().len(), 5);
 }
+
+#[test]
+fn every_connection_keeps_its_own_keepalive() {
+    // More distinct settings than sixteen bits number, on connections that change theirs.
+    const CHANGES: u64 = 70_000;
+    let mut p = Peer::established(plain());
+    let setting = |idle: u64| Keepalive { idle: ms(idle), interval: secs(1), count: 1 };
+    p.engine.set_keepalive(p.conn, Some(setting(60_000)));
+    let t = |port: u16| tuple("10.0.0.2:80", &format!("10.0.0.3:{port}"));
+    let mut others = Vec::new();
+    for port in 0..20 {
+        others.push(p.engine.connect(t(1 + port), p.now).unwrap());
+    }
+    let before = p.engine.usage().tables;
+    for change in 0..CHANGES {
+        let conn = others[change as usize % others.len()];
+        p.engine.set_keepalive(conn, Some(setting(1_000_000 + change)));
+    }
+    p.engine.check_invariants();
+    assert!(p.engine.usage().tables < before + 8_192, "only what is in use is kept");
+    for conn in others {
+        p.engine.abort(conn, p.now);
+    }
+    p.out();
+    p.engine.check_invariants();
+    let sent = p.pass(ms(60_500));
+    assert_eq!(sent.len(), 1, "its own time: {sent:?}");
+    assert_eq!((sent[0].0.as_millis(), sent[0].1.len()), (60_000, 0));
+    p.engine.set_keepalive(p.conn, None);
+    p.pass(secs(600));
+    assert_eq!(p.state(), State::Established);
+    assert!(p.engine.usage().tables < before, "and nothing at all in the end");
+}
