@@ -1,8 +1,12 @@
 //! The examples, each used by a real client over a TAP, and by one another.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
 
 use super::checks::{self, Verdict};
 use super::inside::Run;
@@ -12,6 +16,8 @@ use crate::process::{Background, Cmd};
 /// Interfaces of the server's link and of the client's, and the client's addresses.
 const SERVER_TAP: &str = "tex0";
 const CLIENT_TAP: &str = "tex1";
+/// Where the servers' operator's endpoint is, on the host's loopback.
+const ADMIN: &str = "127.0.0.1:9100";
 const CLIENT_V4: &str = "10.78.0.2";
 const CLIENT_GATEWAY: &str = "10.78.0.1";
 
@@ -50,6 +56,36 @@ pub(crate) fn all(run: &mut Run, dir: &Path) {
         let python = Cmd::new(&run.python).arg(script).arg(format!("ws://{SERVER_V4}:9001/"));
         checks::succeeds(python.limit(Duration::from_secs(60)), 8)?;
         client(run, dir)
+    });
+    run.check("a graceful end of http-hello", |run| {
+        let server = serve(run, dir, "http-hello", 80)?;
+        let mut stream = TcpStream::connect((SERVER_V4, 80)).map_err(|error| error.to_string())?;
+        let patience = Some(Duration::from_secs(30));
+        stream.set_read_timeout(patience).map_err(|error| error.to_string())?;
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n").map_err(|error| error.to_string())?;
+        let metrics = checks::get(&format!("http://{ADMIN}/metrics"), &["-m5"])?;
+        if !metrics.contains("throng_http_open{shard=\"0\"}") {
+            return Err(format!("no number of HTTP connections in\n{metrics}"));
+        }
+        // The rest of the request comes when the server has been told to end.
+        let answer = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(500));
+            let mut answer = String::new();
+            let asked = stream.write_all(b"\r\n").and_then(|()| stream.read_to_string(&mut answer));
+            asked.map(|_| answer).map_err(|error| error.to_string())
+        });
+        ends(server, "http-hello")?;
+        let answer = answer.join().map_err(|_| "the client panicked")??;
+        match answer.starts_with("HTTP/1.1 200") && answer.contains("hello from shard ") {
+            true => Ok("the request under way was answered, exit code 0".into()),
+            false => Err(format!("the answer is {answer:?}")),
+        }
+    });
+    run.check("a graceful end of ws-echo", |run| {
+        let server = serve(run, dir, "ws-echo", 9001)?;
+        let health = checks::get(&format!("http://{ADMIN}/healthz"), &["-m5"])?;
+        ends(server, "ws-echo")?;
+        Ok(health.trim().into())
     });
     run.check("what the demo says to try", |run| {
         let demo = Cmd::new(dir.with_file_name(crate::demo::PACKAGE))
@@ -108,6 +144,15 @@ fn as_written(run: &Run, dir: &Path, text: &[&str]) -> Verdict {
     }
 }
 
+/// Asks a server to end by SIGTERM, and wants it to do so by itself and cleanly.
+fn ends(server: Background, name: &str) -> Result<(), String> {
+    let ended = server.stop(Signal::SIGTERM, Duration::from_secs(20));
+    match ended.map_err(|error| format!("{name}: {error}"))? {
+        (status, false) if status.success() => Ok(()),
+        (status, killed) => Err(format!("{name}: {status}, killed: {killed}")),
+    }
+}
+
 /// Starts a server on a TAP of its own and waits until it takes connections on `port`.
 fn serve(run: &Run, dir: &Path, name: &str, port: u16) -> Result<Background, String> {
     let log = run.logs.join(format!("{name}.log"));
@@ -117,10 +162,13 @@ fn serve(run: &Run, dir: &Path, name: &str, port: u16) -> Result<Background, Str
         .env("THRONG_GATEWAY", KERNEL_V4)
         .env("THRONG_SHARDS", "2")
         .env("THRONG_IDLE", "adaptive")
+        .env("THRONG_ADMIN", ADMIN)
         .env("RUST_LOG", "info")
         .log(&log)
         .background()
         .map_err(|error| format!("{name}: {error}"))?;
+    // For the operator's endpoint.
+    link::bring_up("lo", &[])?;
     link::bring_up(SERVER_TAP, &[&format!("{KERNEL_V4}/24")])?;
     let start = Instant::now();
     while checks::connect(SERVER_V4, port).is_err() {
