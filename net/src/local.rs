@@ -2,7 +2,7 @@
 
 use std::cell::{OnceCell, RefCell};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::{Rc, Weak};
 
 use throng_runtime::local;
@@ -112,6 +112,23 @@ impl Network {
         let reactor = Rc::new(Reactor::new()?);
         Ok(self.host.get_or_init(|| reactor).clone())
     }
+}
+
+/// Says that `to` is an address and port of one host, in principle.
+///
+/// # Errors
+/// `InvalidInput` for an unspecified address, a group's, the broadcast address, and port 0.
+pub(crate) fn check_unicast(to: SocketAddr) -> io::Result<()> {
+    let broadcast = matches!(to.ip(), IpAddr::V4(v4) if v4.is_broadcast());
+    if broadcast || to.ip().is_multicast() || to.ip().is_unspecified() || to.port() == 0 {
+        return Err(invalid(format!("{to} is no address of one host")));
+    }
+    Ok(())
+}
+
+/// An `InvalidInput` error.
+pub(crate) fn invalid(text: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, text)
 }
 
 /// The current shard's network.

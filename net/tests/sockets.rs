@@ -1,17 +1,17 @@
-//! The public sockets in a simulated world: two hosts on the memory device, virtual time.
+//! The public sockets in a simulated world, two hosts on the memory device and virtual time: what
+//! takes several shards, or much time. What holds on every backend is in `api/`.
 
 use std::io::ErrorKind;
-use std::net::{Shutdown, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
+use futures::{AsyncReadExt, AsyncWriteExt};
 use throng_net::device::Device;
 use throng_net::device::memory::{self, Options, Spread};
 use throng_net::sim::{HostConfig, add_host};
 use throng_net::{TcpListener, TcpSocket, TcpStream, UdpSocket, stats};
 use throng_runtime::sim::{HostId, World};
-use throng_runtime::{Instant, ShardId, sleep, spawn_local, timeout};
+use throng_runtime::{ShardId, spawn_local, timeout};
 
 const SERVER_V4: &str = "10.0.0.1";
 const SERVER_V6: &str = "fd00::1";
@@ -81,160 +81,6 @@ fn at(ip: &str, port: u16) -> SocketAddr {
 }
 
 #[test]
-fn bytes_come_back_over_both_families() {
-    for ip in [SERVER_V4, SERVER_V6] {
-        let mut pair = Pair::plain(1);
-        pair.serve_echo();
-        pair.run(0, async move {
-            let mut stream = TcpStream::connect(at(ip, 7)).await.unwrap();
-            assert_eq!(stream.peer_addr().unwrap(), at(ip, 7));
-            for len in [1, 100, 1460, 1461, 65_536, 300_000] {
-                let sent: Vec<u8> = (0..len).map(|i| (i * 31 % 251) as u8).collect();
-                let mut received = vec![0; len];
-                let (mut reader, mut writer) = (&mut stream).split();
-                let both = futures::future::join(
-                    writer.write_all(&sent),
-                    reader.read_exact(&mut received),
-                );
-                let (written, read) = both.await;
-                written.unwrap();
-                read.unwrap();
-                assert_eq!(sent, received);
-            }
-            stream.close().await.unwrap();
-            assert!(stream.read_chunk(1).await.unwrap().is_empty());
-        });
-    }
-}
-
-#[test]
-fn a_port_without_listener_refuses() {
-    for ip in [SERVER_V4, SERVER_V6] {
-        let error = Pair::plain(1).run(0, TcpStream::connect(at(ip, 9))).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
-    }
-}
-
-#[test]
-fn a_silent_address_is_unreachable_and_a_foreign_one_has_no_route() {
-    for ip in ["10.0.0.77", "fd00::77"] {
-        let mut pair = Pair::plain(1);
-        let error = pair.run(0, TcpStream::connect(at(ip, 9))).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::HostUnreachable, "{ip}");
-        assert!(pair.world.now() < Instant::from_millis(10_000), "{:?}", pair.world.now());
-    }
-    let error = Pair::plain(1).run(0, TcpStream::connect(at("192.0.2.1", 9))).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::NetworkUnreachable);
-}
-
-#[test]
-fn half_close_lets_the_other_half_go_on() {
-    let mut pair = Pair::plain(1);
-    pair.world.spawn(pair.server, ShardId(0), async {
-        let listener = TcpListener::bind(at(SERVER_V4, 80)).unwrap();
-        let (mut stream, _) = listener.accept().await.unwrap();
-        let mut request = Vec::new();
-        stream.read_to_end(&mut request).await.unwrap();
-        request.reverse();
-        stream.write_all(&request).await.unwrap();
-    });
-    let answer = pair.run(0, async {
-        let mut stream = TcpStream::connect(at(SERVER_V4, 80)).await.unwrap();
-        stream.write_all(b"abc").await.unwrap();
-        stream.shutdown(Shutdown::Write).unwrap();
-        assert!(stream.write_all(b"x").await.is_err());
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).await.unwrap();
-        answer
-    });
-    assert_eq!(answer, b"cba");
-}
-
-#[test]
-fn lines_are_read_through_buf_read() {
-    let mut pair = Pair::plain(1);
-    pair.serve_echo();
-    pair.run(0, async {
-        let mut stream = TcpStream::connect(at(SERVER_V4, 7)).await.unwrap();
-        stream.write_all(b"one\ntwo\nrest").await.unwrap();
-        let mut line = String::new();
-        stream.read_line(&mut line).await.unwrap();
-        assert_eq!(line, "one\n");
-        stream.read_line(&mut line).await.unwrap();
-        assert_eq!(line, "one\ntwo\n");
-        let mut rest = [0; 4];
-        stream.read_exact(&mut rest).await.unwrap();
-        assert_eq!(&rest, b"rest");
-    });
-}
-
-#[test]
-fn a_slow_reader_holds_the_writer_back_and_loses_nothing() {
-    let mut pair = Pair::plain(1);
-    pair.world.spawn(pair.server, ShardId(0), async {
-        let listener = TcpListener::bind(at(SERVER_V4, 80)).unwrap();
-        let (mut stream, _) = listener.accept().await.unwrap();
-        let mut total = 0;
-        loop {
-            sleep(Duration::from_millis(5)).await;
-            let chunk = stream.read_chunk(10_000).await.unwrap();
-            if chunk.is_empty() {
-                break;
-            }
-            for byte in &chunk {
-                assert_eq!(*byte, (total / 1000) as u8);
-                total += 1;
-            }
-        }
-        assert_eq!(total, 2_000_000);
-        stream.write_all(b"all").await.unwrap();
-    });
-    pair.run(0, async {
-        let mut stream = TcpStream::connect(at(SERVER_V4, 80)).await.unwrap();
-        let mut most = 0;
-        for block in 0..2_000u32 {
-            stream.write_chunk(Bytes::from(vec![block as u8; 1000])).await.unwrap();
-            most = most.max(stream.info().unwrap().send_queue);
-        }
-        assert!(most <= (256 << 10) + 1000, "{most} bytes in the send queue");
-        stream.shutdown(Shutdown::Write).unwrap();
-        assert_eq!(&stream.read_chunk(3).await.unwrap()[..], b"all");
-    });
-}
-
-#[test]
-fn dropping_with_unread_data_resets() {
-    let mut pair = Pair::plain(1);
-    pair.world.spawn(pair.server, ShardId(0), async {
-        let listener = TcpListener::bind(at(SERVER_V4, 80)).unwrap();
-        let (stream, _) = listener.accept().await.unwrap();
-        stream.readable().await.unwrap();
-        drop(stream);
-    });
-    let error = pair.run(0, async {
-        let mut stream = TcpStream::connect(at(SERVER_V4, 80)).await.unwrap();
-        stream.write_all(b"nobody reads this").await.unwrap();
-        stream.read_chunk(1).await.unwrap_err()
-    });
-    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-}
-
-#[test]
-fn a_cancelled_read_loses_nothing() {
-    let mut pair = Pair::plain(1);
-    pair.serve_echo();
-    pair.run(0, async {
-        let mut stream = TcpStream::connect(at(SERVER_V4, 7)).await.unwrap();
-        let waiting = timeout(Duration::from_millis(5), stream.read_chunk(10)).await;
-        assert!(waiting.is_err());
-        stream.write_all(b"later").await.unwrap();
-        let mut later = [0; 5];
-        stream.read_exact(&mut later).await.unwrap();
-        assert_eq!(&later, b"later");
-    });
-}
-
-#[test]
 fn every_way_of_spreading_serves_on_all_shards() {
     for spread in [Spread::SameQueue, Spread::Rss, Spread::FalseRss] {
         let mut pair = Pair::new(4, Options { spread, ..Options::default() });
@@ -260,34 +106,6 @@ fn every_way_of_spreading_serves_on_all_shards() {
         assert_eq!(served.iter().sum::<u64>(), 160, "{spread:?}");
         assert!(served.iter().all(|count| *count > 15), "{spread:?}: {served:?}");
     }
-}
-
-#[test]
-fn a_bound_source_is_used_and_a_foreign_one_refused() {
-    let mut pair = Pair::plain(1);
-    pair.serve_echo();
-    pair.run(0, async {
-        let socket = TcpSocket::new().bind(at("10.0.0.2", 4444));
-        let stream = socket.connect(at(SERVER_V4, 7)).await.unwrap();
-        assert_eq!(stream.local_addr().unwrap(), at("10.0.0.2", 4444));
-        let again = socket.connect(at(SERVER_V4, 7)).await.unwrap_err();
-        assert_eq!(again.kind(), ErrorKind::AddrInUse);
-        let foreign = TcpSocket::new().bind(at("10.0.0.9", 0)).connect(at(SERVER_V4, 7)).await;
-        assert_eq!(foreign.unwrap_err().kind(), ErrorKind::AddrNotAvailable);
-    });
-}
-
-#[test]
-fn binding_twice_is_refused_and_closing_makes_room() {
-    let mut pair = Pair::plain(1);
-    pair.run(0, async {
-        let first = TcpListener::bind("0.0.0.0:0".parse().unwrap()).unwrap();
-        let addr = first.local_addr().unwrap();
-        assert_ne!(addr.port(), 0);
-        assert_eq!(TcpListener::bind(addr).unwrap_err().kind(), ErrorKind::AddrInUse);
-        drop(first);
-        TcpListener::bind(addr).unwrap();
-    });
 }
 
 #[test]

@@ -56,7 +56,7 @@ impl KernelListener {
             match acceptfrom_with(&self.fd, flags) {
                 Ok((fd, Some(peer))) => {
                     let peer = plain_addr(peer)?;
-                    match KernelStream::new(self.reactor.clone(), fd) {
+                    match KernelStream::new(self.reactor.clone(), fd, peer) {
                         Ok(stream) => return Poll::Ready(Ok((stream, peer))),
                         // Epoll has its limits, too.
                         Err(error) => self.take_break(&error),

@@ -5,20 +5,8 @@
 //! belongs to the shard that made it. Servers bind on every shard as they do on a device:
 //! listeners share their port by SO_REUSEPORT, and the host spreads the connections.
 //!
-//! Behaviour is that of the stack on a device, except:
-//!
-//! * The host decides what [`Limits`](crate::Limits) decides for TCP and UDP elsewhere: its
-//!   buffers, its backlog, its number of descriptors. Without a free descriptor a listener
-//!   waits; `connect` and `bind` fail.
-//! * Another process of the same user can bind a port that a listener of ours shares.
-//! * An address of one family is of that family only, `0.0.0.0` for UDP too; `[::]` covers
-//!   both.
-//! * Keepalive counts in whole seconds, rounded up.
-//! * A linger time between none and zero ends in silence towards a peer that does not
-//!   acknowledge, not in a reset; and without one, a chunk that the host had no room for
-//!   is given a minute after its stream is dropped.
-//! * [`Info`](crate::Info) has addresses, state, error and queues; the send queue is what
-//!   the host has not taken. All else is zero: TCP_INFO has no safe interface yet.
+//! Behaviour is that of the stack on a device, as `net/tests/api/` asks of both, except for what
+//! docs/ARCHITECTURE.md lists.
 
 mod listener;
 mod reactor;

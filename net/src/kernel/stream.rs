@@ -20,6 +20,7 @@ use throng_runtime::{Instant, coop};
 
 use super::reactor::{Reactor, Readiness, SCRATCH, Side, Source};
 use super::{open, plain_addr};
+use crate::local;
 use crate::tcp::segment::FourTuple;
 use crate::tcp::{self, Info, Keepalive, State};
 
@@ -38,6 +39,8 @@ pub(crate) struct KernelStream {
 #[derive(Debug)]
 pub(super) struct Socket {
     fd: OwnedFd,
+    /// The host forgets it when the connection is over.
+    peer: SocketAddr,
     ready: Readiness,
     /// The part of a chunk that the host has not taken.
     backlog: RefCell<Bytes>,
@@ -60,13 +63,23 @@ enum WriteEnd {
 
 impl KernelStream {
     /// A connection that the host has made.
-    pub(super) fn new(reactor: Rc<Reactor>, fd: OwnedFd) -> io::Result<KernelStream> {
-        KernelStream::register(reactor, fd, Readiness::new())
+    pub(super) fn new(
+        reactor: Rc<Reactor>,
+        fd: OwnedFd,
+        peer: SocketAddr,
+    ) -> io::Result<KernelStream> {
+        KernelStream::register(reactor, fd, peer, Readiness::new())
     }
 
-    fn register(reactor: Rc<Reactor>, fd: OwnedFd, ready: Readiness) -> io::Result<KernelStream> {
+    fn register(
+        reactor: Rc<Reactor>,
+        fd: OwnedFd,
+        peer: SocketAddr,
+        ready: Readiness,
+    ) -> io::Result<KernelStream> {
         let socket = Rc::new(Socket {
             fd,
+            peer,
             ready,
             backlog: RefCell::default(),
             write_end: Cell::new(WriteEnd::Open),
@@ -78,42 +91,43 @@ impl KernelStream {
         Ok(KernelStream { reactor, socket, key })
     }
 
-    /// Connects, from `local` where it is given.
+    /// Connects, from the address `from` where it is given.
     pub(crate) async fn connect(
         reactor: Rc<Reactor>,
-        local: Option<SocketAddr>,
+        from: Option<SocketAddr>,
         remote: SocketAddr,
     ) -> io::Result<KernelStream> {
-        if remote.port() == 0 || remote.ip().is_unspecified() || remote.ip().is_multicast() {
-            let text = format!("{remote} is no address to connect to");
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
-        }
+        local::check_unicast(remote)?;
         let fd = open(&remote, SocketType::STREAM)?;
-        let local = local.filter(|addr| !addr.ip().is_unspecified() || addr.port() != 0);
-        if let Some(mut local) = local {
-            if local.ip().is_unspecified() && remote.is_ipv4() {
-                local.set_ip(Ipv4Addr::UNSPECIFIED.into());
-            } else if local.ip().is_unspecified() {
-                local.set_ip(Ipv6Addr::UNSPECIFIED.into());
+        let from = from.filter(|addr| !addr.ip().is_unspecified() || addr.port() != 0);
+        if let Some(mut from) = from {
+            if from.ip().is_unspecified() && remote.is_ipv4() {
+                from.set_ip(Ipv4Addr::UNSPECIFIED.into());
+            } else if from.ip().is_unspecified() {
+                from.set_ip(Ipv6Addr::UNSPECIFIED.into());
+            }
+            if from.is_ipv4() != remote.is_ipv4() {
+                let text = format!("{remote} is of another family than the address to come from");
+                return Err(local::invalid(text));
             }
             // Connections to other peers may come from the same port.
             sockopt::set_socket_reuseaddr(&fd, true)?;
-            bind(&fd, &local)?;
+            bind(&fd, &from)?;
         }
-        let same_port = local.is_some_and(|addr| addr.port() != 0);
+        let same_port = from.is_some_and(|addr| addr.port() != 0);
         let failed = |errno: Errno| match errno {
             // This very connection exists.
             Errno::ADDRNOTAVAIL if same_port => io::ErrorKind::AddrInUse.into(),
             errno => connection_error(errno),
         };
         match connect(&fd, &remote) {
-            Ok(()) => return KernelStream::new(reactor, fd),
+            Ok(()) => return KernelStream::new(reactor, fd, remote),
             Err(Errno::INPROGRESS | Errno::INTR) => {}
             Err(errno) => return Err(failed(errno)),
         }
         let ready = Readiness::new();
         ready.clear(Side::Write);
-        let stream = KernelStream::register(reactor, fd, ready)?;
+        let stream = KernelStream::register(reactor, fd, remote, ready)?;
         poll_fn(|cx| {
             let socket = &stream.socket;
             if socket.ready.is_ready(Side::Write) {
@@ -297,8 +311,8 @@ impl KernelStream {
         self.socket.linger.set(linger);
     }
 
-    pub(crate) fn peer_addr(&self) -> io::Result<SocketAddr> {
-        plain_addr(getpeername(&self.socket.fd)?.ok_or(io::ErrorKind::NotConnected)?)
+    pub(crate) fn peer_addr(&self) -> SocketAddr {
+        self.socket.peer
     }
 
     pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -307,7 +321,7 @@ impl KernelStream {
 
     pub(crate) fn info(&self) -> io::Result<Info> {
         let socket = &*self.socket;
-        let (local, remote) = (self.local_addr()?, self.peer_addr()?);
+        let (local, remote) = (self.local_addr()?, self.peer_addr());
         let send_queue = socket.backlog.borrow().len();
         Ok(Info {
             tuple: FourTuple {

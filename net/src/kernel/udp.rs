@@ -13,6 +13,7 @@ use throng_runtime::coop;
 
 use super::reactor::{Reactor, Readiness, Side, Source};
 use super::{addr_for, open_shared, open_towards, plain_addr};
+use crate::local::invalid;
 
 /// Largest payload of a datagram over IPv4.
 const MAX_PAYLOAD: usize = 65_507;
@@ -58,10 +59,12 @@ impl KernelUdp {
         payload: &[u8],
         to: SocketAddr,
     ) -> Poll<io::Result<()>> {
-        let invalid = |text: String| io::Error::new(io::ErrorKind::InvalidInput, text);
         if payload.len() > MAX_PAYLOAD {
             let text = format!("{} bytes: a datagram has at most {MAX_PAYLOAD}", payload.len());
             return Poll::Ready(Err(invalid(text)));
+        }
+        if to.ip().is_unspecified() || to.port() == 0 {
+            return Poll::Ready(Err(invalid(format!("{to} is no address of a host"))));
         }
         let Some(to) = addr_for(&self.addr, to) else {
             let text = format!("{to} is of another family than {}", self.addr);

@@ -43,6 +43,7 @@ pub(crate) use udp::UdpId;
 pub(crate) use wakers::{Interest, wait_in};
 
 use crate::device::{self, Device};
+use crate::local;
 use crate::packet::Packet;
 use crate::pcap::Tap;
 use crate::resolver::Families;
@@ -349,6 +350,7 @@ impl Stack {
         remote: SocketAddr,
         now: Instant,
     ) -> io::Result<ConnId> {
+        local::check_unicast(remote)?;
         let remote_addr = Addr::from(remote.ip());
         let local_ip = match local.map(|addr| addr.ip()).filter(|ip| !ip.is_unspecified()) {
             Some(ip) if self.link.routes.is_local(&ip.into()) => Addr::from(ip),
@@ -363,15 +365,11 @@ impl Stack {
         };
         if local_ip.is_ipv4() != remote_addr.is_ipv4() {
             let text = format!("{remote} is of another family than the address to come from");
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+            return Err(local::invalid(text));
         }
         if self.link.routes.is_local(&remote_addr) {
             let text = format!("{} is our own address: there is no loopback", remote.ip());
             return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, text));
-        }
-        if remote.port() == 0 || remote.ip().is_unspecified() || remote.ip().is_multicast() {
-            let text = format!("{remote} is no address to connect to");
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
         let mut tuple = FourTuple {
             local: local_ip,

@@ -12,6 +12,7 @@ use super::Stack;
 use super::counters::Counters;
 use super::ports;
 use super::wakers::wait_in;
+use crate::local::{check_unicast, invalid};
 use crate::tcp::segment::{Addr, FourTuple};
 
 /// Largest payload of a UDP datagram over IPv4, in bytes.
@@ -188,19 +189,16 @@ impl Stack {
     ) -> Poll<io::Result<()>> {
         if payload.len() > MAX_PAYLOAD {
             let text = format!("a datagram of {} bytes: at most {MAX_PAYLOAD} fit", payload.len());
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidInput, text)));
+            return Poll::Ready(Err(invalid(text)));
         }
         // An IPv4 broadcast would need a link address of its own, and so would a group.
-        let to_many = match to.ip() {
-            IpAddr::V4(v4) => v4.is_multicast() || v4.is_broadcast(),
-            IpAddr::V6(v6) => v6.is_multicast(),
-        };
-        if to_many || to.port() == 0 || to.ip().is_unspecified() {
-            let text = format!("{to} is no address of one host");
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidInput, text)));
-        }
+        check_unicast(to)?;
         let socket = &self.udp.sockets[id.0];
         let remote = Addr::from(to.ip());
+        if socket.local.is_some_and(|local| local.is_ipv4() != remote.is_ipv4()) {
+            let text = format!("{to} is of another family than the socket's address");
+            return Poll::Ready(Err(invalid(text)));
+        }
         let Some(local) = socket.local.or_else(|| self.link.routes.source_for(&remote)) else {
             let text = format!("no route to {}", to.ip());
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::NetworkUnreachable, text)));
@@ -208,10 +206,6 @@ impl Stack {
         if self.link.routes.next_hop(&remote).is_none() {
             let text = format!("no route to {}", to.ip());
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::NetworkUnreachable, text)));
-        }
-        if local.is_ipv4() != remote.is_ipv4() {
-            let text = format!("{to} is of another family than the socket's address");
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidInput, text)));
         }
         let tuple = FourTuple { local, remote, local_port: socket.port, remote_port: to.port() };
         match self.link.send_udp(&tuple, payload, &mut 0) {

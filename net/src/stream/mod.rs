@@ -28,6 +28,9 @@ use crate::tcp::{ConnId, ConnectionId, Engine, Info, Keepalive, RecvError, SendE
 /// traits, and without a copy through [`read_chunk`](TcpStream::read_chunk) and
 /// [`write_chunk`](TcpStream::write_chunk). An idle one owns no buffer.
 ///
+/// One task at a time waits to read (or for [`readable`](TcpStream::readable)), and one to
+/// write: where several do, the one that asked last is woken, and the others are not.
+///
 /// Dropping it closes the connection: what is queued is still sent, then FIN; where unread
 /// data is left, or comes later, the peer gets a reset (RFC 9293 3.6, RFC 2525 2.17).
 #[derive(Debug)]
@@ -204,8 +207,10 @@ impl TcpStream {
     /// Shuts down a side. `Write`: a FIN follows what is queued. `Read`: nothing on the
     /// wire; reads return the end of the stream once what has arrived is read.
     ///
+    /// On a side that is shut down already, or a connection that is over, it does nothing.
+    ///
     /// # Errors
-    /// `NotConnected` when the connection is over.
+    /// None at present.
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         if matches!(how, Shutdown::Read | Shutdown::Both) {
             self.read_shut.set(true);
@@ -279,7 +284,7 @@ impl TcpStream {
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
         match &self.inner {
             Inner::Stack { stack, id } => Ok(tuple(stack, *id)?.peer_addr()),
-            Inner::Kernel(stream) => stream.peer_addr(),
+            Inner::Kernel(stream) => Ok(stream.peer_addr()),
         }
     }
 

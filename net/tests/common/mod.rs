@@ -1,16 +1,24 @@
 //! What several test binaries use.
+#![allow(dead_code, reason = "each of them uses a part")]
 
-/// Gives the calling thread a network namespace of its own, which goes away with it.
-/// On failure says so as a skipped test and returns `false`.
-pub(crate) fn own_network() -> bool {
+/// Gives the calling thread a network namespace of its own, which goes away with it and the
+/// threads it starts.
+///
+/// # Errors
+/// Why it cannot have one with a TAP in it, for a test to say when it is skipped.
+pub(crate) fn enter_network() -> Result<(), String> {
     let isolated = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET);
-    let why = match isolated {
-        Ok(()) if std::path::Path::new("/dev/net/tun").exists() => return true,
-        Ok(()) => "there is no /dev/net/tun".to_owned(),
-        Err(error) => format!("needs a network namespace (root, or `unshare -Urn`): {error}"),
-    };
-    println!("skipped: {why}");
-    false
+    isolated
+        .map_err(|error| format!("needs a network namespace (root, or `unshare -Urn`): {error}"))?;
+    match std::path::Path::new("/dev/net/tun").exists() {
+        true => Ok(()),
+        false => Err("there is no /dev/net/tun".to_owned()),
+    }
+}
+
+/// The same; on failure says so as a skipped test and returns `false`.
+pub(crate) fn own_network() -> bool {
+    enter_network().map_err(|why| println!("skipped: {why}")).is_ok()
 }
 
 /// Runs `ip` with these arguments in the calling thread's namespace.
