@@ -13,6 +13,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -20,7 +21,7 @@ use clap::Parser;
 use futures::{SinkExt, StreamExt};
 use http_body_util::Full;
 use hyper::{Request, Response, body::Incoming};
-use throng::http::{Server, service_fn};
+use throng::http::{Drain, Server, service_fn};
 use throng::tls::{Acceptor, Identity, ServerConfig, TlsListener, alpn};
 use throng::{Builder, ShardId, TcpListener, runtime, spawn_local, ws};
 
@@ -55,15 +56,13 @@ async fn serve(shard: ShardId, args: Args, acceptor: Acceptor) -> io::Result<()>
     if shard == ShardId(0) {
         spawn_local(renew(args.clone(), acceptor.clone())).detach();
     }
-    let server = Server::new().start();
-    let on_signal = server.clone();
-    let draining = async move {
-        runtime::signal::terminate().await;
-        on_signal.drain(Duration::from_secs(10)).await;
-    };
-    spawn_local(draining).detach();
+    let drain = Drain::on_terminate(Duration::from_secs(10));
+    throng::http::admin::start_from_env(Some(&drain))?;
+    let sockets = Rc::new(ws::Config::default().drain(drain.clone()));
     let listener = TlsListener::new(TcpListener::bind(args.listen)?, acceptor);
-    server.serve(listener, service_fn(site)).await;
+    let service = service_fn(move |request| site(request, sockets.clone()));
+    Server::new().start().serve_until(&drain, listener, service).await;
+    eprintln!("{:?}", drain.ended().await);
     Ok(())
 }
 
@@ -93,9 +92,12 @@ fn modified(path: &Path) -> Option<SystemTime> {
     std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok()
 }
 
-async fn site(mut request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn site(
+    mut request: Request<Incoming>,
+    sockets: Rc<ws::Config>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
     if ws::is_upgrade(&request) {
-        return Ok(match ws::upgrade(&mut request) {
+        return Ok(match ws::upgrade_with(&mut request, sockets) {
             Ok((response, socket)) => {
                 spawn_local(echo(socket)).detach();
                 response

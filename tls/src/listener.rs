@@ -6,12 +6,14 @@ use std::future::poll_fn;
 use std::io;
 use std::mem;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use slab::Slab;
 use throng_net::{SendStream, TcpListener, TcpStream};
-use throng_runtime::{JoinHandle, try_spawn_local};
+use throng_runtime::{Instant, JoinHandle, now, timeout, try_spawn_local};
 
 use crate::server::Acceptor;
 use crate::stream::TlsStream;
@@ -20,6 +22,9 @@ use crate::stream::TlsStream;
 const MAX_HANDSHAKES: usize = 1_024;
 /// Handshakes begun in one poll, before others have their turn.
 const BURST: usize = 64;
+/// How long a handshake keeps its place whoever waits for one: enough for the round trips of a
+/// slow path.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// Totals of one [`TlsListener`] since it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,7 +40,9 @@ pub struct Counters {
     pub failed: u64,
     /// Handshakes that took too long.
     pub timed_out: u64,
-    /// Times accepting paused because of [`TlsListener::max_handshakes`].
+    /// Handshakes ended before their time because others waited for their places.
+    pub displaced: u64,
+    /// Times accepting paused because all places were taken, see [`TlsListener::max_handshakes`].
     pub at_limit: u64,
     /// Connections dropped because the shard had no room for a task.
     pub no_task: u64,
@@ -45,9 +52,10 @@ pub struct Counters {
 ///
 /// Each handshake is a task of the shard, so that a slow client keeps nobody waiting. At most
 /// [`max_handshakes`](TlsListener::max_handshakes) connections are in one, or have it behind
-/// them and wait for [`accept`](TlsListener::accept); the next ones wait in the TCP listener's
-/// backlog, and when that is full their SYNs are dropped and tried again. Clients that say
-/// nothing hold their places until the handshake's time limit.
+/// them and wait for [`accept`](TlsListener::accept). The next one takes the place of the
+/// oldest handshake that has lasted over a second, so that clients that say nothing keep others
+/// out for no longer; where there is none such, it waits in the TCP listener's backlog, and
+/// when that is full, SYNs are dropped and tried again.
 ///
 /// A handshake that fails is counted and said in a debug event; `accept` does not return it.
 /// Dropping the listener ends the handshakes under way.
@@ -61,10 +69,17 @@ pub struct TlsListener {
 
 #[derive(Debug, Default)]
 struct Shared {
-    under_way: RefCell<Slab<JoinHandle<()>>>,
+    under_way: RefCell<Slab<Handshake>>,
     ready: RefCell<VecDeque<(TlsStream, SocketAddr)>>,
     waiting: RefCell<Vec<Waker>>,
     counters: Cell<Counters>,
+}
+
+#[derive(Debug)]
+struct Handshake {
+    task: JoinHandle<()>,
+    /// When it began; `None`: it has been ended, and its task will be gone in the next turn.
+    since: Option<Instant>,
 }
 
 impl TlsListener {
@@ -97,12 +112,19 @@ impl TlsListener {
         }
         self.shared.wait(cx);
         for _ in 0..BURST {
-            if self.shared.held() >= self.max_handshakes {
+            let full = self.shared.held() >= self.max_handshakes;
+            let displaced = if full { self.shared.oldest() } else { None };
+            if full && displaced.is_none() {
                 self.shared.count(|counters| counters.at_limit += 1);
                 return Poll::Pending;
             }
             match self.tcp.poll_accept(cx) {
-                Poll::Ready(Ok((stream, peer))) => self.begin(stream, peer),
+                Poll::Ready(Ok((stream, peer))) => {
+                    if let Some(key) = displaced {
+                        self.shared.displace(key);
+                    }
+                    self.begin(stream, peer);
+                }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => return Poll::Pending,
             }
@@ -134,12 +156,22 @@ impl TlsListener {
         let key = self.shared.under_way.borrow().vacant_key();
         let place = Place { shared: self.shared.clone(), key };
         let task = async move {
-            let result = handshake.await;
+            let mut handshake = pin!(handshake);
+            let result = match timeout(GRACE, &mut handshake).await {
+                Ok(result) => result,
+                Err(_) => {
+                    // From now on whoever waits may have this place.
+                    place.shared.wake();
+                    handshake.await
+                }
+            };
             place.shared.on_result(result, peer);
         };
         match try_spawn_local(task) {
-            Ok(handle) => {
-                self.shared.under_way.borrow_mut().insert(handle.cancel_on_drop());
+            Ok(task) => {
+                let task = task.cancel_on_drop();
+                let handshake = Handshake { task, since: Some(now()) };
+                self.shared.under_way.borrow_mut().insert(handshake);
                 self.shared.count(|counters| counters.started += 1);
             }
             Err(_) => self.shared.count(|counters| counters.no_task += 1),
@@ -157,6 +189,22 @@ impl Drop for TlsListener {
 impl Shared {
     fn held(&self) -> usize {
         self.under_way.borrow().len() + self.ready.borrow().len()
+    }
+
+    /// The handshake that has lasted longest, where that is over its grace.
+    fn oldest(&self) -> Option<usize> {
+        let under_way = self.under_way.borrow();
+        let begun = under_way.iter().filter_map(|(key, handshake)| Some((handshake.since?, key)));
+        begun.min().filter(|(since, _)| *since + GRACE <= now()).map(|(_, key)| key)
+    }
+
+    /// Ends a handshake. Its place is free when its task is gone.
+    fn displace(&self, key: usize) {
+        if let Some(handshake) = self.under_way.borrow_mut().get_mut(key) {
+            handshake.since = None;
+            handshake.task.abort();
+            self.count(|counters| counters.displaced += 1);
+        }
     }
 
     fn count(&self, change: impl FnOnce(&mut Counters)) {
@@ -190,6 +238,12 @@ impl Shared {
             waiting.push(cx.waker().clone());
         }
     }
+
+    fn wake(&self) {
+        for waker in self.waiting.take() {
+            waker.wake();
+        }
+    }
 }
 
 /// A handshake's place among those under way, given back at the end of its task.
@@ -201,11 +255,10 @@ struct Place {
 impl Drop for Place {
     fn drop(&mut self) {
         // Not there if the listener has gone, or if there was no room for the task.
-        if let Some(handle) = self.shared.under_way.borrow_mut().try_remove(self.key) {
-            handle.detach();
+        let removed = self.shared.under_way.borrow_mut().try_remove(self.key);
+        if let Some(handshake) = removed {
+            handshake.task.detach();
         }
-        for waker in self.shared.waiting.take() {
-            waker.wake();
-        }
+        self.shared.wake();
     }
 }

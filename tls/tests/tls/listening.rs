@@ -17,30 +17,57 @@ fn listen() -> TlsListener {
 }
 
 #[test]
-fn handshakes_beyond_the_bound_wait_their_turn() {
+fn a_silent_client_loses_its_place_to_one_that_waits() {
     let mut pair = pair();
     let listener = pair.serve(1, || echo_on(listen().max_handshakes(2))).remove(0);
     pair.run(async {
-        let mut silent = Vec::new();
-        for _ in 0..2 {
-            silent.push(TcpStream::connect(server_address()).await.unwrap());
-        }
-        sleep(Duration::from_millis(100)).await;
         let begin = now();
-        // Waits in the backlog until the silent ones are given up: two places, so both at once.
-        let mut streams = Vec::new();
+        let mut first = TcpStream::connect(server_address()).await.unwrap();
+        sleep(Duration::from_millis(500)).await;
+        let mut second = TcpStream::connect(server_address()).await.unwrap();
+        // Waits in the backlog until the first has had its second; then there is a place.
         for _ in 0..5 {
-            streams.push(connect(&connector(), "a.test").await.unwrap());
+            let mut stream = connect(&connector(), "a.test").await.unwrap();
+            say(&mut stream, "my turn").await;
+            let passed = now() - begin;
+            assert!(passed.abs_diff(Duration::from_secs(1)) < Duration::from_millis(100));
         }
+        let end = first.read(&mut [0; 1]).await;
+        assert!(!matches!(end, Ok(1..)), "{end:?}");
+        assert!(now() - begin < Duration::from_secs(2));
+        // Nobody waits for the other's place, so that has it for all of its ten seconds.
+        let end = second.read(&mut [0; 1]).await;
+        assert!(!matches!(end, Ok(1..)), "{end:?}");
         let passed = now() - begin;
-        assert!(passed > Duration::from_secs(9) && passed < Duration::from_secs(11), "{passed:?}");
-        for stream in &mut streams {
-            say(stream, "my turn").await;
-        }
+        assert!(passed.abs_diff(Duration::from_millis(10_500)) < Duration::from_millis(100));
     });
     let counters = listener.counters();
     assert!(counters.at_limit > 0, "{counters:?}");
-    assert_eq!((counters.timed_out, counters.finished, counters.failed), (2, 5, 0));
+    assert_eq!((counters.started, counters.finished, counters.failed), (7, 5, 0), "{counters:?}");
+    assert_eq!((counters.displaced, counters.timed_out), (1, 1), "{counters:?}");
+    assert_eq!(listener.handshakes(), 0);
+}
+
+/// Silent clients, many more than there are places: one that speaks gets through among them.
+#[test]
+fn a_flood_of_silent_clients_does_not_keep_others_out() {
+    let mut pair = pair();
+    let listener = pair.serve(1, || echo_on(listen().max_handshakes(8))).remove(0);
+    pair.run(async {
+        let mut silent = Vec::new();
+        for _ in 0..100 {
+            silent.push(TcpStream::connect(server_address()).await.unwrap());
+        }
+        let begin = now();
+        let connector = connector().handshake_timeout(Duration::from_secs(60));
+        let mut stream = connect(&connector, "a.test").await.unwrap();
+        say(&mut stream, "through").await;
+        // A hundred before it, eight in a second.
+        assert!(now() - begin < Duration::from_secs(14), "{:?}", now() - begin);
+    });
+    let counters = listener.counters();
+    assert!(counters.displaced > 80 && counters.finished == 1, "{counters:?}");
+    assert!(listener.handshakes() <= 8);
 }
 
 /// Connections that nobody accepts count, too.

@@ -5,9 +5,11 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
+
 use super::inside::Run;
 use super::link::{KERNEL_V4, KERNEL_V6, SERVER_V4, SERVER_V6};
-use crate::process::Cmd;
+use crate::process::{Background, Cmd};
 
 /// What a check found: a word for the report, or what is wrong.
 pub(crate) type Verdict = Result<String, String>;
@@ -106,6 +108,19 @@ pub(crate) fn succeeds(command: Cmd, tail: usize) -> Verdict {
         Ok(done.tail(1))
     } else {
         Err(format!("{}: {}\n{}", command.line(), done.how(), done.tail(tail)))
+    }
+}
+
+/// Asks a server to end, and sees that it does.
+pub(crate) fn ends_gracefully(mut server: Background) -> Verdict {
+    if !server.alive() {
+        return Err("the server was gone before it was asked to end".into());
+    }
+    match server.stop(Signal::SIGTERM, Duration::from_secs(15)) {
+        Ok((status, false)) if status.success() => Ok("exit code 0 after SIGTERM".into()),
+        Ok((status, false)) => Err(format!("{status} after SIGTERM")),
+        Ok((_, true)) => Err("still there 15 s after SIGTERM".into()),
+        Err(error) => Err(error.to_string()),
     }
 }
 

@@ -7,7 +7,6 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
 use serde_json::json;
 
 use super::Backend;
@@ -138,7 +137,7 @@ fn start_server(options: &Options) -> Result<(Link, Background), String> {
     }
 }
 
-fn all_checks(run: &mut Run, options: &Options, link: &Link, mut server: Background) {
+fn all_checks(run: &mut Run, options: &Options, link: &Link, server: Background) {
     if options.backend == Backend::Guest {
         checks::basics(run);
         run.check("server log", |run| checks::server_log(run, Some("by the device's RSS")));
@@ -152,18 +151,7 @@ fn all_checks(run: &mut Run, options: &Options, link: &Link, mut server: Backgro
 
     run.check("kernel counters", |_| checks::compare_counters(&before));
     run.check("server log", |run| checks::server_log(run, None));
-    let alive = server.alive();
-    run.check("graceful end", |_| {
-        if !alive {
-            return Err("the server was gone before it was asked to end".into());
-        }
-        match server.stop(Signal::SIGTERM, Duration::from_secs(15)) {
-            Ok((status, false)) if status.success() => Ok("exit code 0 after SIGTERM".into()),
-            Ok((status, false)) => Err(format!("{status} after SIGTERM")),
-            Ok((_, true)) => Err("still there 15 s after SIGTERM".into()),
-            Err(error) => Err(error.to_string()),
-        }
-    });
+    run.check("graceful end", |_| checks::ends_gracefully(server));
 }
 
 /// Makes some checks under a capture of at most `packets`, if given, and judges that.

@@ -25,7 +25,7 @@ pub(crate) fn all(run: &mut Run, dir: &Path) {
         server = Some((files, started));
         Ok("a certificate, and a server with it".into())
     });
-    let Some((files, _server)) = server else { return };
+    let Some((files, server)) = server else { return };
     run.check("https: curl", |_| curl(&files));
     run.check("https: openssl resumes", |_| resume(&files));
     run.check("https: wss echo", |run| {
@@ -44,6 +44,7 @@ pub(crate) fn all(run: &mut Run, dir: &Path) {
             .arg(files.path("chain.pem"));
         checks::succeeds(python.limit(Duration::from_secs(60)), 8)
     });
+    run.check("https: graceful end", |_| checks::ends_gracefully(server));
 }
 
 /// An authority's certificate, and two that it has issued for one key.
