@@ -4,6 +4,7 @@
 mod axum;
 mod grpc;
 mod redis;
+mod streams;
 mod support;
 mod tower_layers;
 mod websocket;
