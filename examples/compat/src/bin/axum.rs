@@ -11,6 +11,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -45,7 +46,18 @@ fn main() -> io::Result<()> {
     builder.run(move |_| serve(args.listen, visits.clone()))?.into_iter().collect()
 }
 
+#[derive(Clone)]
+struct App {
+    /// Of all shards.
+    visits: Arc<AtomicU64>,
+    /// This shard's own. axum's state must be `Send + Sync`, which `OnThread` makes it.
+    sockets: Arc<OnThread<Rc<ws::Config>>>,
+}
+
 async fn serve(listen: SocketAddr, visits: Arc<AtomicU64>) -> io::Result<()> {
+    let drain = Drain::on_terminate(Duration::from_secs(10));
+    let sockets = Rc::new(ws::Config::default().drain(drain.clone()));
+    let app = App { visits, sockets: Arc::new(OnThread::new(sockets)) };
     let router = Router::new()
         .route("/hello/{name}", get(hello))
         .route("/sum", post(sum))
@@ -53,18 +65,17 @@ async fn serve(listen: SocketAddr, visits: Arc<AtomicU64>) -> io::Result<()> {
         .route("/websocket", get(websocket))
         // tower's and tower-http's timeouts need tokio's timer; this one is the shard's.
         .layer(TimeoutLayer::new(Duration::from_secs(1)))
-        .with_state(visits);
-    let drain = Drain::on_terminate(Duration::from_secs(10));
+        .with_state(app);
     // Instead of `axum::serve(listener, router)`.
-    Server::new()
-        .start()
-        .serve_until(&drain, TcpListener::bind(listen)?, tower::service(router))
-        .await;
+    let (listener, service) = (TcpListener::bind(listen)?, tower::service(router));
+    Server::new().start().serve_until(&drain, listener, service).await;
+    // WebSockets, too, have ended then.
+    drain.ended().await;
     Ok(())
 }
 
-async fn hello(State(visits): State<Arc<AtomicU64>>, Path(name): Path<String>) -> String {
-    let nth = visits.fetch_add(1, Ordering::Relaxed) + 1;
+async fn hello(State(app): State<App>, Path(name): Path<String>) -> String {
+    let nth = app.visits.fetch_add(1, Ordering::Relaxed) + 1;
     format!("hello {name}, visitor {nth}, from shard {}\n", throng::runtime::current_shard())
 }
 
@@ -90,8 +101,8 @@ async fn wait(Path(milliseconds): Path<u64>) -> &'static str {
 }
 
 /// Instead of `axum::extract::ws`, which spawns on tokio.
-async fn websocket(mut request: Request) -> Response {
-    match ws::upgrade(&mut request) {
+async fn websocket(State(app): State<App>, mut request: Request) -> Response {
+    match ws::upgrade_with(&mut request, Rc::clone(&app.sockets)) {
         Ok((response, socket)) => {
             throng::spawn_local(async move {
                 if let Ok(socket) = socket.await {

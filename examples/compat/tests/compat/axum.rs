@@ -1,5 +1,7 @@
 //! The axum application, asked by curl.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -57,4 +59,38 @@ fn curl_is_answered_by_our_own_stack() {
     let server = serve(&mut on_tap(AXUM), &address);
     ask(&address);
     server.terminate();
+}
+
+#[test]
+fn websockets_are_closed_when_it_ends() {
+    let address = free_address();
+    let server = serve(&mut example(AXUM), &address);
+    let mut stream = TcpStream::connect(&address).expect("it listens");
+    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("not zero");
+    let upgrade = "GET /websocket HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\n\
+                   upgrade: websocket\r\nsec-websocket-version: 13\r\n\
+                   sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    stream.write_all(upgrade.as_bytes()).expect("sent");
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).expect("a head");
+        head.push(byte[0]);
+    }
+    assert!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
+    // A text of two letters, masked with zeroes, and its echo.
+    stream.write_all(b"\x81\x82\0\0\0\0hi").expect("sent");
+    let mut echo = [0; 4];
+    stream.read_exact(&mut echo).expect("an echo");
+    assert_eq!(&echo, b"\x81\x02hi");
+    let ending = std::thread::spawn(move || server.terminate());
+    // Going away (RFC 6455 7.4.1), which is answered alike.
+    let mut close = [0; 4];
+    stream.read_exact(&mut close).expect("a close frame");
+    assert_eq!(close, [0x88, 2, 0x03, 0xe9]);
+    stream.write_all(b"\x88\x82\0\0\0\0\x03\xe9").expect("sent");
+    // The server ends the connection first (RFC 6455 7.1.1).
+    assert_eq!(stream.read(&mut close).expect("an end"), 0);
+    drop(stream);
+    ending.join().expect("it ends well");
 }
