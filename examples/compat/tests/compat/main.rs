@@ -7,4 +7,5 @@ mod redis;
 mod streams;
 mod support;
 mod tower_layers;
+mod vanished;
 mod websocket;

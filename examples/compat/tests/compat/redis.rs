@@ -2,9 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use crate::support::{
-    KERNELS, Running, example, find, free_address, on_tap, run, start, succeed, tap,
-};
+use crate::support::{KERNELS, Running, example, find, free_address, on_tap, start, succeed, tap};
 
 const REDIS: &str = env!("CARGO_BIN_EXE_redis");
 
@@ -28,11 +26,8 @@ fn server(address: &str) -> Option<Running> {
 #[test]
 fn commands_pipelines_and_subscriptions_work() {
     let address = free_address();
-    let Some(server) = server(&address) else { return };
+    let Some(_server) = server(&address) else { return };
     assert_eq!(succeed(example(REDIS).arg(&address)), EXPECTED);
-    drop(server);
-    let (success, _, error) = run(example(REDIS).arg(&address));
-    assert!(!success && error.contains("ConnectionRefused"), "{error}");
 }
 
 #[test]
