@@ -12,6 +12,7 @@ mod driver;
 mod emit;
 mod exception;
 mod fragment;
+mod icmp;
 mod link;
 mod neighbor;
 mod parse;
@@ -52,6 +53,7 @@ use crate::steering::Steering;
 use crate::tcp::segment::{Addr, FourTuple, Header};
 use crate::tcp::{self, ConnId, Engine, Event, ListenerId};
 pub(crate) use exception::Exception;
+use icmp::Icmp;
 use link::Link;
 use ports::EphemeralPorts;
 use random::Random;
@@ -79,7 +81,7 @@ pub(crate) enum Message {
     /// A neighbour's address, heard by the slow path.
     Neighbor(News),
     /// An ICMP error about a flow of the receiver's.
-    Unreachable(FourTuple, tcp::seq::SeqNum, tcp::Unreachable),
+    Icmp(FourTuple, tcp::seq::SeqNum, Icmp),
     /// New addresses and gateways, from DHCP.
     Routes(Box<Routes>),
 }

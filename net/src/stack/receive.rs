@@ -43,9 +43,7 @@ impl Stack {
                 }
                 Message::Slow(packet) => self.slow_input(packet, now),
                 Message::Neighbor(news) => self.link.learn(news.addr, news.link, news.create),
-                Message::Unreachable(tuple, seq, kind) => {
-                    self.engine.on_icmp_unreachable(tuple, seq, kind, now);
-                }
+                Message::Icmp(tuple, seq, said) => self.on_icmp(tuple, seq, said, now),
                 Message::Routes(routes) => self.apply_routes(*routes, true),
             }
         }

@@ -3,13 +3,13 @@
 use std::net::IpAddr;
 
 use smoltcp::wire::{
-    ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, Icmpv4DstUnreachable,
-    Icmpv4Message, Icmpv4Packet, Icmpv6DstUnreachable, Icmpv6Message, Icmpv6Packet, Icmpv6Repr,
-    IpProtocol, Ipv4Packet, Ipv6Packet, NdiscNeighborFlags, NdiscRepr,
+    ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, Icmpv6Packet, Icmpv6Repr,
+    IpProtocol, Ipv6Packet, NdiscNeighborFlags, NdiscRepr,
 };
 use throng_runtime::{Instant, ShardId};
 
 use super::fragment::Reassembled;
+use super::icmp::{self, Icmp};
 use super::parse::{Parsed, parse};
 use super::{Message, News, Stack};
 use crate::packet::Packet;
@@ -35,12 +35,12 @@ impl Stack {
                 self.tell(ShardId(to as u16), Message::Neighbor(news));
             }
         }
-        if let Some((tuple, seq, kind)) = unreachable(packet.data()) {
+        if let Some((tuple, seq, said)) = icmp::read(packet.data()) {
             let owner = self.steering.sharding().owner_of(&tuple);
             if owner == self.shard {
-                self.engine.on_icmp_unreachable(tuple, seq, kind, now);
+                self.on_icmp(tuple, seq, said, now);
             } else {
-                self.tell(owner, Message::Unreachable(tuple, seq, kind));
+                self.tell(owner, Message::Icmp(tuple, seq, said));
             }
             return;
         }
@@ -49,9 +49,19 @@ impl Stack {
         }
     }
 
+    /// What an ICMP error says of a flow of this shard's.
+    pub(super) fn on_icmp(&mut self, tuple: FourTuple, seq: SeqNum, said: Icmp, now: Instant) {
+        match said {
+            Icmp::Unreachable(kind) => {
+                self.engine.on_icmp_unreachable(tuple, seq, kind, now);
+            }
+            Icmp::TooBig(said) => self.engine.on_icmp_too_big(tuple, seq, said, now),
+        }
+    }
+
     /// A packet of ours waited in vain for its neighbour: what ICMP calls host unreachable.
     pub(super) fn neighbor_failed(&mut self, packet: &Packet, now: Instant) {
-        if let Some((tuple, seq)) = packet.data().get(14..).and_then(quoted_flow) {
+        if let Some((tuple, seq, _)) = packet.data().get(14..).and_then(icmp::quoted_flow) {
             self.engine.on_icmp_unreachable(tuple, seq, Unreachable::Neighbor, now);
         }
     }
@@ -133,81 +143,4 @@ impl Stack {
         let acceptable = self.link.is_neighbor(&addr) && !self.link.routes.is_local(&addr);
         acceptable.then_some(News { addr, link, create })
     }
-}
-
-/// The TCP flow that an ICMP error is about, the sequence number it quotes, and what it says.
-fn unreachable(frame: &[u8]) -> Option<(FourTuple, SeqNum, Unreachable)> {
-    let ethernet = EthernetFrame::new_checked(frame).ok()?;
-    match ethernet.ethertype() {
-        EthernetProtocol::Ipv4 => {
-            let ip = Ipv4Packet::new_checked(ethernet.payload()).ok()?;
-            if ip.next_header() != IpProtocol::Icmp {
-                return None;
-            }
-            let icmp = Icmpv4Packet::new_checked(ip.payload()).ok()?;
-            if icmp.msg_type() != Icmpv4Message::DstUnreachable || !icmp.verify_checksum() {
-                return None;
-            }
-            let kind = match Icmpv4DstUnreachable::from(icmp.msg_code()) {
-                // RFC 1122 4.2.3.9: protocol and port unreachable are hard errors.
-                Icmpv4DstUnreachable::ProtoUnreachable => Unreachable::Protocol,
-                Icmpv4DstUnreachable::PortUnreachable => Unreachable::Port,
-                Icmpv4DstUnreachable::FragRequired => return None,
-                Icmpv4DstUnreachable::NetUnreachable => Unreachable::Network,
-                Icmpv4DstUnreachable::CommProhibited
-                | Icmpv4DstUnreachable::HostProhibited
-                | Icmpv4DstUnreachable::NetProhibited => Unreachable::Prohibited,
-                _ => Unreachable::Host,
-            };
-            let (tuple, seq) = quoted_flow(icmp.data())?;
-            Some((tuple, seq, kind))
-        }
-        EthernetProtocol::Ipv6 => {
-            let ip = Ipv6Packet::new_checked(ethernet.payload()).ok()?;
-            if ip.next_header() != IpProtocol::Icmpv6 {
-                return None;
-            }
-            let icmp = Icmpv6Packet::new_checked(ip.payload()).ok()?;
-            if icmp.msg_type() != Icmpv6Message::DstUnreachable
-                || !icmp.verify_checksum(&ip.src_addr(), &ip.dst_addr())
-            {
-                return None;
-            }
-            let kind = match Icmpv6DstUnreachable::from(icmp.msg_code()) {
-                Icmpv6DstUnreachable::PortUnreachable => Unreachable::Port,
-                Icmpv6DstUnreachable::NoRoute => Unreachable::Network,
-                Icmpv6DstUnreachable::AdminProhibit => Unreachable::Prohibited,
-                _ => Unreachable::Host,
-            };
-            let (tuple, seq) = quoted_flow(ip.payload().get(8..)?)?;
-            Some((tuple, seq, kind))
-        }
-        _ => None,
-    }
-}
-
-/// The flow and sequence number of an IP packet of ours, of which the first eight bytes of
-/// the TCP header are there.
-fn quoted_flow(ip: &[u8]) -> Option<(FourTuple, SeqNum)> {
-    let (protocol, local, remote, header_len) = match ip.first()? >> 4 {
-        4 if ip.len() >= 20 => {
-            let packet = Ipv4Packet::new_unchecked(ip);
-            let addrs = (IpAddr::V4(packet.src_addr()), IpAddr::V4(packet.dst_addr()));
-            (packet.next_header(), addrs.0, addrs.1, usize::from(packet.header_len()))
-        }
-        6 if ip.len() >= 40 => {
-            let packet = Ipv6Packet::new_unchecked(ip);
-            let addrs = (IpAddr::V6(packet.src_addr()), IpAddr::V6(packet.dst_addr()));
-            (packet.next_header(), addrs.0, addrs.1, 40)
-        }
-        _ => return None,
-    };
-    let l4 = ip.get(header_len..header_len + 8).filter(|_| protocol == IpProtocol::Tcp)?;
-    let tuple = FourTuple {
-        local: local.into(),
-        remote: remote.into(),
-        local_port: u16::from_be_bytes([l4[0], l4[1]]),
-        remote_port: u16::from_be_bytes([l4[2], l4[3]]),
-    };
-    Some((tuple, SeqNum(u32::from_be_bytes([l4[4], l4[5], l4[6], l4[7]]))))
 }

@@ -13,6 +13,7 @@ use super::engine::{ConnId, Event};
 use super::error::Error;
 use super::isn::Secret;
 use super::keepalive::Keepalives;
+use super::path::Paths;
 use super::rtt::{RtoLimits, millis};
 use super::segment::{Flags, FourTuple, Header, Options};
 use super::seq::SeqNum;
@@ -54,6 +55,7 @@ pub(super) struct Core {
     /// Connections whose windows wait for engine-wide receive memory.
     squeezed: VecDeque<ConnId>,
     pub(super) keepalives: Keepalives,
+    pub(super) paths: Paths,
     /// Resets left, in thousandths, and when that was so.
     resets: u64,
     resets_at: Instant,
@@ -90,6 +92,7 @@ impl Core {
             promised: 0,
             squeezed: VecDeque::new(),
             keepalives: Keepalives::default(),
+            paths: Paths::default(),
             resets: u64::from(config.resets_per_second) * 1000,
             resets_at: now,
             config,

@@ -85,7 +85,11 @@ throng_runtime::metrics! {
         counter time_wait_reused: u64,
         /// Replies dropped for the bound of the reply queue.
         limit replies_dropped: u64,
-        /// ICMP messages that belonged to no outstanding segment.
+        /// ICMP messages that belonged to no outstanding segment, or contradicted it.
         counter icmp_ignored: u64,
+        /// ICMP messages that lowered what is known of a path's MTU.
+        counter path_mtu_lowered: u64,
+        /// Times segments were shortened because full-sized ones vanished.
+        counter path_mtu_suspected: u64,
     }
 }

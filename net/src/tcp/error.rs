@@ -92,6 +92,16 @@ pub enum Unreachable {
     Prohibited,
 }
 
+/// What an ICMP message says of a segment of ours that was longer than its path carries
+/// (RFC 1191 4, RFC 4443 3.2).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TooBig {
+    /// The MTU of the next hop, in bytes of IP packet; 0: not said (RFC 1191 5).
+    pub mtu: u16,
+    /// The length of the packet that the message quotes, from its IP header.
+    pub quoted: u16,
+}
+
 impl Unreachable {
     /// Whether it ends a connection attempt (it never ends a synchronized connection).
     pub(super) fn is_hard(self) -> bool {

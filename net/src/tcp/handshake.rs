@@ -115,6 +115,7 @@ impl Conn {
             rexmit_at: Tick::NONE,
             ack_at: Tick::NONE,
             mss,
+            full_mss: mss,
             rcv_mss: 0,
             ts_offset,
             index: 0,
@@ -154,13 +155,13 @@ impl Conn {
     /// Settles what both SYNs agreed on.
     pub(super) fn negotiate(
         &mut self,
-        core: &Core,
+        core: &mut Core,
         offer: &Offer,
         irs: SeqNum,
         window: u16,
         now: Clock,
     ) {
-        self.mss = offer.mss;
+        self.full_mss = offer.mss;
         if let Some(scale) = offer.scale {
             self.set(flag::SCALE);
             (self.snd_scale, self.rcv_scale) = (scale, core.rcv_scale);
@@ -172,8 +173,8 @@ impl Conn {
             self.set(flag::TIMESTAMPS);
             self.ts_recent = theirs;
             self.ts_hour = now.hour;
-            self.mss -= options::TIMESTAMPS_LEN;
         }
+        super::path::fit(self, core, now);
         self.rcv_nxt = irs + 1;
         self.last_ack = self.rcv_nxt;
         self.rcv_adv = self.rcv_nxt + u32::from(syn_window(core));

@@ -23,7 +23,7 @@ throng_runtime::metrics! {
         /// Bytes counted against the bound of receive memory.
         gauge recv_memory: u64,
         /// Bytes of the tables: blocks, half-open and TIME_WAIT entries, demultiplexing,
-        /// keepalive settings.
+        /// keepalive settings, paths.
         gauge tables: usize,
     }
 }
@@ -43,6 +43,7 @@ impl Engine {
                 + self.halves.memory()
                 + self.core.waits.memory()
                 + self.core.keepalives.memory()
+                + self.core.paths.memory()
                 + self.core.demux.memory(),
         }
     }
@@ -121,6 +122,8 @@ fn check(conn: &Conn) {
         assert!(conn.queued() + fin + syn >= conn.flight(), "what is in flight is queued");
     }
     assert!(conn.high_rxt.at_or_after(conn.snd_una) && conn.high_rxt.at_or_before(conn.snd_nxt));
+    let syn_sent = matches!(conn.state, State::SynSent | State::SynReceived);
+    assert!(syn_sent || conn.congestion.cwnd >= u32::from(conn.mss), "a segment fits the window");
     // A deadline has a node in the wheel, or the transmit queue will see to it.
     let deadline = conn.rexmit_at.earliest(conn.ack_at).earliest(conn.keep_at);
     if deadline.is_some() && !conn.has(flag::QUEUED) {

@@ -5,6 +5,7 @@ use super::core::{Core, plain};
 use super::egress::{Egress, Full};
 use super::handshake::syn_header;
 use super::options::sack_len;
+use super::path;
 use super::recovery;
 use super::segment::{Flags, Header, SackBlock};
 use super::seq::SeqNum;
@@ -43,6 +44,9 @@ pub(super) fn transmit(
 ) -> Result<Turn, Full> {
     if let Some(done) = transmit_plain(conn, core, egress, now) {
         return done;
+    }
+    if conn.phase == Phase::Open && (conn.has(flag::NARROW) || !core.paths.is_empty()) {
+        path::fit(conn, core, now);
     }
     let share = u32::from(core.config.burst.max(1));
     let mut sack = [None; 4];

@@ -2,6 +2,7 @@
 //! (RFC 5681, RFC 6675, RFC 6582, RFC 6298).
 
 use super::core::Core;
+use super::path;
 use super::sack::{DUP_THRESH, Scoreboard};
 use super::segment::Header;
 use super::seq::SeqNum;
@@ -138,6 +139,9 @@ pub(super) fn acknowledge(conn: &mut Conn, core: &mut Core, header: &Header, now
     if conn.retries > 0 {
         conn.retries = 0;
         conn.soft_error = None;
+        if conn.has(flag::BLACK_HOLE) {
+            path::on_passage(conn, core, acked, now);
+        }
     }
     conn.progress_at = tick;
     conn.rexmit_at = Tick::NONE;
@@ -222,6 +226,7 @@ pub(super) fn on_timeout(conn: &mut Conn, core: &mut Core, now: Clock) {
     core.counters.timeouts += 1;
     let first = conn.retries == 0;
     conn.retries = conn.retries.saturating_add(1);
+    path::on_timeout(conn, core, now);
     conn.rtt.back_off(&core.rto);
     let flight = conn.flight();
     conn.congestion.on_timeout(flight, u32::from(conn.mss), first && conn.phase != Phase::Loss);
@@ -238,6 +243,20 @@ pub(super) fn on_timeout(conn: &mut Conn, core: &mut Core, now: Clock) {
         // RFC 2018 8: the peer may have dropped what it reported.
         cold.forget_sacked();
     }
+    conn.set(flag::FORCE_RETRANSMIT);
+    start_timer(conn, core, now);
+    core.want_transmit(conn);
+}
+
+/// What is out was too long for the path and is lost: all of it goes again, as far as the
+/// peer has not reported it, and the window stays as it is (RFC 1191 6.5).
+pub(super) fn send_again(conn: &mut Conn, core: &mut Core, now: Clock) {
+    conn.phase = Phase::Loss;
+    conn.recover = conn.snd_nxt;
+    conn.high_rxt = conn.snd_una;
+    conn.dup_acks = 0;
+    // Karn's rule.
+    conn.unset(flag::ECHOES | flag::TIMING);
     conn.set(flag::FORCE_RETRANSMIT);
     start_timer(conn, core, now);
     core.want_transmit(conn);

@@ -116,6 +116,10 @@ pub(super) mod flag {
     pub(crate) const ECHOES: u32 = 1 << 28;
     /// Offers less than it would if there were more receive memory.
     pub(crate) const SQUEEZED: u32 = 1 << 29;
+    /// Sends shorter segments than the peer takes, for the path's sake.
+    pub(crate) const NARROW: u32 = 1 << 30;
+    /// Sends shorter segments to see whether those arrive.
+    pub(crate) const BLACK_HOLE: u32 = 1 << 31;
 }
 
 /// A connection's hot block. The first 128 bytes are what a predicted segment touches.
@@ -187,6 +191,8 @@ pub(super) struct Conn {
     pub(super) opened_at: u32,
     /// User timeout in milliseconds; 0: none.
     pub(super) user_timeout: u32,
+    /// Largest segment that both ends take, options included.
+    pub(super) full_mss: u16,
     /// Linger time in seconds plus one; 0: not set.
     pub(super) linger: u16,
     /// When `ts_recent` was taken, in hours modulo 2^16.

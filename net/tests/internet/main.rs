@@ -3,3 +3,4 @@
 
 mod flood;
 mod hop;
+mod narrow;

@@ -8,6 +8,7 @@ mod closing;
 mod cookies;
 mod opening;
 mod peer;
+mod pmtu;
 mod random;
 mod receiving;
 mod regressions;
