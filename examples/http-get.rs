@@ -17,9 +17,10 @@ use throng::http::client::{Body, Client, HttpVersion};
 
 #[derive(Clone, Parser)]
 struct Args {
-    /// The device, such as `tap:throng1`; addresses and more come from THRONG_* variables.
-    #[arg(long, env = "THRONG_DEVICE", default_value = "kernel")]
-    device: String,
+    /// The device, such as `tap:throng1`, else what THRONG_DEVICE says, else the host\'s own sockets;
+    /// addresses and more come from THRONG_* variables, too.
+    #[arg(long)]
+    device: Option<String>,
     /// The method; POST where there is something to send, else GET.
     #[arg(short = 'X', long)]
     method: Option<Method>,
@@ -42,9 +43,12 @@ struct Args {
     url: String,
 }
 
-fn main() -> io::Result<()> {
+pub(crate) fn main() -> io::Result<()> {
     let args = Args::parse();
-    let builder = Builder::from_env()?.device(&args.device).shards(1);
+    let mut builder = Builder::from_env()?.shards(1);
+    if let Some(device) = &args.device {
+        builder = builder.device(device);
+    }
     builder.run(move |_| fetch(args.clone()))?.into_iter().collect()
 }
 

@@ -27,9 +27,10 @@ use throng::{Builder, ShardId, TcpListener, runtime, spawn_local, ws};
 
 #[derive(Clone, Parser)]
 struct Args {
-    /// The device, such as `tap:throng0`; addresses and more come from THRONG_* variables.
-    #[arg(long, env = "THRONG_DEVICE")]
-    device: String,
+    /// The device, such as `tap:throng0`, else what THRONG_DEVICE says, else the host\'s own sockets;
+    /// addresses and more come from THRONG_* variables, too.
+    #[arg(long)]
+    device: Option<String>,
     /// Where to listen.
     #[arg(long, default_value = "[::]:443")]
     listen: SocketAddr,
@@ -41,13 +42,16 @@ struct Args {
     key: PathBuf,
 }
 
-fn main() -> io::Result<()> {
+pub(crate) fn main() -> io::Result<()> {
     tracing_subscriber::fmt::init();
     let args = Args::parse();
     let identity = Identity::from_pem_files(&args.chain, &args.key).map_err(io::Error::other)?;
     let config = ServerConfig::new([identity]).alpn(alpn::HTTP);
     let acceptor = config.build().map_err(io::Error::other)?;
-    let builder = Builder::from_env()?.device(args.device.clone());
+    let mut builder = Builder::from_env()?;
+    if let Some(device) = &args.device {
+        builder = builder.device(device);
+    }
     let serve = move |shard| serve(shard, args.clone(), acceptor.clone());
     builder.run(serve)?.into_iter().collect()
 }

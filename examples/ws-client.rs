@@ -13,9 +13,10 @@ use throng::{Builder, TcpStream, runtime};
 
 #[derive(Parser)]
 struct Args {
-    /// The device, such as `tap:throng1`; addresses and more come from THRONG_* variables.
-    #[arg(long, env = "THRONG_DEVICE")]
-    device: String,
+    /// The device, such as `tap:throng1`, else what THRONG_DEVICE says, else the host\'s own sockets;
+    /// addresses and more come from THRONG_* variables, too.
+    #[arg(long)]
+    device: Option<String>,
     /// How many messages to send.
     #[arg(long, default_value_t = 3)]
     count: u32,
@@ -23,9 +24,12 @@ struct Args {
     server: String,
 }
 
-fn main() -> io::Result<()> {
+pub(crate) fn main() -> io::Result<()> {
     let args = Args::parse();
-    let builder = Builder::from_env()?.device(args.device).shards(1);
+    let mut builder = Builder::from_env()?.shards(1);
+    if let Some(device) = args.device {
+        builder = builder.device(device);
+    }
     builder.run(move |_| talk(args.server.clone(), args.count))?.into_iter().collect()
 }
 

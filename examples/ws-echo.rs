@@ -18,17 +18,21 @@ use throng::{Builder, TcpListener, TcpStream};
 
 #[derive(Parser)]
 struct Args {
-    /// The device, such as `tap:throng0`; addresses and more come from THRONG_* variables.
-    #[arg(long, env = "THRONG_DEVICE")]
-    device: String,
+    /// The device, such as `tap:throng0`, else what THRONG_DEVICE says, else the host\'s own sockets;
+    /// addresses and more come from THRONG_* variables, too.
+    #[arg(long)]
+    device: Option<String>,
     /// Where to listen.
     #[arg(long, default_value = "[::]:9001")]
     listen: SocketAddr,
 }
 
-fn main() -> io::Result<()> {
+pub(crate) fn main() -> io::Result<()> {
     let args = Args::parse();
-    let builder = Builder::from_env()?.device(args.device);
+    let mut builder = Builder::from_env()?;
+    if let Some(device) = args.device {
+        builder = builder.device(device);
+    }
     builder.run(move |_| serve(args.listen))?.into_iter().collect()
 }
 

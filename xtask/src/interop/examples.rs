@@ -1,4 +1,5 @@
-//! The examples, each used by a real client over a TAP, and by one another.
+//! What of the examples only other programs can say: Python's client, a router between two of them,
+//! curl as the README has it. Every example over every backend is `tests/examples/`.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -23,33 +24,6 @@ const CLIENT_GATEWAY: &str = "10.78.0.1";
 
 /// Runs the examples of `dir` and what is asked of each.
 pub(crate) fn all(run: &mut Run, dir: &Path) {
-    run.check("echo", |run| {
-        let _server = serve(run, dir, "echo", 7)?;
-        checks::tcp_echo(SERVER_V4)
-    });
-    run.check("http-hello", |run| {
-        let _server = serve(run, dir, "http-hello", 80)?;
-        let url = format!("http://{SERVER_V4}/");
-        let first = checks::get(&url, &["--http1.1", "-m5"])?;
-        let second =
-            checks::get(&url, &["--http2-prior-knowledge", "-m5", "-w", "\n%{http_version}"])?;
-        // Which shard answers is RSS's to say, and may differ.
-        let hello = |text: &str| text.starts_with("hello from shard ") && text.contains(": /");
-        if !hello(&first) || !hello(&second) || !second.ends_with('2') {
-            return Err(format!("HTTP/1.1 answers {first:?}, HTTP/2 {second:?}"));
-        }
-        // Our own client, on the kernel's side.
-        let fetched = Cmd::new(dir.join("http-get"))
-            .args(["--device", "kernel", "--http2", "--count", "3", &url])
-            .stdout_only()
-            .limit(Duration::from_secs(20))
-            .run()
-            .map_err(|error| format!("http-get: {error}"))?;
-        if !fetched.ok() || fetched.output.lines().filter(|line| hello(line)).count() != 3 {
-            return Err(format!("http-get: {}: {}", fetched.how(), fetched.output));
-        }
-        Ok(first)
-    });
     run.check("ws-echo and ws-client", |run| {
         let _server = serve(run, dir, "ws-echo", 9001)?;
         let script = crate::host::root().join("interop/ws_echo.py");
