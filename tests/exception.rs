@@ -134,7 +134,7 @@ fn start(device: &'static str, port: &str, exception: &'static str, net: u8, sha
         kernel_server("[::]:8080");
         let socket = StdUdp::bind("[::]:5353").expect("a port of the kernel's");
         thread::spawn(move || {
-            let mut buffer = [0; 2048];
+            let mut buffer = [0; 9_000];
             while let Ok((length, from)) = socket.recv_from(&mut buffer) {
                 let _ = socket.send_to(&buffer[..length], from);
             }
@@ -175,10 +175,29 @@ fn udp_echoes(address: &str) {
     let family = if address.contains('[') { "[::]:0" } else { "0.0.0.0:0" };
     let socket = StdUdp::bind(family).expect("a socket");
     socket.set_read_timeout(Some(Duration::from_secs(2))).expect("a timeout");
-    socket.send_to(b"ping", format!("{address}:5353")).expect("sent");
-    let mut buffer = [0; 16];
-    let (length, _) = socket.recv_from(&mut buffer).expect("the kernel's echo");
-    assert_eq!(&buffer[..length], b"ping");
+    // The longer one comes in fragments.
+    for length in [4, 5_000] {
+        let sent: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
+        socket.send_to(&sent, format!("{address}:5353")).expect("sent");
+        let mut buffer = [0; 9_000];
+        let (length, _) = socket.recv_from(&mut buffer).expect("the kernel's echo");
+        assert!(buffer[..length] == sent, "{length} of {} bytes came back", sent.len());
+    }
+}
+
+/// Of the link-local address, which both sides of one MAC address have, the kernel gets what is
+/// not ours.
+fn link_local_is_the_kernels_too(host: &Host, port: &str, exception: &'static str) {
+    let shown = host.run(move || succeed(&format!("ip -o -6 addr show dev {exception}")));
+    let mut words = shown.split_whitespace();
+    let address = words.find(|word| word.starts_with("fe80:")).expect("a link-local address");
+    let address = address.split('/').next().expect("an address");
+    let got = succeed(&format!("curl -sS -g -m10 http://[{address}%25{port}]:8080/"));
+    assert_eq!(got.len(), KERNELS);
+    assert_eq!(succeed(&format!("curl -sS -g -m5 http://[{address}%25{port}]/")), "throng");
+    let index = succeed(&format!("ip -o link show {port}"));
+    let index = index.split(':').next().expect("the interface's number");
+    udp_echoes(&format!("[{address}%{index}]"));
 }
 
 fn addresses_of_its_own(
@@ -196,6 +215,7 @@ fn addresses_of_its_own(
         succeed(&format!("ping -c 2 -i 0.2 -W 2 -s 1000 {address}"));
     }
     kernels.iter().for_each(|address| udp_echoes(address));
+    link_local_is_the_kernels_too(&host, port, exception);
     // The other way round: the kernel behind the port opens.
     kernel_server("[::]:8081");
     let url = format!("http://10.66.{net}.1:8081/");

@@ -166,8 +166,9 @@ impl Builder {
     /// 15 bytes) that has the port's MAC address, and sends what comes back from it: ssh, routing
     /// daemons and everything else of the host's share the port. Give the interface addresses
     /// with `ip addr add`; they must not be ours, unless they are
-    /// [shared](Builder::share_addresses). Needs CAP_NET_ADMIN. The host itself does not reach
-    /// our addresses by it. Ignored on `kernel`.
+    /// [shared](Builder::share_addresses); the link-local one of IPv6, which follows from the
+    /// MAC address, always is. Needs CAP_NET_ADMIN. The host itself does not reach our
+    /// addresses by it. Ignored on `kernel`.
     pub fn exception(mut self, interface: impl Into<String>) -> Builder {
         self.raw.exception = Some(interface.into());
         self

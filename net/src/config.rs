@@ -303,6 +303,13 @@ impl Raw {
             let accepted = "the name of the interface that shares the addresses";
             return Err(ConfigError::Missing { key: "exception", accepted });
         }
+        let port = match &device.backend {
+            Backend::Tap { interface, .. } => Some(interface),
+            _ => None,
+        };
+        if let Some(name) = self.exception.as_ref().filter(|name| port == Some(*name)) {
+            return Err(value("exception", name, "another interface than the device's"));
+        }
         let limits = self.limits.clone();
         limits.check()?;
         Ok(Settings {
@@ -397,6 +404,8 @@ mod tests {
     fn addresses_are_shared_only_with_an_interface() {
         let said = error("device = 'tap:x'\naddress = ['10.0.0.2/24']\nexception_shared = true\n");
         assert!(said.contains("exception is missing"), "{said}");
+        let said = error("device = 'tap:x'\naddress = ['10.0.0.2/24']\nexception = 'x'\n");
+        assert!(said.contains("another interface"), "{said}");
         let mut env = Raw::default();
         let bad = env.apply_env(|key| (key == "THRONG_EXCEPTION_SHARED").then(|| "maybe".into()));
         assert!(bad.expect_err("no boolean").to_string().contains("true or false"));

@@ -159,8 +159,10 @@ impl Stack {
         if self.stash.is_some() {
             return;
         }
-        let beside = self.exception.as_mut().map(Exception::arm);
-        if beside == Some(false) {
+        // Without room for what the kernel sends it stays where it is, and wakes nobody.
+        let beside = self.exception.as_mut().filter(|_| self.link.has_room());
+        let (listens, ready) = beside.map_or((false, true), |beside| (true, beside.arm()));
+        if !ready {
             return;
         }
         let armed = self.link.device.interrupt_fd().is_some() && self.link.device.arm();
@@ -168,7 +170,8 @@ impl Stack {
         if can_sleep {
             let timeout = if armed { timeout } else { Some(timeout.map_or(nap, |t| t.min(nap))) };
             let device = armed.then(|| self.link.device.interrupt_fd()).flatten();
-            let beside = self.exception.as_ref().and_then(Exception::interrupt_fd);
+            let beside = self.exception.as_ref().filter(|_| listens);
+            let beside = beside.and_then(Exception::interrupt_fd);
             let [device, host, beside] = [device, host, beside].map(|fd| fd.unwrap_or(unpark));
             wait_readable(&[unpark, device, host, beside], timeout);
         }

@@ -16,6 +16,7 @@ use smoltcp::wire::{
 use throng_runtime::Instant;
 
 use super::Stack;
+use super::fragment::fragment;
 use super::receive::BURST;
 use crate::device::{Device, offload};
 use crate::packet::{ChecksumStatus, Packet, TxMeta};
@@ -78,19 +79,20 @@ pub(super) fn whose(
         // A port that hears everything: for neither.
         return Whose::Ours;
     }
-    let both = if shared { Whose::Both } else { Whose::Ours };
+    let both = |dst: &Addr| if shared || is_link_local(dst) { Whose::Both } else { Whose::Ours };
     match ethernet.ethertype() {
         // Requests come as broadcasts; the answers to ours and to the kernel's look alike.
         EthernetProtocol::Arp => Whose::Both,
         _ if !unicast => Whose::Both,
         EthernetProtocol::Ipv4 => {
             let Ok(ip) = Ipv4Packet::new_checked(ethernet.payload()) else { return Whose::Ours };
-            if !local(&Addr::from(IpAddr::V4(ip.dst_addr()))) {
+            let dst = Addr::from(IpAddr::V4(ip.dst_addr()));
+            if !local(&dst) {
                 return Whose::TheKernels;
             }
             // Of ICMP only an echo request is not about somebody's own packet.
             let request = ip.frag_offset() == 0 && ip.payload().first() == Some(&8);
-            if ip.next_header() == IpProtocol::Icmp && !request { both } else { Whose::Ours }
+            if ip.next_header() == IpProtocol::Icmp && !request { both(&dst) } else { Whose::Ours }
         }
         EthernetProtocol::Ipv6 => {
             let Ok(ip) = Ipv6Packet::new_checked(ethernet.payload()) else { return Whose::Ours };
@@ -98,12 +100,12 @@ pub(super) fn whose(
                 IpProtocol::Icmpv6 => ip.payload().first().copied(),
                 _ => None,
             };
+            let dst = Addr::from(IpAddr::V6(ip.dst_addr()));
             match icmp {
-                // RFC 4861 4: what neighbours and routers say. With one MAC address the link-local
-                // addresses of both are the same.
+                // RFC 4861 4: what neighbours and routers say.
                 Some(133..=137) => Whose::Both,
-                _ if !local(&Addr::from(IpAddr::V6(ip.dst_addr()))) => Whose::TheKernels,
-                Some(kind) if kind != 128 => both,
+                _ if !local(&dst) => Whose::TheKernels,
+                Some(kind) if kind != 128 => both(&dst),
                 _ => Whose::Ours,
             }
         }
@@ -111,10 +113,16 @@ pub(super) fn whose(
     }
 }
 
+/// Whether it is a link-local address of IPv6. It follows from the MAC address (RFC 4291
+/// appendix A), so ours is the kernel's, too.
+fn is_link_local(addr: &Addr) -> bool {
+    matches!(addr.0, [0xfe, 0x80, ..])
+}
+
 impl Stack {
-    /// Whether what no socket of ours claims is the kernel's.
-    pub(super) fn shares_addresses(&self) -> bool {
-        self.exception.as_ref().is_some_and(|exception| exception.shared)
+    /// Whether what no socket of ours claims at `addr`, an address of ours, is the kernel's.
+    pub(super) fn shares(&self, addr: &Addr) -> bool {
+        self.exception.as_ref().is_some_and(|exception| exception.shared || is_link_local(addr))
     }
 
     /// Hands a frame of the slow path to the kernel if it is the kernel's; returns it if it is
@@ -145,13 +153,29 @@ impl Stack {
             self.link.counters.exception_dropped += 1;
             return;
         }
+        let mtu = exception.device.capabilities().mtu;
         packet.tx = TxMeta::default();
         if packet.rx.checksum == ChecksumStatus::Good {
             // The port may have vouched for a checksum that nobody has filled in.
             offload::finish_received(packet.data_mut());
-            packet.tx = whole(packet.data(), exception.device.capabilities().mtu);
+            packet.tx = whole(packet.data(), mtu);
         }
         exception.out.push_back(packet);
+    }
+
+    /// The same for a packet that passed the parser, which may have been put together of
+    /// fragments here: the kernel then gets it in fragments, as it came.
+    pub(super) fn give_kernel_unclaimed(&mut self, packet: Packet) {
+        let mtu = self.exception.as_ref().map_or(0, |it| it.device.capabilities().mtu);
+        let joined_here = packet.rx.checksum == ChecksumStatus::Unknown;
+        if joined_here && packet.len() > mtu + offload::ETHERNET_HEADER {
+            let ident = self.link.random_ident();
+            for piece in fragment(packet.data(), mtu, ident) {
+                self.give_kernel(Packet::from(piece));
+            }
+        } else {
+            self.give_kernel(packet);
+        }
     }
 
     /// Both directions of the TAP. Returns whether there was anything.
@@ -159,8 +183,13 @@ impl Stack {
         let Some(exception) = &mut self.exception else { return false };
         let mut worked = false;
         if !exception.out.is_empty() {
+            let dropped = |device: &dyn Device| device.counters().tx_dropped;
+            let before = dropped(&*exception.device);
             let taken = exception.device.transmit(&mut exception.out, now);
-            self.link.counters.exception_out += taken as u64;
+            // Of an interface that is down or gone, all.
+            let lost = dropped(&*exception.device) - before;
+            self.link.counters.exception_out += (taken as u64).saturating_sub(lost);
+            self.link.counters.exception_dropped += lost;
             worked = taken > 0;
         }
         if exception.due > now || !self.link.has_room() {
@@ -237,6 +266,12 @@ mod tests {
         frame(MAC, 0x86dd, &ip)
     }
 
+    fn link_local(next: u8, kind: u8) -> Vec<u8> {
+        let mut frame = v6(2, next, kind);
+        frame[38..40].copy_from_slice(&[0xfe, 0x80]);
+        frame
+    }
+
     fn sort(frame: &[u8], shared: bool) -> Whose {
         whose(frame, MAC, shared, |addr| match IpAddr::from(*addr) {
             IpAddr::V4(addr) => addr.octets()[3] == 2,
@@ -257,6 +292,9 @@ mod tests {
             (v6(2, 58, 129), Whose::Ours, Whose::Both),
             (v6(2, 58, 136), Whose::Both, Whose::Both),
             (v6(3, 58, 136), Whose::Both, Whose::Both),
+            (link_local(58, 128), Whose::Ours, Whose::Ours),
+            (link_local(58, 129), Whose::Both, Whose::Both),
+            (link_local(58, 1), Whose::Both, Whose::Both),
             (
                 frame(EthernetAddress::BROADCAST, 0x0800, &v4(3, 17, 0)[14..]),
                 Whose::Both,

@@ -72,6 +72,11 @@ impl Link {
         }
     }
 
+    /// What tells the fragments of one datagram from others'.
+    pub(crate) fn random_ident(&mut self) -> u32 {
+        self.idents.next() as u32
+    }
+
     /// Whether another frame may be queued.
     pub(crate) fn has_room(&self) -> bool {
         self.queue.len() < MAX_QUEUED
@@ -133,7 +138,8 @@ impl Link {
             return Ok(());
         }
         let mut packets = Vec::new();
-        for piece in fragment(&headers, self.mtu, self.idents.next() as u32) {
+        let ident = self.random_ident();
+        for piece in fragment(&headers, self.mtu, ident) {
             let mut packet = self.device.allocate(piece.len()).ok_or(Full)?;
             if !packet.append(&piece) {
                 return Err(Full);

@@ -81,8 +81,8 @@ impl Stack {
                     let data = &frame.data()[payload];
                     if self.udp.deliver(&tuple, data, &mut self.link.counters) {
                         self.link.counters.rx_datagrams += 1;
-                    } else if self.shares_addresses() {
-                        self.give_kernel(std::mem::take(frame));
+                    } else if self.shares(&tuple.local) {
+                        self.give_kernel_unclaimed(std::mem::take(frame));
                     } else {
                         // smoltcp answers with port unreachable (RFC 1122 4.1.3.1).
                         self.hand_to_slow_path(std::mem::take(frame), now);
@@ -107,10 +107,11 @@ impl Stack {
         for (.., lookup) in &segments {
             self.engine.warm_payload(lookup);
         }
-        let shared = self.shares_addresses();
+        let beside = self.exception.is_some();
         for (index, header, payload, lookup) in segments.drain(..) {
-            if shared && !self.engine.claims(&header.tuple) {
-                self.give_kernel(std::mem::take(&mut frames[index]));
+            let tuple = &header.tuple;
+            if beside && self.shares(&tuple.local) && !self.engine.claims(tuple) {
+                self.give_kernel_unclaimed(std::mem::take(&mut frames[index]));
                 continue;
             }
             self.link.counters.rx_segments += 1;
