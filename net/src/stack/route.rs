@@ -72,6 +72,11 @@ impl Routes {
 
     /// The neighbour to hand a packet for `dst` to; `None` where there is no route.
     pub(crate) fn next_hop(&self, dst: &Addr) -> Option<Addr> {
+        // RFC 1122 3.2.1.3 (g), RFC 4291 2.5.3: a loopback address is on no wire.
+        let ip = IpAddr::from(*dst);
+        if ip.is_loopback() {
+            return None;
+        }
         if self.on_link(dst).is_some() { Some(*dst) } else { self.gateway(dst.is_ipv4()) }
     }
 
@@ -119,6 +124,10 @@ mod tests {
         assert_eq!(routes.next_hop(&addr("192.0.2.1")), Some(addr("10.1.0.1")));
         assert_eq!(routes.next_hop(&addr("fd00::77")), Some(addr("fd00::77")));
         assert_eq!(routes.next_hop(&addr("2001:db8::1")), Some(addr("fe80::1")));
+        for loopback in ["127.0.0.1", "127.3.2.1", "::1"] {
+            assert_eq!(routes.next_hop(&addr(loopback)), None, "{loopback}");
+            assert_eq!(routes.source_for(&addr(loopback)), None, "{loopback}");
+        }
         assert_eq!(Routes::default().next_hop(&addr("192.0.2.1")), None);
     }
 
