@@ -85,18 +85,20 @@ impl Shared {
     }
 
     /// Makes room under the limits for a packet of so many bytes; without room it ends.
-    fn admit(&self, bytes: u64) -> bool {
-        if self.packets.fetch_add(1, Ordering::Relaxed) >= self.options.packets {
+    /// Returns which packet it is, counted from 1.
+    fn admit(&self, bytes: u64) -> Option<u64> {
+        let before = self.packets.fetch_add(1, Ordering::Relaxed);
+        if before >= self.options.packets {
             self.packets.fetch_sub(1, Ordering::Relaxed);
             self.finish(End::Packets);
-            return false;
+            return None;
         }
         if self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > self.options.bytes {
             self.give_back(bytes);
             self.finish(End::Bytes);
-            return false;
+            return None;
         }
-        true
+        Some(before + 1)
     }
 
     fn give_back(&self, bytes: u64) {
@@ -184,9 +186,34 @@ impl Recorder {
         self.block.clear();
         pcapng::packet(&mut self.block, self.interface, direction, time, frame, snaplen);
         let bytes = self.block.len() as u64;
-        if shared.admit(bytes) && self.ring.push_entire_slice(&self.block).is_err() {
+        let Some(number) = shared.admit(bytes) else { return };
+        if self.ring.push_entire_slice(&self.block).is_err() {
             shared.give_back(bytes);
             shared.missed.fetch_add(1, Ordering::Relaxed);
+        } else if number == shared.options.packets {
+            // Not with the next one, which may never come.
+            shared.finish(End::Packets);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_ends_with_the_last_packet_that_is_wanted() {
+        let options = Options { packets: 2, ..Options::default() };
+        let shared = Arc::new(Shared::new(options, 0, Vec::new()));
+        let (ring, consumer) = rtrb::RingBuffer::new(4_096);
+        let mut tap = Tap::new(shared.clone(), ring, 0);
+        let frame = || [Packet::from(vec![0; 60])];
+        tap.received(&frame(), Instant::ZERO);
+        assert_eq!((shared.status().end, shared.status().packets), (None, 1));
+        tap.received(&frame(), Instant::ZERO);
+        assert_eq!((shared.status().end, shared.status().packets), (Some(End::Packets), 2));
+        let written = consumer.slots();
+        tap.received(&frame(), Instant::ZERO);
+        assert_eq!((shared.status().packets, consumer.slots()), (2, written));
     }
 }
