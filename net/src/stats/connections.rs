@@ -50,11 +50,12 @@ pub async fn connections(from: u32, limit: usize) -> io::Result<Page> {
     let mut page = Page { connections: Vec::new(), next: Some(from) };
     let end = from.saturating_add(SLOTS_PER_PAGE);
     while let Some(at) = page.next.filter(|at| *at < end && page.connections.len() < limit) {
-        let room = (limit - page.connections.len()).min(SLOTS_PER_TURN as usize) as u32;
         let visit = |id, info| {
             page.connections.push(Connection { id: ConnectionId { shard, id }, info });
+            page.connections.len() < limit
         };
-        page.next = stack.borrow().engine.scan(at, room, throng_runtime::now(), visit);
+        let slots = SLOTS_PER_TURN.min(end - at);
+        page.next = stack.borrow().engine.scan(at, slots, throng_runtime::now(), visit);
         yield_now().await;
     }
     Ok(page)

@@ -374,7 +374,8 @@ impl Engine {
 
     /// Looks at `slots` places of the connection table, from the place `from` on, and calls
     /// `visit` for each connection found there, closing ones included whose application has
-    /// let go of them. Returns where to go on; `None` at the table's end.
+    /// let go of them; what that returns says whether to go on. Returns where the next look
+    /// begins; `None` at the table's end.
     ///
     /// A walk in several steps sees every connection that is open all the while.
     pub fn scan(
@@ -382,13 +383,13 @@ impl Engine {
         from: u32,
         slots: u32,
         now: Instant,
-        mut visit: impl FnMut(ConnId, Info),
+        mut visit: impl FnMut(ConnId, Info) -> bool,
     ) -> Option<u32> {
         let end = from.saturating_add(slots);
         for index in from..end {
             let conn = self.conns.try_get(index)?;
-            if conn.has(flag::LIVE) {
-                visit(conn.id(), Info::of(conn, &self.core, now));
+            if conn.has(flag::LIVE) && !visit(conn.id(), Info::of(conn, &self.core, now)) {
+                return Some(index + 1);
             }
         }
         Some(end)
