@@ -14,6 +14,10 @@ use super::{Error, Resolver};
 use crate::stream::TcpSocket;
 use crate::udp::UdpSocket;
 
+/// Messages from a server's address that are no answer, before a question over UDP is given
+/// up. A late answer or two may come from an earlier question at the same port.
+const MAX_TRIES: u32 = 16;
+
 /// Asks one server after the other, as often as the settings say, until one knows.
 /// What comes back is never `Truncated`, `FormErr` or `Failed`.
 pub(super) async fn exchange(
@@ -25,19 +29,19 @@ pub(super) async fn exchange(
     if servers.is_empty() {
         return Err(Error::NoServer(name.as_str().to_owned()));
     }
-    let first = if conf.rotate { resolver.next_turn() % servers.len() } else { 0 };
     let mut failure = None;
     for _ in 0..conf.attempts {
-        for offset in 0..servers.len() {
-            let server = servers[(first + offset) % servers.len()];
+        for &server in &servers {
             let asked = ask(resolver, server, &conf, name, kind).await;
+            let silent = matches!(&asked, Err(error) if error.kind() == io::ErrorKind::TimedOut);
+            resolver.note_silence(server, silent);
             failure = match asked {
                 Ok(Reply::Failed(why)) => Some(why),
                 Ok(Reply::FormErr) => Some("FORMERR".to_owned()),
                 Ok(Reply::Truncated) => Some("a truncated answer over TCP".to_owned()),
                 Ok(reply) => return Ok(reply),
                 // What one server said before tells more than another's silence.
-                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                Err(_) if silent => {
                     resolver.count(|stats| stats.timeouts += 1);
                     failure
                 }
@@ -82,7 +86,8 @@ async fn within<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -
 }
 
 /// RFC 5452: every question has a port and an id of its own, and what is not an answer to it
-/// from where it went is passed over.
+/// from where it went is passed over. Somebody who goes through the ids in the server's name
+/// gets a few tries; then the question is asked where that is no use, over TCP (9.2).
 async fn over_udp(
     resolver: &Resolver,
     server: SocketAddr,
@@ -95,14 +100,18 @@ async fn over_udp(
     let socket = UdpSocket::bind_towards(server, port, on_host(&server))?;
     resolver.count(|stats| stats.queries += 1);
     socket.send_to(&message::question(id, name, kind, edns), server).await?;
-    loop {
+    let mut tries = 0;
+    while tries < MAX_TRIES {
         let (bytes, from) = socket.recv_from().await?;
-        let reply = if from == server { message::reply(&bytes, id, name, kind) } else { None };
-        match reply {
-            Some(reply) => return Ok(reply),
-            None => resolver.count(|stats| stats.ignored += 1),
+        if from == server {
+            if let Some(reply) = message::reply(&bytes, id, name, kind) {
+                return Ok(reply);
+            }
+            tries += 1;
         }
+        resolver.count(|stats| stats.ignored += 1);
     }
+    Ok(Reply::Truncated)
 }
 
 /// RFC 7766: the same messages, each behind its length.

@@ -165,9 +165,11 @@ impl Lookup {
 
     /// Lets the answers that are still out come in, for the next lookup: an answer that is
     /// always later than a connection would cost every connection the wait for it. It ends
-    /// with the servers' time, and is not done at the limit of tasks.
+    /// with the servers' time, and is not done at the limit of tasks, nor where somebody else
+    /// waits for the same answer.
     pub(super) fn finish_alone(self) {
-        let waiting: Vec<_> = self.waiting.into_iter().flatten().collect();
+        let waiting = self.waiting.into_iter().flatten();
+        let waiting: Vec<_> = waiting.filter(|it| it.strong_count() == Some(1)).collect();
         if !waiting.is_empty() {
             let _ = try_spawn_local(join_all(waiting).map(drop));
         }

@@ -95,21 +95,27 @@ pub(super) fn reply(bytes: &[u8], id: u16, name: &HostName, kind: Kind) -> Optio
                 return None;
             }
         }
-        // A server that could not read the question has none to repeat (RFC 1035 4.1.1).
-        Err(_) if header.rcode() == Rcode::FORMERR && bytes.len() == 12 => {}
+        // A server that could not read the question has none to repeat (RFC 1035 4.1.1), and
+        // some that refuse it do not.
+        Err(_) if bytes.len() == 12 && !said_by_name(header.rcode()) => {}
         Err(_) => return None,
     }
     if header.tc() {
         return Some(Reply::Truncated);
     }
     Some(match header.rcode() {
-        Rcode::NOERROR | Rcode::NXDOMAIN => {
+        rcode if said_by_name(rcode) => {
             let said = read(&message, qname, kind);
             said.unwrap_or_else(|| Reply::Failed("a malformed answer".to_owned()))
         }
         Rcode::FORMERR | Rcode::NOTIMP => Reply::FormErr,
         rcode => Reply::Failed(rcode.to_string()),
     })
+}
+
+/// Whether a response with this code is about the name that was asked for.
+fn said_by_name(rcode: Rcode) -> bool {
+    matches!(rcode, Rcode::NOERROR | Rcode::NXDOMAIN)
 }
 
 /// Follows the answer from the name asked for to its addresses.
@@ -241,6 +247,19 @@ mod tests {
         }
         // Fewer records than promised.
         assert!(matches!(reply(&answer(Kind::A, 2, &RECORD)), Some(Reply::Failed(_))));
+    }
+
+    #[test]
+    fn a_bare_header_says_that_a_server_cannot_help_and_no_more() {
+        let reply_with = |rcode: u8| {
+            let bytes = [0, 7, 0x81, 0x80 | rcode, 0, 0, 0, 0, 0, 0, 0, 0];
+            reply(&bytes, 7, &name(), Kind::A)
+        };
+        assert_eq!(reply_with(1), Some(Reply::FormErr));
+        for rcode in [2, 5] {
+            assert!(matches!(reply_with(rcode), Some(Reply::Failed(_))), "{rcode}");
+        }
+        assert_eq!((reply_with(0), reply_with(3)), (None, None));
     }
 
     #[test]

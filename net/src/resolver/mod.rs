@@ -11,7 +11,8 @@
 //! * The name servers are those of the settings; without any those that DHCP has named;
 //!   without any those of resolv.conf(5). Its search list and options count in any case.
 //! * Answers are believed from where the question went, with its id and its question; every
-//!   question has a random id and a random port (RFC 5452). There is no DNSSEC.
+//!   question has a random id and a random port (RFC 5452); after sixteen messages that only
+//!   pretend it goes over TCP. There is no DNSSEC.
 //! * On a shard with a device, a server at a loopback address (systemd-resolved's, say) is
 //!   asked through the host's sockets.
 
@@ -55,12 +56,14 @@ use message::Reply;
 const MAX_IN_FLIGHT: usize = 1_024;
 /// How often the files are looked at.
 const FILES: Duration = Duration::from_secs(5);
+/// How long a server that did not answer is asked after the others.
+const SILENCE: Duration = Duration::from_secs(30);
 
 /// What a resolver goes by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// The name servers, in the order they are asked. None: DHCP's, then those of
-    /// `resolv_conf`.
+    /// The name servers, in the order they are asked; one that did not answer comes last for
+    /// half a minute. None: DHCP's, then those of `resolv_conf`.
     pub nameservers: Vec<SocketAddr>,
     /// Search list, options and servers, as in resolv.conf(5).
     pub resolv_conf: Source,
@@ -137,6 +140,8 @@ pub(crate) struct Resolver {
     key: [u64; 2],
     drawn: Cell<u64>,
     turn: Cell<usize>,
+    /// Servers that did not answer, and how long that counts.
+    silent: RefCell<Vec<(SocketAddr, Instant)>>,
     files: RefCell<Files>,
     cache: RefCell<Cache>,
     /// Questions that somebody waits for; who waits last takes his question with him.
@@ -164,6 +169,7 @@ impl Resolver {
             key: [derive(64), derive(65)],
             drawn: Cell::default(),
             turn: Cell::default(),
+            silent: RefCell::default(),
             files: RefCell::default(),
             cache: RefCell::default(),
             in_flight: RefCell::default(),
@@ -212,7 +218,22 @@ impl Resolver {
         (files.conf.clone(), files.hosts.clone())
     }
 
-    /// The settings, and whom to ask.
+    /// Remembers whether a server has answered.
+    fn note_silence(&self, server: SocketAddr, silent: bool) {
+        let mut all = self.silent.borrow_mut();
+        let now = now();
+        all.retain(|(other, end)| *other != server && now < *end);
+        if silent {
+            all.push((server, now + SILENCE));
+        }
+    }
+
+    fn is_silent(&self, server: &SocketAddr) -> bool {
+        let now = now();
+        self.silent.borrow().iter().any(|(other, end)| other == server && now < *end)
+    }
+
+    /// The settings, and whom to ask, in this order.
     fn servers(&self) -> (Rc<ResolvConf>, Vec<SocketAddr>) {
         let conf = self.files().0;
         let network = local::network().ok();
@@ -228,6 +249,11 @@ impl Resolver {
         if servers.is_empty() && stack.is_none() {
             servers.push(files::own_host());
         }
+        if conf.rotate && !servers.is_empty() {
+            let first = self.next_turn() % servers.len();
+            servers.rotate_left(first);
+        }
+        servers.sort_by_key(|server| self.is_silent(server));
         (conf, servers)
     }
 

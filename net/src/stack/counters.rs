@@ -39,7 +39,7 @@ throng_runtime::metrics! {
         counter exception_out: u64,
         /// Frames of the kernel's sent by the exception path.
         counter exception_in: u64,
-        /// Frames for the kernel that were lost: its queue was full, or there was no memory.
+        /// Frames for the kernel that were lost: its queue was full, its interface down, or there was no memory.
         limit exception_dropped: u64,
     }
 }

@@ -124,6 +124,28 @@ fn ipv4_waits_50_ms_for_the_answer_about_ipv6() {
 }
 
 #[test]
+fn an_answer_that_never_comes_is_waited_for_once() {
+    let mut net = Net::new("nameserver 10.0.0.53\noptions timeout:30 attempts:1\n");
+    net.nameserver(NS1, |query| match query.kind {
+        A => {
+            let answer = Answer::to(query).address(&query.name, 600, WEB_V4);
+            vec![(Duration::ZERO, answer.bytes())]
+        }
+        _ => Vec::new(),
+    });
+    net.listen(WEB_V4, 80);
+    let tasks = |net: &mut Net| net.run(async { throng_runtime::stats().tasks });
+    let before = tasks(&mut net);
+    for _ in 0..20 {
+        assert_eq!(connect(&mut net, 80).0.unwrap(), at(WEB_V4, 80));
+    }
+    assert_eq!(tasks(&mut net), before + 1);
+    assert_eq!(net.queries().len(), 2);
+    net.pass(30);
+    assert_eq!((tasks(&mut net), net.stats().in_flight), (before, 0));
+}
+
+#[test]
 fn ipv6_does_not_wait_for_ipv4() {
     let mut net = Net::new(CONF);
     serve(&mut net, &[WEB_V4], &[WEB_V6], [500, 0]);

@@ -81,6 +81,25 @@ fn a_silent_server_is_followed_by_the_next() {
 }
 
 #[test]
+fn a_server_that_was_silent_comes_last_for_a_while() {
+    let mut net = Net::new(TWO);
+    net.nameserver(NS1, |_| Vec::new());
+    net.answers(NS2, zone);
+    let took = |net: &mut Net, name: &'static str| {
+        let (found, took) = net.run_on(0, lookup_host((name, 80)));
+        assert_eq!(found.unwrap_err().kind(), ErrorKind::NotFound);
+        took.as_millis()
+    };
+    assert!(took(&mut net, "a.test") >= 1_000);
+    for name in ["b.test", "c.test", "d.test"] {
+        net.pass(9);
+        assert!(took(&mut net, name) < 10, "{name}");
+    }
+    net.pass(10);
+    assert!(took(&mut net, "e.test") >= 1_000, "it gets another chance");
+}
+
+#[test]
 fn silence_of_all_servers_is_a_timeout() {
     let mut net = Net::new(TWO);
     net.nameserver(NS1, |_| Vec::new());

@@ -82,6 +82,28 @@ fn answers_from_elsewhere_are_passed_over() {
 }
 
 #[test]
+fn guessing_ids_ends_after_a_few_tries() {
+    let mut net = Net::new(CONF);
+    net.nameserver(NS1, |query| {
+        let right = match query.kind {
+            A => Answer::to(query).address(&query.name, 60, WEB_V4),
+            _ => Answer::to(query).soa("test", 60, 60),
+        };
+        if query.tcp {
+            return vec![(Duration::ZERO, right.bytes())];
+        }
+        // The last guess is right.
+        let guesses = (1..=40).rev().map(|off| {
+            let id = query.id.wrapping_add(off - 1);
+            Answer::about(id, &query.name, query.kind).address(&query.name, 60, FORGED).bytes()
+        });
+        guesses.map(|message| (Duration::from_millis(1), message)).collect()
+    });
+    assert_eq!(net.lookup("web.test").unwrap(), [WEB_V4]);
+    assert_eq!(net.stats().ignored, 2 * 16);
+}
+
+#[test]
 fn addresses_of_other_names_are_not_taken() {
     let mut net = Net::new(CONF);
     net.answers(NS1, |query| match (query.name.as_str(), query.kind) {
