@@ -349,6 +349,7 @@ impl KernelStream {
             snd_scale: None,
             rcv_scale: None,
             timestamps: false,
+            ecn: false,
             sack: false,
             recovering: false,
             in_flight: 0,

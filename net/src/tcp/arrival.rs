@@ -1,6 +1,7 @@
 //! A segment for a synchronized connection: header prediction, then RFC 9293 3.10.7.4.
 
 use super::core::Core;
+use super::ecn;
 use super::error::Error;
 use super::handshake::{establish, on_segment_syn_sent};
 use super::queue::CHUNK_OVERHEAD;
@@ -20,12 +21,13 @@ pub(super) fn predict(
     payload: &[u8],
     now: Clock,
 ) -> bool {
-    const OTHERS: u8 = Flags::FIN.0 | Flags::SYN.0 | Flags::RST.0 | Flags::URG.0;
+    const OTHERS: u8 = !(Flags::ACK.0 | Flags::PSH.0);
     if conn.state != State::Established
         || header.flags.0 & (OTHERS | Flags::ACK.0) != Flags::ACK.0
         || header.seq != conn.rcv_nxt
         || conn.phase != Phase::Open
         || conn.has(flag::UNUSUAL)
+        || header.ecn == ecn::MARKED
         || header.options.sack[0].is_some()
     {
         return false;
@@ -205,7 +207,11 @@ pub(super) fn on_segment(
     }
     take_timestamp(conn, header, now);
     if acked <= conn.flight() {
+        let (flight, cwnd) = (conn.flight(), conn.congestion.cwnd);
         recovery::on_ack(conn, core, header, (len, announced), now);
+        if header.flags.contains(Flags::ECE) {
+            ecn::on_echo(conn, core, flight, cwnd);
+        }
         // RFC 9293 3.10.7.4: the window, unless the segment is older than the last update.
         if conn.snd_wl1.before(header.seq)
             || (conn.snd_wl1 == header.seq && conn.snd_wl2.at_or_before(header.ack))
@@ -247,6 +253,7 @@ pub(super) fn on_segment(
         }
     }
     if !payload.is_empty() {
+        ecn::on_data(conn, core, header);
         let receiving =
             matches!(conn.state, State::Established | State::FinWait1 | State::FinWait2);
         if !receiving {

@@ -62,6 +62,8 @@ pub struct Config {
     pub orphan_retries: u8,
     /// Initial congestion window, in segments (RFC 6928). Default 10.
     pub initial_window: u16,
+    /// Explicit congestion notification (RFC 3168). Default [`Ecn::Passive`], as in Linux.
+    pub ecn: Ecn,
     /// Whether connections start with Nagle's algorithm off. Default `false`.
     pub nodelay: bool,
     /// Resets sent per second to segments of no connection; more are dropped and counted.
@@ -100,6 +102,7 @@ impl Default for Config {
             data_retries: 15,
             orphan_retries: 8,
             initial_window: 10,
+            ecn: Ecn::Passive,
             nodelay: false,
             resets_per_second: 1_000,
             challenge_interval: Duration::from_millis(500),
@@ -107,6 +110,18 @@ impl Default for Config {
             shard: ShardId(0),
         }
     }
+}
+
+/// Whether connections use explicit congestion notification (RFC 3168).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Ecn {
+    /// None does.
+    Off,
+    /// Those do whose peer asks for it.
+    #[default]
+    Passive,
+    /// Those do, and active opens ask for it; after two SYNs without an answer without.
+    On,
 }
 
 /// When to ask a silent peer whether it is still there (RFC 9293 3.8.4).

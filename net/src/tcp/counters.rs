@@ -91,5 +91,9 @@ throng_runtime::metrics! {
         counter path_mtu_lowered: u64,
         /// Times segments were shortened because full-sized ones vanished.
         counter path_mtu_suspected: u64,
+        /// Segments received with payload that a router had marked for congestion.
+        counter ecn_marks: u64,
+        /// Times the congestion window was reduced for the echo of a mark.
+        counter ecn_reductions: u64,
     }
 }

@@ -3,6 +3,7 @@
 
 use super::core::{Core, plain};
 use super::demux::{Kind, Slot};
+use super::ecn;
 use super::egress::{Egress, Full};
 use super::engine::{ConnId, Engine, Event, ListenerId};
 use super::error::Error;
@@ -36,6 +37,7 @@ pub(super) struct Half {
     scale: Option<u8>,
     sack: bool,
     timestamps: bool,
+    ecn: bool,
     retries: u8,
     /// The SYN-ACK was sent more than once, for the timer's sake or the peer's.
     resent: bool,
@@ -64,7 +66,8 @@ impl Half {
 
     fn offer(&self) -> Offer {
         let timestamp = self.timestamps.then_some(self.ts_recent);
-        Offer { mss: self.mss, scale: self.scale, sack: self.sack, timestamp }
+        let Half { mss, scale, sack, ecn, .. } = *self;
+        Offer { mss, scale, sack, timestamp, ecn }
     }
 }
 
@@ -116,6 +119,7 @@ impl Conn {
             ack_at: Tick::NONE,
             mss,
             full_mss: mss,
+            ecn: 0,
             rcv_mss: 0,
             ts_offset,
             index: 0,
@@ -169,6 +173,9 @@ impl Conn {
         if offer.sack {
             self.set(flag::SACK);
         }
+        if offer.ecn {
+            self.ecn = ecn::AGREED;
+        }
         if let Some(theirs) = offer.timestamp {
             self.set(flag::TIMESTAMPS);
             self.ts_recent = theirs;
@@ -201,7 +208,8 @@ pub(super) fn syn_header(conn: &Conn, core: &Core, now: Clock) -> Header {
     let timestamp = now.tick.0.wrapping_add(conn.ts_offset);
     let window = syn_window(core);
     if conn.state == State::SynSent {
-        let mut syn = plain(conn.tuple, conn.snd_una, SeqNum(0), Flags::SYN, window);
+        let flags = if ecn::asks(conn, core) { Flags::SYN | ecn::ASKS } else { Flags::SYN };
+        let mut syn = plain(conn.tuple, conn.snd_una, SeqNum(0), flags, window);
         syn.options = options::syn(mss, core.rcv_scale, timestamp);
         return syn;
     }
@@ -210,6 +218,8 @@ pub(super) fn syn_header(conn: &Conn, core: &Core, now: Clock) -> Header {
         scale: conn.has(flag::SCALE).then_some(conn.snd_scale),
         sack: conn.has(flag::SACK),
         timestamp: conn.has(flag::TIMESTAMPS).then_some(conn.ts_recent),
+        // Who asks while asked gets no answer: simultaneous opens do without.
+        ecn: false,
     };
     let flags = Flags::SYN | Flags::ACK;
     let mut syn = plain(conn.tuple, conn.snd_una, conn.rcv_nxt, flags, window);
@@ -237,9 +247,10 @@ pub(super) fn on_segment_syn_sent(conn: &mut Conn, core: &mut Core, header: &Hea
     if !flags.contains(Flags::SYN) {
         return;
     }
-    let offer = Offer::read(header, core.mss(&conn.tuple));
+    let mut offer = Offer::read(header, core.mss(&conn.tuple));
     if acknowledged {
         conn.snd_una = header.ack;
+        offer.ecn = ecn::is_granted(conn, core, header);
     }
     conn.negotiate(core, &offer, header.seq, header.window, now);
     if !acknowledged {
@@ -357,6 +368,7 @@ impl Engine {
             scale: offer.scale,
             sack: offer.sack,
             timestamps: offer.timestamp.is_some(),
+            ecn: ecn::is_asked(header, core.config.ecn),
             retries: 0,
             resent: false,
             queued: true,
@@ -541,7 +553,10 @@ impl Engine {
             return Ok(());
         }
         let mss = core.mss(&half.tuple);
-        let flags = Flags::SYN | Flags::ACK;
+        let mut flags = Flags::SYN | Flags::ACK;
+        if half.ecn {
+            flags = flags | Flags::ECE;
+        }
         let mut header = plain(half.tuple, half.iss, half.irs + 1, flags, syn_window(core));
         let timestamp = now.tick.0.wrapping_add(half.ts_offset);
         header.options = options::syn_ack(&half.offer(), mss, core.rcv_scale, timestamp);

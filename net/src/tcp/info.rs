@@ -47,6 +47,8 @@ pub struct Info {
     pub timestamps: bool,
     /// Whether SACK is in use (RFC 2018).
     pub sack: bool,
+    /// Whether explicit congestion notification is in use (RFC 3168).
+    pub ecn: bool,
     /// Whether loss recovery is under way, by fast retransmit or by timeout.
     pub recovering: bool,
     /// Sent and not acknowledged, in sequence space.
@@ -96,6 +98,7 @@ impl Info {
             rcv_scale: conn.has(flag::SCALE).then_some(conn.rcv_scale),
             timestamps: conn.has(flag::TIMESTAMPS),
             sack: conn.has(flag::SACK),
+            ecn: conn.ecn != 0,
             recovering: conn.phase != Phase::Open,
             in_flight: conn.flight(),
             send_queue: conn.queued() as usize,

@@ -14,6 +14,7 @@ mod core;
 mod counters;
 mod cubic;
 mod demux;
+mod ecn;
 mod egress;
 mod engine;
 mod error;
@@ -43,7 +44,7 @@ mod timer;
 mod trace;
 mod wire;
 
-pub use config::{Config, Keepalive};
+pub use config::{Config, Ecn, Keepalive};
 pub use counters::Counters;
 pub use demux::Slot;
 pub use egress::{Egress, Full};

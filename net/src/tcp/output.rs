@@ -2,6 +2,7 @@
 //! RFC 6675 5).
 
 use super::core::{Core, plain};
+use super::ecn;
 use super::egress::{Egress, Full};
 use super::handshake::syn_header;
 use super::options::sack_len;
@@ -82,6 +83,7 @@ fn transmit_plain(
         || conn.phase != Phase::Open
         || conn.has(OTHERS)
         || conn.dup_acks > 0
+        || conn.ecn > ecn::AGREED
     {
         return None;
     }
@@ -105,6 +107,9 @@ fn transmit_plain(
     let flags = if len > 0 { Flags::ACK | Flags::PSH } else { Flags::ACK };
     let mut header = plain(conn.tuple, conn.snd_nxt, conn.rcv_nxt, flags, 0);
     header.window = (window >> conn.rcv_scale).min(0xffff) as u16;
+    if len > 0 && conn.ecn != 0 {
+        header.ecn = ecn::CAPABLE;
+    }
     if conn.has(flag::TIMESTAMPS) {
         let clock = now.tick.0.wrapping_add(conn.ts_offset);
         header.options.timestamps = Some((clock, conn.ts_recent));
@@ -255,17 +260,37 @@ impl<E: Egress> Output<'_, E> {
         header.window = (window >> self.conn.rcv_scale).min(0xffff) as u16;
         header.options.sack = self.sack;
         self.stamp(&mut header);
+        if self.conn.ecn != 0 {
+            self.mark(&mut header, len);
+        }
         let payload = match &mut self.conn.cold {
             Some(cold) if len > 0 => cold.snd.gather(seq - self.conn.snd_una, len),
             _ => Payload::EMPTY,
         };
         self.egress.send(&header, &payload, gso, &mut self.conn.cookie)?;
+        if header.flags.contains(Flags::CWR) {
+            self.conn.ecn &= !ecn::TELL;
+        }
         self.core.counters.segments_out += 1;
         self.conn.rcv_adv = self.conn.rcv_nxt + window;
         self.conn.last_ack = self.conn.rcv_nxt;
         self.conn.unset(flag::ACK_NOW | flag::ACK_LATER);
         self.conn.ack_at = Tick::NONE;
         Ok(())
+    }
+
+    /// RFC 3168 6.1: what is new may be marked; neither what is sent again (6.1.5) nor what
+    /// carries nothing (6.1.4).
+    fn mark(&self, header: &mut Header, len: u32) {
+        if self.conn.ecn & ecn::ECHO != 0 {
+            header.flags = header.flags | Flags::ECE;
+        }
+        if len > 0 && header.seq == self.conn.snd_nxt {
+            header.ecn = ecn::CAPABLE;
+            if self.conn.ecn & ecn::TELL != 0 {
+                header.flags = header.flags | Flags::CWR;
+            }
+        }
     }
 
     /// What is lost, as the congestion window allows (RFC 6675 5).
@@ -335,7 +360,8 @@ impl<E: Egress> Output<'_, E> {
             }
             let mut len = unsent.min(window).min(congestion);
             let most = offload.min(0xffff) / self.mss * self.mss;
-            if most > self.mss {
+            // CWR is for one segment: a run would repeat it.
+            if most > self.mss && conn.ecn & ecn::TELL == 0 {
                 len = len.min(most.min(self.share * self.mss));
             } else {
                 len = len.min(self.mss);

@@ -220,14 +220,15 @@ mod tests {
         assert_eq!(paths.get(&addr(1), at(610)), None);
         assert!(paths.is_empty() && paths.order.is_empty());
         for n in 0..10 * MAX_PATHS as u32 {
-            paths.learn(addr(n), 1000, at(700));
-            paths.learn(addr(0), 1000, at(700));
+            let now = Instant::from_millis(700_000 + u64::from(n));
+            paths.learn(addr(n), 1000, now);
+            paths.learn(addr(0), 1000, now);
         }
         assert!(paths.mtus.len() <= MAX_PATHS && paths.order.len() <= MAX_PATHS);
-        assert_eq!(paths.get(&addr(0), at(701)), Some(1000));
-        assert_eq!(paths.get(&addr(1), at(701)), None, "made room");
+        assert_eq!(paths.get(&addr(0), at(750)), Some(1000));
+        assert_eq!(paths.get(&addr(1), at(750)), None, "made room");
         assert!(!paths.is_empty());
-        paths.get(&addr(0), at(1300));
+        paths.get(&addr(0), at(1350));
         assert!(paths.is_empty());
     }
 }

@@ -2,6 +2,7 @@
 //! (RFC 5681, RFC 6675, RFC 6582, RFC 6298).
 
 use super::core::Core;
+use super::ecn;
 use super::path;
 use super::sack::{DUP_THRESH, Scoreboard};
 use super::segment::Header;
@@ -217,6 +218,7 @@ fn enter_recovery(conn: &mut Conn, core: &mut Core) {
     conn.recover = conn.snd_nxt;
     conn.high_rxt = conn.snd_una;
     conn.congestion.on_loss(conn.flight(), u32::from(conn.mss));
+    ecn::on_loss(conn);
     conn.set(flag::FORCE_RETRANSMIT);
     core.want_transmit(conn);
 }
@@ -229,6 +231,7 @@ pub(super) fn on_timeout(conn: &mut Conn, core: &mut Core, now: Clock) {
     path::on_timeout(conn, core, now);
     conn.rtt.back_off(&core.rto);
     let flight = conn.flight();
+    ecn::on_loss(conn);
     conn.congestion.on_timeout(flight, u32::from(conn.mss), first && conn.phase != Phase::Loss);
     conn.phase = Phase::Loss;
     conn.recover = conn.snd_nxt;

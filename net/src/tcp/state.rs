@@ -197,6 +197,8 @@ pub(super) struct Conn {
     pub(super) linger: u16,
     /// When `ts_recent` was taken, in hours modulo 2^16.
     pub(super) ts_hour: u16,
+    /// Bits of [`ecn`](super::ecn); 0: not in use.
+    pub(super) ecn: u8,
     pub(super) dup_acks: u8,
     /// Timeouts or probes in a row without an answer.
     pub(super) retries: u8,

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   ISN        period's parity (1) | MSS, an index (3) | keyed hash (28)
-//!   timestamp  ... the clock's upper bits ... | ECN (1, later) | SACK (1) | scale (4)
+//!   timestamp  ... the clock's upper bits ... | ECN (1) | SACK (1) | scale (4)
 //! ```
 //!
 //! The hash covers the tuple, the peer's ISN, the MSS and the period, whose key it is made
@@ -16,7 +16,9 @@ use std::collections::BTreeSet;
 
 use throng_runtime::Instant;
 
+use super::config::Ecn;
 use super::core::plain;
+use super::ecn;
 use super::engine::Engine;
 use super::handshake::syn_window;
 use super::isn::{siphash, words};
@@ -36,6 +38,7 @@ const OPTION_BITS: u32 = 6;
 const SCALE_MASK: u32 = 0xf;
 const NO_SCALE: u32 = 0xf;
 const SACK_BIT: u32 = 1 << 4;
+const ECN_BIT: u32 = 1 << 5;
 /// Accepted cookies remembered per period, 16 bytes or so each. Those beyond are accepted and
 /// not remembered: a copy of their final ACK that outlives the connection would open another.
 const MAX_SPENT: usize = 1 << 16;
@@ -111,20 +114,21 @@ impl Cookies {
 /// The timestamp nearest to `clock`, and not after it, that carries the options of `offer`.
 fn carry(offer: &Offer, clock: u32) -> u32 {
     let scale = offer.scale.map_or(NO_SCALE, u32::from);
-    let bits = scale | if offer.sack { SACK_BIT } else { 0 };
+    let bits = scale | if offer.sack { SACK_BIT } else { 0 } | if offer.ecn { ECN_BIT } else { 0 };
     let low = (1 << OPTION_BITS) - 1;
     let back = (clock & low).wrapping_sub(bits) & low;
     clock.wrapping_sub(back)
 }
 
 /// What the peer offered, from the timestamp it echoes; `None` if we cannot have sent that.
-fn carried(echo: u32, clock: u32) -> Option<(Option<u8>, bool)> {
+fn carried(echo: u32, clock: u32) -> Option<(Option<u8>, bool, bool)> {
     let age = clock.wrapping_sub(echo);
     if u64::from(age) > 2 * PERIOD_MS + (1 << OPTION_BITS) {
         return None;
     }
     let scale = echo & SCALE_MASK;
-    Some(((scale != NO_SCALE).then_some(scale as u8), echo & SACK_BIT != 0))
+    let scale = (scale != NO_SCALE).then_some(scale as u8);
+    Some((scale, echo & SACK_BIT != 0, echo & ECN_BIT != 0))
 }
 
 impl Engine {
@@ -136,10 +140,15 @@ impl Engine {
         let mut offer = Offer::read(syn, our_mss);
         if offer.timestamp.is_none() {
             (offer.scale, offer.sack) = (None, false);
+        } else {
+            offer.ecn = ecn::is_asked(syn, core.config.ecn);
         }
         let iss = core.cookies.make(&tuple, syn.seq, offer.mss, now.instant);
         let clock = now.tick.0.wrapping_add(core.secret.timestamp_offset(&tuple));
-        let flags = Flags::SYN | Flags::ACK;
+        let mut flags = Flags::SYN | Flags::ACK;
+        if offer.ecn {
+            flags = flags | Flags::ECE;
+        }
         let mut answer = plain(tuple, iss, syn.seq + 1, flags, syn_window(core));
         answer.options = options::syn_ack(&offer, our_mss, core.rcv_scale, carry(&offer, clock));
         if core.reply(answer) {
@@ -187,10 +196,11 @@ impl Engine {
         let core = &self.core;
         let (iss, irs) = (header.ack - 1, header.seq - 1);
         let mss = core.cookies.check(&header.tuple, irs, iss, now.instant)?;
-        let mut offer = Offer { mss, scale: None, sack: false, timestamp: None };
+        let mut offer = Offer { mss, scale: None, sack: false, timestamp: None, ecn: false };
         if let Some((value, echo)) = header.options.timestamps {
             let clock = now.tick.0.wrapping_add(core.secret.timestamp_offset(&header.tuple));
-            (offer.scale, offer.sack) = carried(echo, clock)?;
+            (offer.scale, offer.sack, offer.ecn) = carried(echo, clock)?;
+            offer.ecn &= core.config.ecn != Ecn::Off;
             offer.timestamp = Some(value);
         }
         Some((iss, offer))
@@ -206,12 +216,13 @@ mod tests {
         for clock in [0, 5, 63, 64, 1 << 31, u32::MAX, 0x1234_5678] {
             for scale in (0..=14).map(Some).chain([None]) {
                 for sack in [false, true] {
-                    let offer = Offer { mss: 1460, scale, sack, timestamp: Some(1) };
+                    let ecn = sack ^ scale.is_some_and(|scale| scale % 2 == 0);
+                    let offer = Offer { mss: 1460, scale, sack, timestamp: Some(1), ecn };
                     let sent = carry(&offer, clock);
                     assert!(clock.wrapping_sub(sent) < 64, "{clock:x}: not after the clock");
                     for later in [0, 1, 1_000, 128_000] {
                         let read = carried(sent, clock.wrapping_add(later));
-                        assert_eq!(read, Some((scale, sack)));
+                        assert_eq!(read, Some((scale, sack, ecn)));
                     }
                     assert_eq!(carried(sent, clock.wrapping_add(128_128)), None, "too old");
                     assert_eq!(carried(clock.wrapping_add(1), clock), None, "not sent yet");

@@ -6,6 +6,7 @@ mod basic;
 mod checks;
 mod closing;
 mod cookies;
+mod ecn;
 mod opening;
 mod peer;
 mod pmtu;
