@@ -22,6 +22,10 @@ use super::h2::Stream;
 use crate::rt::Alarm;
 use crate::server::BoxError;
 
+/// Most bytes of a whole body given to hyper at a time: what it takes shows how the request
+/// gets on.
+const PIECE: usize = 64 << 10;
+
 /// The body of a request, kept beside hyper.
 pub(super) struct Outgoing {
     source: RefCell<Source>,
@@ -29,6 +33,8 @@ pub(super) struct Outgoing {
     attempt: Cell<u32>,
     /// Something of it has been taken during the present attempt.
     started: Cell<bool>,
+    /// How much of a whole one has.
+    taken: Cell<usize>,
     /// When hyper took something last.
     pub(super) progress: Cell<Instant>,
     gate: Option<Arc<Gate>>,
@@ -74,6 +80,7 @@ impl Outgoing {
             source: RefCell::new(Source::of(body)),
             attempt: Cell::new(0),
             started: Cell::new(false),
+            taken: Cell::new(0),
             progress: Cell::new(throng_runtime::now()),
             gate,
             gate_alarm: RefCell::default(),
@@ -90,6 +97,7 @@ impl Outgoing {
     pub(super) fn next_attempt(self: &Rc<Self>) -> RequestBody {
         self.attempt.set(self.attempt.get() + 1);
         self.started.set(false);
+        self.taken.set(0);
         self.progress.set(throng_runtime::now());
         RequestBody { outgoing: self.clone(), attempt: self.attempt.get() }
     }
@@ -134,8 +142,12 @@ impl HttpBody for RequestBody {
         }
         let frame = match &mut *outgoing.source.borrow_mut() {
             Source::Empty => None,
-            Source::Whole(_) if outgoing.started.get() => None,
-            Source::Whole(bytes) => Some(Ok(Frame::data(bytes.clone()))),
+            Source::Whole(bytes) => {
+                let from = outgoing.taken.get();
+                let to = bytes.len().min(from + PIECE);
+                outgoing.taken.set(to);
+                (from < to).then(|| Ok(Frame::data(bytes.slice(from..to))))
+            }
             // As long as it is pending, nothing of it is lost.
             Source::Streaming(body) => ready!(body.as_mut().poll_frame(cx)),
         };
@@ -147,7 +159,7 @@ impl HttpBody for RequestBody {
     fn is_end_stream(&self) -> bool {
         match &*self.outgoing.source.borrow() {
             Source::Empty => true,
-            Source::Whole(_) => self.outgoing.started.get(),
+            Source::Whole(bytes) => self.outgoing.taken.get() == bytes.len(),
             Source::Streaming(body) => body.is_end_stream(),
         }
     }
@@ -155,8 +167,9 @@ impl HttpBody for RequestBody {
     fn size_hint(&self) -> SizeHint {
         match &*self.outgoing.source.borrow() {
             Source::Empty => SizeHint::with_exact(0),
-            Source::Whole(_) if self.outgoing.started.get() => SizeHint::with_exact(0),
-            Source::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Source::Whole(bytes) => {
+                SizeHint::with_exact((bytes.len() - self.outgoing.taken.get()) as u64)
+            }
             Source::Streaming(body) => body.size_hint(),
         }
     }
@@ -287,9 +300,16 @@ impl HttpBody for Body {
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let this = &mut *self;
         let Some(incoming) = &mut this.incoming else { return Poll::Ready(None) };
+        if this.total.is_some_and(|total| total <= throng_runtime::now()) {
+            this.finish();
+            return Poll::Ready(Some(Err(Error::timeout(Phase::Total))));
+        }
         let result = match Pin::new(incoming).poll_frame(cx) {
             Poll::Pending => {
                 let phase = ready!(this.poll_late(cx));
+                if let (Some(stream), Some(since)) = (&this.claim.stream, this.waiting_since) {
+                    stream.doubt(since);
+                }
                 this.finish();
                 return Poll::Ready(Some(Err(Error::timeout(phase))));
             }

@@ -37,7 +37,9 @@ impl Target {
             return bad("the scheme is neither http nor https");
         }
         if authority.as_str().contains('@') {
-            return bad("it carries user information (RFC 9110 4.2.4)");
+            // Not to be shown: it may be a password.
+            let why = "the URI carries user information (RFC 9110 4.2.4)";
+            return Err(Error::new(ErrorKind::BadUri, why));
         }
         if authority.host().is_empty() {
             return bad("the host is empty");

@@ -89,6 +89,11 @@ impl H1 {
         Ok(connection)
     }
 
+    /// Whether it is between two requests.
+    pub(super) fn is_idle(&self) -> bool {
+        matches!(*self.state.borrow(), State::Idle(_))
+    }
+
     /// Takes the transport of an idle connection, if it is still of use.
     pub(super) fn check_out(&self, cx: &mut Context<'_>) -> Option<Wire> {
         if let State::Idle(mut wire) = self.state.replace(State::Moving) {

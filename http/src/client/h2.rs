@@ -13,11 +13,12 @@ use super::body::RequestBody;
 use super::error::{Error, ErrorKind};
 use super::h1::Outcome;
 use super::pool::Host;
-use super::wire::Wire;
+use super::wire::{Notes, Wire};
 use crate::rt::{Alarm, LocalExecutor};
 
 pub(super) struct H2 {
     host: Rc<Host>,
+    notes: Rc<Notes>,
     born: Instant,
     /// Gone when the connection gets no more requests; hyper then ends it after the last.
     sender: RefCell<Option<SendRequest<RequestBody>>>,
@@ -38,6 +39,7 @@ impl H2 {
     /// # Errors
     /// The transport's, or no room for a task.
     pub(super) async fn connect(host: Rc<Host>, wire: Wire) -> Result<Rc<H2>, Error> {
+        let notes = wire.notes.clone();
         let (sender, hyper) = host
             .pool
             .http2
@@ -46,6 +48,7 @@ impl H2 {
             .map_err(|error| Error::new(ErrorKind::Connect, error))?;
         let connection = Rc::new(H2 {
             host,
+            notes,
             born: throng_runtime::now(),
             sender: RefCell::new(Some(sender)),
             max_streams: Cell::new(hyper.current_max_send_streams()),
@@ -66,10 +69,17 @@ impl H2 {
     /// Whether it takes another request now.
     pub(super) fn has_room(&self) -> bool {
         let usable = self.sender.borrow().as_ref().is_some_and(|sender| !sender.is_closed());
-        if let Some(hyper) = &*self.hyper.borrow() {
-            self.max_streams.set(hyper.current_max_send_streams());
-        }
+        self.note_max_streams();
         usable && self.streams.get() < self.max_streams.get()
+    }
+
+    /// Whether the peer takes more streams than it did.
+    fn note_max_streams(&self) -> bool {
+        let hyper = self.hyper.borrow();
+        let Some(most) = hyper.as_ref().map(Connection::current_max_send_streams) else {
+            return false;
+        };
+        self.max_streams.replace(most) < most
     }
 
     /// It has failed, or its peer takes no more.
@@ -85,7 +95,7 @@ impl H2 {
         self.wake();
     }
 
-    fn wake(&self) {
+    pub(super) fn wake(&self) {
         if let Some(waker) = &*self.task.borrow() {
             waker.wake_by_ref();
         }
@@ -110,6 +120,14 @@ impl Stream {
         self.0.uses.set(self.0.uses.get() + 1);
         let mut sender = self.0.sender.borrow().clone()?;
         Some(sender.try_send_request(request))
+    }
+
+    /// An answer has been waited for in vain since then. A peer that has said nothing at all
+    /// meanwhile may be gone: its connection gets no more requests.
+    pub(super) fn doubt(&self, since: Instant) {
+        if self.0.notes.heard.get().is_none_or(|heard| heard <= since) {
+            self.0.give_up();
+        }
     }
 }
 
@@ -169,6 +187,10 @@ impl Future for Driver {
             return Poll::Ready(());
         }
         *this.connection.hyper.borrow_mut() = Some(hyper);
+        // hyper reads in a task of its own: `Host::heard` has woken this one.
+        if this.connection.note_max_streams() {
+            this.connection.host.pump();
+        }
         let retired = this.connection.sender.borrow().is_none();
         if !retired
             && let Some(at) = this.deadline()

@@ -86,7 +86,7 @@ pub(super) enum Lease {
 }
 
 /// A place among a host's connections.
-pub(super) struct Permit(Rc<Host>);
+pub(super) struct Permit(pub(super) Rc<Host>);
 
 /// An attempt to connect, until it is known how it went.
 pub(super) struct Connecting(Rc<Host>);
@@ -203,19 +203,27 @@ impl Host {
         if !fresh {
             return self.take_next();
         }
-        loop {
-            let idle = std::mem::take(&mut self.inner.borrow_mut().idle);
-            let lease = self.take_next();
-            let mut inner = self.inner.borrow_mut();
-            inner.idle = idle;
-            if lease.is_some() || inner.idle.is_empty() {
-                return lease;
-            }
-            // Every place is taken, and one of them by an idle connection.
-            let oldest = inner.idle.remove(0);
-            drop(inner);
-            self.evict(&oldest);
+        let idle = std::mem::take(&mut self.inner.borrow_mut().idle);
+        let lease = self.take_next();
+        let mut inner = self.inner.borrow_mut();
+        inner.idle = idle;
+        let full = inner.permits >= self.pool.settings.max_connections;
+        if lease.is_some() || !full || inner.idle.is_empty() {
+            return lease;
         }
+        // Every place is taken, and one of them by an idle connection: it goes to this request
+        // before it comes free, so that the host is not forgotten in between.
+        let oldest = inner.idle.remove(0);
+        let lease = self.place(&mut inner);
+        drop(inner);
+        self.evict(&oldest);
+        Some(lease)
+    }
+
+    fn place(self: &Rc<Self>, inner: &mut Inner) -> Lease {
+        inner.permits += 1;
+        inner.connecting += 1;
+        Lease::Permit(Permit(self.clone()), Connecting(self.clone()))
     }
 
     fn take_next(self: &Rc<Self>) -> Option<Lease> {
@@ -237,9 +245,15 @@ impl Host {
         if too_many || inner.permits >= settings.max_connections {
             return None;
         }
-        inner.permits += 1;
-        inner.connecting += 1;
-        Some(Lease::Permit(Permit(self.clone()), Connecting(self.clone())))
+        Some(self.place(&mut inner))
+    }
+
+    /// A connection has read something, which may be that its peer takes more streams.
+    pub(super) fn heard(&self) {
+        let inner = self.inner.borrow();
+        if !inner.waiters.is_empty() {
+            inner.http2.iter().for_each(|connection| connection.wake());
+        }
     }
 
     /// Gives what is free to those who wait for it.
@@ -365,7 +379,10 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.host.inner.borrow_mut().waiters.retain(|other| !Rc::ptr_eq(other, &self.waiter));
         if let Some(Lease::Idle(connection)) = self.waiter.given.take() {
-            self.host.put_idle(connection);
+            // It may have ended since, and would then be kept with its host for good.
+            if connection.is_idle() {
+                self.host.put_idle(connection);
+            }
         }
     }
 }

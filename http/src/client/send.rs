@@ -77,7 +77,14 @@ impl Exchange {
     {
         let expects = request.headers().get(header::EXPECT).map(HeaderValue::as_bytes);
         let expects = expects.is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"));
-        let gate = (expects && !request.body().is_end_stream()).then(Arc::<Gate>::default);
+        let empty = request.body().is_end_stream();
+        let length = request.headers().get(header::CONTENT_LENGTH);
+        if empty && length.is_some_and(|length| length != "0") {
+            // The server would take the next request on the connection for the body.
+            let why = "a content-length, but no body";
+            return Err(Error::new(ErrorKind::RequestBody, why));
+        }
+        let gate = (expects && !empty).then(Arc::<Gate>::default);
         if let Some(gate) = gate.clone() {
             hyper::ext::on_informational(&mut request, move |response| {
                 if response.status() == StatusCode::CONTINUE {
@@ -200,7 +207,11 @@ impl Exchange {
                     let error = Error::of(ErrorKind::Closed);
                     return Err(Failure { error, head: spare, departed: true });
                 };
-                match self.head(outcome).await? {
+                let outcome = self.head(outcome).await;
+                if outcome.is_err() {
+                    stream.doubt(self.body.progress.get());
+                }
+                match outcome? {
                     Ok(response) => {
                         let mut claim = Claim::default();
                         claim.stream = Some(stream);
@@ -236,8 +247,10 @@ impl Exchange {
             head.version = Version::HTTP_11;
         }
         let authority = self.target.authority();
+        // RFC 9110 9.3.6: CONNECT has no default port.
+        let with_port = || format!("{}:{}", authority.host(), self.target.port()).parse();
         head.uri = if head.method == Method::CONNECT {
-            Uri::from(Authority::clone(authority))
+            Uri::from(with_port().unwrap_or(Authority::clone(authority)))
         } else {
             let path = self.uri.path_and_query().filter(|path| path.path() != "");
             Uri::from(path.cloned().unwrap_or(PathAndQuery::from_static("/")))

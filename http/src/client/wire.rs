@@ -25,6 +25,8 @@ pub(super) struct Notes {
     pub(super) written: Cell<bool>,
     /// hyper has written what it has not flushed, or could not write.
     pub(super) unflushed: Cell<bool>,
+    /// When something was read last.
+    pub(super) heard: Cell<Option<Instant>>,
 }
 
 pub(super) struct Wire {
@@ -32,13 +34,13 @@ pub(super) struct Wire {
     pub(super) notes: Rc<Notes>,
     pub(super) born: Instant,
     /// Given back with the transport's end.
-    _permit: Permit,
+    permit: Permit,
 }
 
 impl Wire {
     pub(super) fn new(transport: Transport, permit: Permit) -> Self {
         let born = throng_runtime::now();
-        Wire { transport, notes: Rc::default(), born, _permit: permit }
+        Wire { transport, notes: Rc::default(), born, permit }
     }
 
     /// Ready when the connection is of no use any more: a server has nothing to say unasked,
@@ -47,6 +49,11 @@ impl Wire {
         let mut space = [MaybeUninit::uninit(); 1];
         let mut buf = ReadBuf::uninit(&mut space);
         Pin::new(&mut self.transport).poll_read(cx, buf.unfilled()).map(drop)
+    }
+
+    fn heard(&self) {
+        self.notes.heard.set(Some(throng_runtime::now()));
+        self.permit.0.heard();
     }
 
     /// Forgets the exchange before.
@@ -68,7 +75,11 @@ impl Read for Wire {
         mut buf: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         if self.notes.read.get() {
-            return Pin::new(&mut self.transport).poll_read(cx, buf);
+            let result = Pin::new(&mut self.transport).poll_read(cx, buf);
+            if result.is_ready() {
+                self.heard();
+            }
+            return result;
         }
         // hyper's cursor does not tell how much was put into it. The first read of an exchange
         // goes through a buffer that does: bytes and the end must be told apart.
@@ -77,6 +88,7 @@ impl Read for Wire {
         let mut first = ReadBuf::uninit(&mut space[..most]);
         ready!(Pin::new(&mut self.transport).poll_read(cx, first.unfilled()))?;
         self.notes.read.set(!first.filled().is_empty());
+        self.heard();
         buf.put_slice(first.filled());
         Poll::Ready(Ok(()))
     }

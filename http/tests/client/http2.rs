@@ -439,3 +439,70 @@ fn heads_are_bounded() {
         },
     );
 }
+
+#[test]
+fn a_peer_that_has_fallen_silent_gets_no_more_requests() {
+    // The first connection's second request is answered by nobody; whether the third is tells
+    // a peer that has gone from a slow answer.
+    for gone in [true, false] {
+        let server = move || {
+            raw(move |n, mut io| async move {
+                greet(&mut io, 100).await;
+                let mut count = 0;
+                while let Some(stream) = read_request(&mut io).await {
+                    count += 1;
+                    if n > 0 || count == 1 || (count > 2 && !gone) {
+                        write(&mut io, answer(stream)).await;
+                    }
+                }
+            });
+        };
+        world(server, async move {
+            let client = http2().head_timeout(3 * SECOND).build();
+            assert_eq!(get(&client, "/").await.unwrap(), "ok");
+            let second = get(&client, "/");
+            let third = async {
+                pause(SECOND).await;
+                get(&client, "/").await
+            };
+            let (second, third) = futures::join!(second, third);
+            assert_eq!(second.unwrap_err().kind(), ErrorKind::Timeout(Phase::Head));
+            assert_eq!(third.is_ok(), !gone);
+            assert_eq!(get(&client, "/").await.unwrap(), "ok");
+            assert_eq!(client.stats().opened, if gone { 2 } else { 1 });
+            pause(SECOND).await;
+            assert_eq!(client.connections(), 1);
+        });
+    }
+}
+
+#[test]
+fn a_peer_that_takes_more_streams_gets_those_that_wait() {
+    let server = || {
+        raw(|_, mut io| async move {
+            greet(&mut io, 1).await;
+            let first = read_request(&mut io).await.unwrap();
+            write(&mut io, answer(first)).await;
+            let slow = read_request(&mut io).await.unwrap();
+            pause(SECOND).await;
+            write(&mut io, settings(2)).await;
+            let waiting = read_request(&mut io).await.unwrap();
+            write(&mut io, answer(waiting)).await;
+            pause(5 * SECOND).await;
+            write(&mut io, answer(slow)).await;
+            pause(SECOND).await;
+        });
+    };
+    world(server, async {
+        let client = http2().max_connections_per_host(1).build();
+        get(&client, "/").await.unwrap();
+        let begin = throng_runtime::now();
+        let waiting = async {
+            assert_eq!(get(&client, "/").await.unwrap(), "ok");
+            assert_passed(begin, SECOND);
+        };
+        let (slow, ()) = futures::join!(get(&client, "/"), waiting);
+        assert_eq!(slow.unwrap(), "ok");
+        assert_passed(begin, 6 * SECOND);
+    });
+}

@@ -104,6 +104,7 @@ fn uris_that_cannot_be_used() {
             let Ok(request) = Request::get(uri).body(Empty::<Bytes>::new()) else { continue };
             let error = client.request(request).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::BadUri, "{uri}: {error}");
+            assert!(!error.to_string().contains("secret"));
             assert_eq!(std::io::Error::from(error).kind(), std::io::ErrorKind::InvalidInput);
         }
         assert_eq!(client.connections(), 0);
@@ -398,5 +399,36 @@ fn the_callers_body_may_fail() {
         assert!(matches!(error.kind(), ErrorKind::RequestBody | ErrorKind::Closed), "{error}");
         pause(SECOND).await;
         assert_eq!(client.connections(), 0);
+    });
+}
+
+#[test]
+fn connect_names_the_port() {
+    world(
+        || {
+            raw(|_, mut stream| async move {
+                let head = read_head(&mut stream).await.unwrap();
+                assert!(head.starts_with("CONNECT 10.0.0.1:80 HTTP/1.1\r\n"), "{head}");
+                write(&mut stream, "HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n").await;
+            });
+        },
+        async {
+            let response = Client::new().request(empty("CONNECT", "")).await.unwrap();
+            assert_eq!(response.status(), 403);
+        },
+    );
+}
+
+#[test]
+fn a_length_without_a_body_is_not_sent() {
+    world(|| raw(|_, stream| crate::world::answer_all(stream)), async {
+        let client = Client::new();
+        for (length, refused) in [("5", true), ("0", false)] {
+            let request = Request::post("http://10.0.0.1/").header("content-length", length);
+            let request = request.body(Empty::<Bytes>::new()).unwrap();
+            let kind = client.request(request).await.err().map(|error| error.kind());
+            assert_eq!(kind, refused.then_some(ErrorKind::RequestBody));
+        }
+        assert_eq!(client.stats().opened, 1);
     });
 }

@@ -291,3 +291,37 @@ fn hosts_are_told_apart() {
         },
     );
 }
+
+#[test]
+fn a_connection_given_to_who_did_not_want_it_may_have_ended() {
+    let held = Rc::new(());
+    let token = held.clone();
+    world(
+        || {
+            raw(|_, mut stream| async move {
+                read_head(&mut stream).await.unwrap();
+                pause(SECOND).await;
+                write(&mut stream, OK).await;
+                pause(SECOND).await;
+            });
+        },
+        async move {
+            let connector = move |target: &throng_http::client::Target| {
+                let _token = &token;
+                throng_http::client::Connect::connect(&throng_http::client::TcpConnector, target)
+            };
+            let client = Client::builder().connector(connector).max_connections_per_host(1).build();
+            let mut waiting = Box::pin(get(&client, "/"));
+            let first = get(&client, "/");
+            let mut first = Box::pin(first);
+            assert!(futures::poll!(&mut first).is_pending());
+            assert!(futures::poll!(&mut waiting).is_pending());
+            assert_eq!(first.await.unwrap(), "ok");
+            // It has been given the connection, and is not polled until that is closed.
+            pause(3 * SECOND).await;
+            drop(waiting);
+            assert_eq!((client.connections(), client.idle_connections()), (0, 0));
+        },
+    );
+    assert_eq!(Rc::strong_count(&held), 1, "the pool is gone with its client");
+}

@@ -4,14 +4,16 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::StreamExt;
-use http_body_util::{BodyExt, StreamBody};
+use futures::{AsyncReadExt, StreamExt};
+use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::Request;
 use hyper::body::Frame;
 use throng_http::Server;
 use throng_http::client::{Client, ErrorKind, Phase, Target, Transport};
 
-use crate::world::{SECOND, assert_passed, empty, get, pause, raw, read_head, serve, world, write};
+use crate::world::{
+    OK, SECOND, assert_passed, empty, get, pause, raw, read_head, serve, text, world, write,
+};
 
 const FAR: Duration = Duration::from_secs(1000);
 
@@ -120,5 +122,50 @@ fn a_reader_may_take_its_time() {
             pause(5 * SECOND).await;
         }
         assert_eq!(size, 1_000_000);
+    });
+}
+
+#[test]
+fn a_slow_upload_of_a_whole_body_is_not_a_late_answer() {
+    const SIZE: usize = 12_000_000;
+    world(
+        || {
+            raw(|_, mut stream| async move {
+                read_head(&mut stream).await.unwrap();
+                let mut piece = vec![0; 100_000];
+                for _ in 0..SIZE / piece.len() {
+                    stream.read_exact(&mut piece).await.unwrap();
+                    pause(SECOND / 10).await;
+                }
+                write(&mut stream, OK).await;
+                pause(SECOND).await;
+            });
+        },
+        async {
+            let client = patient().head_timeout(4 * SECOND).build();
+            let request = Request::post("http://10.0.0.1/").body(Full::new(vec![1; SIZE].into()));
+            let begin = throng_runtime::now();
+            let request: Request<Full<Bytes>> = request.unwrap();
+            let response = client.request(request).await.unwrap();
+            assert_eq!(text(response).await.unwrap(), "ok");
+            assert_passed(begin, 12 * SECOND);
+        },
+    );
+}
+
+#[test]
+fn all_of_it_while_something_is_always_there() {
+    world(|| drop(serve(Server::new().idle_timeout(FAR))), async {
+        let client = Client::builder().total_timeout(10 * SECOND).build();
+        let begin = throng_runtime::now();
+        let mut body = client.request(empty("GET", "/large")).await.unwrap().into_body();
+        let error = loop {
+            match body.frame().await.unwrap() {
+                Ok(_) => pause(SECOND / 2).await,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), ErrorKind::Timeout(Phase::Total));
+        assert!(throng_runtime::now() - begin < 11 * SECOND);
     });
 }
