@@ -64,15 +64,19 @@ pub(crate) async fn small_writes_do_not_wait_for_one_another(ends: Ends) {
         })
         .await;
     stream.set_nodelay(true).unwrap();
-    let begin = throng_runtime::now();
+    let mut rounds = Vec::new();
     for _ in 0..20 {
+        let begin = throng_runtime::now();
         stream.write_all(b"a").await.unwrap();
+        // In the same turn they would be one segment.
+        sleep(Duration::from_millis(1)).await;
         stream.write_all(b"b").await.unwrap();
         assert_eq!(&stream.read_chunk(2).await.unwrap()[..], b"a");
+        rounds.push(throng_runtime::now() - begin);
     }
-    // Nagle and a delayed acknowledgement would take 40 ms a round.
-    let took = throng_runtime::now() - begin;
-    assert!(took < Duration::from_millis(600), "{took:?}");
+    // Nagle and a delayed acknowledgement would take 40 ms; the kernel does not delay its first.
+    rounds.sort();
+    assert!(rounds[10] < Duration::from_millis(30), "{rounds:?}");
     drop(stream);
     far.done().await;
 }
