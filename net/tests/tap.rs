@@ -86,6 +86,31 @@ fn udp_to_the_kernel_and_back_on_the_flows_queue() {
 }
 
 #[test]
+fn a_tag_is_not_counted_to_the_mtu() {
+    if !own_network() {
+        return;
+    }
+    for (name, offload) in [("devices4", false), ("devices5", true)] {
+        let mut queues = open(name, 1, offload);
+        let frame = |kind: [u8; 2], length: usize| {
+            let mut frame = vec![0xff; 6];
+            frame.extend([2, 0, 0, 0, 0, 9]);
+            frame.extend(kind);
+            frame.extend([0, 5, 0x88, 0xb5]);
+            frame.resize(length, 0);
+            Packet::from(frame)
+        };
+        let (tagged, plain) = ([0x81, 0x00], [0x88, 0xb5]);
+        let frames = [(tagged, 1_518), (tagged, 1_519), (plain, 1_514), (plain, 1_515)];
+        let mut frames: VecDeque<_> =
+            frames.into_iter().map(|(kind, length)| frame(kind, length)).collect();
+        assert_eq!(queues[0].transmit(&mut frames, Instant::ZERO), 4);
+        let counters = queues[0].counters();
+        assert_eq!((counters.tx_frames, counters.tx_dropped), (2, 2));
+    }
+}
+
+#[test]
 fn the_interrupt_descriptor_tells_of_a_frame() {
     if !own_network() {
         return;

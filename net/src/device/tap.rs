@@ -28,6 +28,9 @@ use crate::packet::{ChecksumStatus, Packet, TxMeta};
 
 mod sys;
 
+/// A VLAN tag (IEEE 802.1Q 9.3), which an Ethernet frame may have beyond its MTU.
+const TAG: usize = 4;
+
 /// How to open a TAP.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -142,7 +145,7 @@ impl TapQueue {
             tso_max: if options.offload { 65_535 - 120 } else { 0 },
             rss: Rss::None,
         };
-        let small_size = (VirtioHeader::SIZE + mtu + ETHERNET_HEADER).next_multiple_of(64);
+        let small_size = (VirtioHeader::SIZE + mtu + ETHERNET_HEADER + TAG).next_multiple_of(64);
         TapQueue {
             capabilities,
             file,
@@ -216,6 +219,7 @@ impl TapQueue {
         }
         let tx = packet.tx;
         let limit = match tx.tso_segment {
+            0 if is_tagged(packet.data()) => self.capabilities.mtu + ETHERNET_HEADER + TAG,
             0 => self.capabilities.mtu + ETHERNET_HEADER,
             _ => MAX_SUPERFRAME,
         };
@@ -233,6 +237,10 @@ impl TapQueue {
         let bytes = header.to_bytes();
         writev(&self.file, &[IoSlice::new(&bytes), IoSlice::new(packet.data())]).map(drop)
     }
+}
+
+fn is_tagged(frame: &[u8]) -> bool {
+    matches!(frame.get(12..14), Some([0x81, 0x00] | [0x88, 0xa8]))
 }
 
 impl Device for TapQueue {
