@@ -137,7 +137,7 @@ impl Tap {
     /// Looks at a burst received.
     pub(crate) fn received(&mut self, frames: &[Packet], now: Instant) {
         for packet in frames {
-            if self.recorder.wants(packet) {
+            if self.recorder.wants(packet) && self.recorder.has_room(packet.len()) {
                 self.recorder.record(Direction::In, &received_copy(packet), now);
             }
         }
@@ -169,6 +169,17 @@ fn wants(options: &Options, packet: &Packet) -> bool {
 impl Recorder {
     fn wants(&self, packet: &Packet) -> bool {
         wants(&self.shared.options, packet)
+    }
+
+    /// Whether a packet of `length` bytes will fit, asked before it is copied and its checksums
+    /// are made: behind a slow disk that would be in vain. One that does not is missed.
+    fn has_room(&self, length: usize) -> bool {
+        let kept = length.min(self.shared.options.snaplen as usize);
+        let fits = self.ring.slots() >= kept;
+        if !fits && !self.shared.is_over() {
+            self.shared.missed.fetch_add(1, Ordering::Relaxed);
+        }
+        fits
     }
 
     fn record(&mut self, direction: Direction, frame: &[u8], now: Instant) {
@@ -215,5 +226,19 @@ mod tests {
         let written = consumer.slots();
         tap.received(&frame(), Instant::ZERO);
         assert_eq!((shared.status().packets, consumer.slots()), (2, written));
+    }
+
+    #[test]
+    fn what_the_buffer_has_no_room_for_is_missed_once() {
+        let shared = Arc::new(Shared::new(Options::default(), 0, Vec::new()));
+        let (ring, consumer) = rtrb::RingBuffer::new(256);
+        let mut tap = Tap::new(shared.clone(), ring, 0);
+        // One fits, one does not with its header, one not at all.
+        for (length, missed) in [(60, 0), (120, 1), (1_000, 2)] {
+            tap.received(&[Packet::from(vec![0; length])], Instant::ZERO);
+            let status = shared.status();
+            assert_eq!((status.packets, status.missed), (1, missed), "{length}");
+            assert_eq!(status.bytes, consumer.slots() as u64);
+        }
     }
 }
