@@ -221,6 +221,10 @@ fn addresses_of_its_own(
     let url = format!("http://10.66.{net}.1:8081/");
     let got = host.run(move || succeed(&format!("curl -sS -m10 {url}")));
     assert_eq!(got.len(), KERNELS);
+    // Without the kernel's side ours goes on.
+    host.run(move || succeed(&format!("ip link del {exception}")));
+    output(&format!("ping -c 2 -i 0.2 -W 1 10.66.{net}.3"));
+    assert_eq!(succeed(&format!("curl -sS -m5 http://10.66.{net}.2/")), "throng");
 }
 
 #[test]
