@@ -112,8 +112,9 @@ impl Site {
         let mut stream = HostStream::connect(self.admin).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         let length = body.len();
+        let host = if extra.contains("host: ") { "" } else { "host: localhost\r\n" };
         let head = format!(
-            "{method} {target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{extra}\
+            "{method} {target} HTTP/1.1\r\n{host}connection: close\r\n{extra}\
              content-length: {length}\r\n\r\n{body}"
         );
         stream.write_all(head.as_bytes()).unwrap();
@@ -252,6 +253,18 @@ fn numbers_and_connections_of_all_shards() {
     assert!(head.contains("allow: get, head"), "{head}");
     let (status, head, body) = site.ask("HEAD", "/healthz", "", "");
     assert!(status == 200 && body.is_empty(), "{head}");
+    for (host, status) in [
+        ("evil.example", 421),
+        ("127.0.0.1.evil.example:9100", 421),
+        ("localhost.evil.example", 421),
+        ("", 421),
+        ("LOCALHOST:9100", 200),
+        ("127.0.0.1:9100", 200),
+        ("[::1]:9100", 200),
+    ] {
+        let extra = format!("host: {host}\r\n");
+        assert_eq!(site.ask("GET", "/connections", &extra, "").0, status, "{host:?}");
+    }
     let long = format!("x: {}\r\n", "y".repeat(9_000));
     assert_eq!(site.ask("GET", "/healthz", &long, "").0, 431);
 }
@@ -347,7 +360,8 @@ fn the_hosts_own_sockets_have_numbers_too() {
         let admin = Admin::new("127.0.0.1:0".parse().unwrap()).start().unwrap();
         let asked = throng_runtime::spawn_blocking(move || {
             let mut stream = HostStream::connect(admin).unwrap();
-            let request = "GET /connections HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+            let request =
+                "GET /connections HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n";
             stream.write_all(request.as_bytes()).unwrap();
             let mut answer = String::new();
             stream.read_to_string(&mut answer).unwrap();

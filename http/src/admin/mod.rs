@@ -13,7 +13,9 @@
 //! others are asked over the mesh. One that does not answer within a second is reported as
 //! unavailable and holds up nobody. Reading needs no authentication, so listen on loopback
 //! or a network of operators; a capture needs the bearer token of [`Admin::captures`], and
-//! without one there are no captures.
+//! without one there are no captures. On loopback, requests for other hosts than an address or
+//! `localhost` are refused (421): a page in the operator's browser could have its own name lead
+//! here, and read along.
 //!
 //! ```no_run
 //! # async fn example() -> std::io::Result<()> {
@@ -37,6 +39,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::join_all;
+use http::uri::Authority;
 use http::{Method, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -129,9 +132,10 @@ impl Admin {
     ///
     /// # Errors
     /// What binding says; outside a shard with a network.
-    pub fn start(self) -> io::Result<SocketAddr> {
+    pub fn start(mut self) -> io::Result<SocketAddr> {
         let listener = TcpListener::bind_kernel(self.addr)?;
         let addr = listener.local_addr()?;
+        self.addr = addr;
         if !addr.ip().is_loopback() {
             tracing::warn!(%addr, "the operator's endpoint is open to whoever can reach it");
         }
@@ -153,6 +157,10 @@ impl Admin {
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Answer {
+        if self.addr.ip().is_loopback() && !is_for_here(&request) {
+            let text = "on loopback the host is an address or localhost";
+            return failure(StatusCode::MISDIRECTED_REQUEST, text);
+        }
         let captures = self.captures.as_ref();
         let path = request.uri().path().to_owned();
         let allowed: &[Method] = match path.as_str() {
@@ -210,6 +218,19 @@ pub fn start_from_env(drain: Option<&Drain>) -> io::Result<()> {
 /// As for [`Admin::start`].
 pub fn serve(addr: SocketAddr) -> io::Result<SocketAddr> {
     Admin::new(addr).start()
+}
+
+/// Whether the host asked for is an address, `localhost`, or not said, as no browser does.
+fn is_for_here<B>(request: &Request<B>) -> bool {
+    let said = request.headers().get(header::HOST);
+    let said = said.map(|host| Authority::try_from(host.as_bytes()));
+    let authority = match (request.uri().authority(), said) {
+        (Some(authority), _) => authority.clone(),
+        (None, Some(Ok(authority))) => authority,
+        (None, said) => return said.is_none(),
+    };
+    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok()
 }
 
 fn shards() -> impl Iterator<Item = ShardId> {
