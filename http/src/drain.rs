@@ -164,7 +164,8 @@ impl Drain {
     }
 
     /// Waits until the drain has begun and everyone has left; for at most a second longer than
-    /// its deadline.
+    /// its deadline. The connections of servers are counted, other guests, and servers that have
+    /// not ended yet.
     pub async fn ended(&self) -> Drained {
         self.begun().await;
         let left = poll_fn(|cx| {
@@ -232,6 +233,14 @@ impl Guest {
             None => self.key = Some(tasks.insert(cx.waker().clone())),
         }
         self.inner.stage.get()
+    }
+
+    /// It was a server: its connections are counted instead of it.
+    pub(crate) fn served(self, drained: Drained) {
+        let inner = &self.inner;
+        let all = drained.finished + drained.cut;
+        inner.at_begin.set((inner.at_begin.get() + all as usize).saturating_sub(1));
+        inner.cut.set(inner.cut.get() + drained.cut);
     }
 
     /// Notes that it does not end by itself but is cut.

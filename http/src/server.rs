@@ -225,7 +225,7 @@ impl Running {
         S: Service<Request<Incoming>, Error: Into<BoxError>, Future: 'static>,
         B: Body<Error: Into<BoxError>> + 'static,
     {
-        let _guest = drain.enter();
+        let guest = drain.enter();
         let draining = async {
             drain.begun().await;
             let rest = match drain.stage() {
@@ -236,9 +236,11 @@ impl Running {
             std::future::pending().await
         };
         let serving = std::pin::pin!(self.serve(listener, service));
-        match select(serving, std::pin::pin!(draining)).await {
+        let drained = match select(serving, std::pin::pin!(draining)).await {
             Either::Left((drained, _)) | Either::Right((drained, _)) => drained,
-        }
+        };
+        guest.served(drained);
+        drained
     }
 
     /// Serves a listener with a service of its own for each connection, made by `make` from

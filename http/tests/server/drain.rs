@@ -167,7 +167,7 @@ fn one_drain_ends_servers_accept_loops_and_guests() {
         drop(early);
         let drained = drain.ended().await;
         assert_passed(begin, 4 * SECOND);
-        assert_eq!((drained.finished, drained.cut), (2, 1), "the server and one guest; the other");
+        assert_eq!((drained.finished, drained.cut), (2, 2), "a connection and a guest each");
         assert_eq!(late.stage(), Stage::Cut);
         let served = serving.await.unwrap();
         assert_eq!((served.finished, served.cut), (1, 1));
