@@ -4,10 +4,14 @@
 #[path = "../../tls/tests/support/mod.rs"]
 mod support;
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::io::ErrorKind as IoKind;
+use std::rc::Rc;
+use std::time::Duration;
 
 use futures::future::join_all;
+use futures::{AsyncReadExt, AsyncWriteExt};
 use http::{Request, Response, Version};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -84,4 +88,44 @@ fn another_hosts_certificate_is_refused() {
         assert_eq!(std::io::Error::from(error).kind(), IoKind::InvalidData);
         assert_eq!(client.connections(), 0);
     });
+}
+
+#[test]
+fn an_idle_connection_is_not_cut_off() {
+    let mut pair = Pair::new(1);
+    let ends = pair.serve(1, || {
+        let config = ServerConfig::new([issue(&["10.0.0.1"])]);
+        let tcp = TcpListener::bind(server_address()).unwrap();
+        let listener = TlsListener::new(tcp, config.build().unwrap());
+        let ends = Rc::new(Cell::new(0));
+        let count = ends.clone();
+        spawn_local(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut bytes = [0; 1000];
+                assert!(stream.read(&mut bytes).await.unwrap() > 0);
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+                stream.flush().await.unwrap();
+                // Cut off, it would be an error (RFC 8446 6.1).
+                assert_eq!(stream.read(&mut bytes).await.unwrap(), 0);
+                count.set(count.get() + 1);
+            }
+        })
+        .detach();
+        ends
+    });
+    pair.run(async {
+        let second = Duration::from_secs(1);
+        let tls = || TlsConnector::http1(connector());
+        let client = Client::builder().connector(tls()).idle_timeout(second).build();
+        let request = || Request::get("https://10.0.0.1/").body(Full::<Bytes>::default()).unwrap();
+        client.request(request()).await.unwrap();
+        throng_runtime::sleep(2 * second).await;
+        let client = Client::builder().connector(tls()).build();
+        client.request(request()).await.unwrap();
+        throng_runtime::sleep(second).await;
+        drop(client);
+        throng_runtime::sleep(second).await;
+    });
+    assert_eq!(ends[0].get(), 2);
 }

@@ -136,8 +136,10 @@ impl H1 {
 
     /// Ends an idle connection.
     pub(super) fn close(&self) {
-        let state = self.state.replace(State::Over);
-        drop(state);
+        match self.state.replace(State::Over) {
+            State::Idle(wire) => wire.part(),
+            state => drop(state),
+        }
         self.wake();
     }
 
@@ -205,6 +207,7 @@ impl Driver {
         if host.remove_idle(&self.connection) {
             host.pool.count(|stats| stats.evicted += 1);
         }
+        wire.part();
         Poll::Ready(())
     }
 

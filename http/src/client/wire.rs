@@ -5,7 +5,7 @@ use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
 use throng_runtime::Instant;
@@ -49,6 +49,13 @@ impl Wire {
         let mut space = [MaybeUninit::uninit(); 1];
         let mut buf = ReadBuf::uninit(&mut space);
         Pin::new(&mut self.transport).poll_read(cx, buf.unfilled()).map(drop)
+    }
+
+    /// Says that nothing more comes, where that can be said at once: to TLS, an end that is not
+    /// announced is an error (RFC 8446 6.1).
+    pub(super) fn part(mut self) {
+        let mut cx = Context::from_waker(Waker::noop());
+        let _ = Pin::new(&mut self.transport).poll_shutdown(&mut cx);
     }
 
     fn heard(&self) {
