@@ -5,8 +5,8 @@ use super::segment::{Header, Options};
 
 /// Room timestamps take in every segment, padding included (RFC 7323 appendix A).
 pub(super) const TIMESTAMPS_LEN: u16 = 12;
-/// The MSS of a peer that names none (RFC 9293 3.7.1).
-const DEFAULT_MSS: u16 = 536;
+/// The MSS of a peer that names none, over IPv4 and over IPv6 (RFC 9293 3.7.1).
+const DEFAULT_MSS: [u16; 2] = [536, 1220];
 /// Smaller ones are taken for this, as in Linux: a peer must not make us send dust.
 pub(super) const MIN_MSS: u16 = 48;
 
@@ -26,8 +26,9 @@ impl Offer {
     /// Reads a SYN; `our_mss` bounds what is believed.
     pub(super) fn read(syn: &Header, our_mss: u16) -> Offer {
         let options = &syn.options;
+        let default = DEFAULT_MSS[usize::from(!syn.tuple.remote.is_ipv4())];
         Offer {
-            mss: options.mss.unwrap_or(DEFAULT_MSS).clamp(MIN_MSS, our_mss.max(MIN_MSS)),
+            mss: options.mss.unwrap_or(default).clamp(MIN_MSS, our_mss.max(MIN_MSS)),
             // RFC 7323 2.3: more than 14 is taken for 14.
             scale: options.window_scale.map(|s| s.min(14)),
             sack: options.sack_permitted,

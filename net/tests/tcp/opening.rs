@@ -301,3 +301,19 @@ fn syn_sent_ignores_what_is_not_its_answer() {
     let ack = drain(&mut e, now);
     assert_eq!((ack.len(), ack[0].header.ack), (1, SeqNum(2)));
 }
+
+#[test]
+fn a_peer_that_names_no_mss_gets_the_default() {
+    for (local, remote, mss) in
+        [("10.0.0.2:80", "10.0.0.1:5", 536), ("[fd00::2]:80", "[fd00::1]:5", 1220)]
+    {
+        let mut e = Engine::new(Config::default(), [1; 32], Instant::ZERO);
+        let listener = e.listen("[::]:80".parse().unwrap(), 1).unwrap();
+        let t = tuple(local, remote);
+        e.on_segment(&header(t, SeqNum(1), SeqNum(0), Flags::SYN), &[], Instant::ZERO);
+        let iss = drain(&mut e, Instant::ZERO)[0].header.seq;
+        e.on_segment(&header(t, SeqNum(2), iss + 1, Flags::ACK), &[], Instant::ZERO);
+        let conn = e.accept(listener).unwrap();
+        assert_eq!(e.info(conn, Instant::ZERO).unwrap().mss, mss);
+    }
+}
