@@ -133,7 +133,7 @@ impl Builder {
     /// How long the head of the response may take, from the last piece of the request that
     /// went out; and how long the rest of a request may take when the response has ended
     /// before it. Default 30 s. An HTTP/2 connection on which nothing at all has come meanwhile
-    /// gets no more requests.
+    /// gets no more requests, nor one whose caller gave up after a second of that.
     #[must_use]
     pub fn head_timeout(mut self, timeout: Duration) -> Self {
         self.head_timeout = timeout;

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use hyper::Request;
 use hyper::client::conn::http2::{Connection, SendRequest};
@@ -102,13 +103,16 @@ impl H2 {
     }
 }
 
+/// A caller that gives up after less than this was in a hurry; after more, the peer is in doubt.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// The right to one request.
-pub(super) struct Stream(pub(super) Rc<H2>);
+pub(super) struct Stream(pub(super) Rc<H2>, Cell<Option<Instant>>);
 
 impl Stream {
     pub(super) fn new(connection: Rc<H2>) -> Self {
         connection.streams.set(connection.streams.get() + 1);
-        Stream(connection)
+        Stream(connection, Cell::new(None))
     }
 
     /// Sends. The future may be dropped; the stream is then reset. `None`: the connection has
@@ -118,8 +122,14 @@ impl Stream {
         request: Request<RequestBody>,
     ) -> Option<impl Future<Output = Outcome> + use<>> {
         self.0.uses.set(self.0.uses.get() + 1);
+        self.1.set(Some(throng_runtime::now()));
         let mut sender = self.0.sender.borrow().clone()?;
         Some(sender.try_send_request(request))
+    }
+
+    /// The head of the response is here.
+    pub(super) fn answered(&self) {
+        self.1.set(None);
     }
 
     /// An answer has been waited for in vain since then. A peer that has said nothing at all
@@ -133,6 +143,13 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
+        // Outside a shard (a client dropped after its world) there is no clock to read.
+        if let Some(since) = self.1.get()
+            && throng_runtime::try_current_shard().is_some()
+            && since + PATIENCE <= throng_runtime::now()
+        {
+            self.doubt(since);
+        }
         let connection = &self.0;
         connection.streams.set(connection.streams.get() - 1);
         if connection.streams.get() == 0 {

@@ -213,6 +213,7 @@ impl Exchange {
                 }
                 match outcome? {
                     Ok(response) => {
+                        stream.answered();
                         let mut claim = Claim::default();
                         claim.stream = Some(stream);
                         Ok(self.response(response, claim))

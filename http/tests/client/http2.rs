@@ -477,6 +477,32 @@ fn a_peer_that_has_fallen_silent_gets_no_more_requests() {
 }
 
 #[test]
+fn a_caller_that_gives_up_on_a_silent_peer_leaves_it_to_nobody() {
+    let server = || {
+        raw(|n, mut io| async move {
+            greet(&mut io, 100).await;
+            while let Some(stream) = read_request(&mut io).await {
+                if n > 0 || stream == 1 {
+                    write(&mut io, answer(stream)).await;
+                }
+            }
+        });
+    };
+    world(server, async {
+        let client = http2().build();
+        assert_eq!(get(&client, "/").await.unwrap(), "ok");
+        // In a hurry first.
+        for (patience, connections) in [(SECOND / 2, 1), (2 * SECOND, 0)] {
+            throng_runtime::timeout(patience, get(&client, "/")).await.unwrap_err();
+            pause(SECOND / 10).await;
+            assert_eq!(client.connections(), connections);
+        }
+        assert_eq!(get(&client, "/").await.unwrap(), "ok");
+        assert_eq!(client.stats().opened, 2);
+    });
+}
+
+#[test]
 fn a_peer_that_takes_more_streams_gets_those_that_wait() {
     let server = || {
         raw(|_, mut io| async move {
