@@ -11,7 +11,7 @@ use super::core::Core;
 use super::counters::Counters;
 use super::demux::{Kind, Slot};
 use super::error::{Error, RecvError, SendError};
-use super::handshake::Half;
+use super::half::Half;
 use super::info::Info;
 use super::listen::Listeners;
 use super::output;

@@ -18,6 +18,7 @@ mod ecn;
 mod egress;
 mod engine;
 mod error;
+mod half;
 mod handshake;
 mod info;
 mod invariants;

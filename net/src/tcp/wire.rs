@@ -6,7 +6,7 @@ use super::demux::{Kind, Slot};
 use super::egress::{Egress, Full};
 use super::engine::{Engine, Event, get_owned};
 use super::error::Unreachable;
-use super::handshake::Admission;
+use super::half::Admission;
 use super::output::{self, Turn};
 use super::segment::{Flags, FourTuple, Header};
 use super::seq::SeqNum;
