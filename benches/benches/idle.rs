@@ -60,7 +60,6 @@ const CASES: &[Case] = &[
     Case { device: "kernel", interface: None, server: "127.0.0.1" },
     Case { device: "memory:idle", interface: None, server: "10.91.0.2" },
     Case { device: "tap:idle0", interface: Some(("idle0", "10.91.1.1/24")), server: "10.91.1.2" },
-    #[cfg(feature = "dpdk")]
     Case {
         device: "dpdk:net_tap0,iface=idle1",
         interface: Some(("idle1", "10.91.2.1/24")),
