@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, RawFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -253,8 +253,7 @@ impl Device for DpdkQueue {
             return false;
         }
         let Some(bell) = &self.bell else { return false };
-        // SAFETY: a valid queue of a started port.
-        let fd = unsafe { sys::rte_eth_dev_rx_intr_ctl_q_get_fd(self.port_id, self.queue) };
+        let fd = self.interrupt();
         if !bell.watch(fd) {
             return false;
         }
@@ -277,15 +276,16 @@ impl Device for DpdkQueue {
             eal::flush_frees();
             return true;
         }
-        self.disarm();
+        self.silence();
         false
     }
 
     fn disarm(&mut self) {
-        if let Some(bell) = &self.bell {
-            // SAFETY: a valid queue of a started port.
-            unsafe { sys::rte_eth_dev_rx_intr_disable(self.port_id, self.queue) };
-            bell.silence();
+        self.silence();
+        if self.bell.is_some() && self.settings.driver == Driver::Tap {
+            // Its signal often comes after what has woken us: without, this turn and those
+            // that spin after it find nothing.
+            interrupt::nudge(self.interrupt());
         }
     }
 
@@ -310,9 +310,26 @@ impl Device for DpdkQueue {
     }
 }
 
+impl DpdkQueue {
+    /// The driver's descriptor for this queue's arrivals; negative without.
+    fn interrupt(&self) -> RawFd {
+        // SAFETY: a valid queue of a started port.
+        unsafe { sys::rte_eth_dev_rx_intr_ctl_q_get_fd(self.port_id, self.queue) }
+    }
+
+    /// Ends a wait: the interrupt off, the bell silent.
+    fn silence(&self) {
+        if let Some(bell) = &self.bell {
+            // SAFETY: a valid queue of a started port.
+            unsafe { sys::rte_eth_dev_rx_intr_disable(self.port_id, self.queue) };
+            bell.silence();
+        }
+    }
+}
+
 impl Drop for DpdkQueue {
     fn drop(&mut self) {
-        self.disarm();
+        self.silence();
         tracing::debug!(port = self.port.name(), queue = self.queue, faulted = self.faulted, counters = ?self.counters);
     }
 }
