@@ -119,8 +119,9 @@ impl Network {
 /// # Errors
 /// `InvalidInput` for an unspecified address, a group's, the broadcast address, and port 0.
 pub(crate) fn check_unicast(to: SocketAddr) -> io::Result<()> {
-    let broadcast = matches!(to.ip(), IpAddr::V4(v4) if v4.is_broadcast());
-    if broadcast || to.ip().is_multicast() || to.ip().is_unspecified() || to.port() == 0 {
+    let ip = to.ip().to_canonical();
+    let broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
+    if broadcast || ip.is_multicast() || ip.is_unspecified() || to.port() == 0 {
         return Err(invalid(format!("{to} is no address of one host")));
     }
     Ok(())

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::cargo::cargo;
+use crate::host;
 use crate::hugepages::Hugepages;
 use crate::process::Finished;
 use crate::report::Outcome;
@@ -35,6 +36,10 @@ pub(crate) fn command(name: Option<&str>, args: &[String]) -> io::Result<ExitCod
     let _pages = Hugepages::reserve(HUGEPAGES);
     for Bench { package, name, dpdk } in wanted {
         println!("==> {package}: {name}");
+        if *dpdk && let Err(why) = host::dpdk() {
+            println!("skipped: {why}");
+            continue;
+        }
         let mut run = cargo(["bench", "--quiet", "--package", package, "--bench", name]);
         if *dpdk {
             run = run.args(["--features", "dpdk"]);

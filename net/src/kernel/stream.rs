@@ -98,6 +98,8 @@ impl KernelStream {
         remote: SocketAddr,
     ) -> io::Result<KernelStream> {
         local::check_unicast(remote)?;
+        // A mapped address is IPv4, as on a device.
+        let (remote, from) = (canonical(remote), from.map(canonical));
         let fd = open(&remote, SocketType::STREAM)?;
         let from = from.filter(|addr| !addr.ip().is_unspecified() || addr.port() != 0);
         if let Some(mut from) = from {
@@ -514,5 +516,12 @@ fn connection_error(errno: Errno) -> io::Error {
             blame(errno).into()
         }
         errno => errno.into(),
+    }
+}
+
+fn canonical(addr: SocketAddr) -> SocketAddr {
+    match addr.ip().to_canonical() {
+        ip if ip.is_ipv4() => SocketAddr::new(ip, addr.port()),
+        _ => addr,
     }
 }

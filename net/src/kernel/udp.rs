@@ -63,7 +63,7 @@ impl KernelUdp {
             let text = format!("{} bytes: a datagram has at most {MAX_PAYLOAD}", payload.len());
             return Poll::Ready(Err(invalid(text)));
         }
-        if to.ip().is_unspecified() || to.port() == 0 {
+        if to.ip().to_canonical().is_unspecified() || to.port() == 0 {
             return Poll::Ready(Err(invalid(format!("{to} is no address of a host"))));
         }
         let Some(to) = addr_for(&self.addr, to) else {

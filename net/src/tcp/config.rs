@@ -64,6 +64,11 @@ pub struct Config {
     pub initial_window: u16,
     /// Explicit congestion notification (RFC 3168). Default [`Ecn::Passive`], as in Linux.
     pub ecn: Ecn,
+    /// Whether full-sized segments that time out twice in a row are taken for too long for
+    /// the path (RFC 4821 in small): shorter ones are tried, and what passes is the size for that
+    /// host for ten minutes. A path that was only down looks the same, so it is off by default,
+    /// as in Linux. ICMP is listened to in any case.
+    pub black_hole_detection: bool,
     /// Whether connections start with Nagle's algorithm off. Default `false`.
     pub nodelay: bool,
     /// Resets sent per second to segments of no connection; more are dropped and counted.
@@ -103,6 +108,7 @@ impl Default for Config {
             orphan_retries: 8,
             initial_window: 10,
             ecn: Ecn::Passive,
+            black_hole_detection: false,
             nodelay: false,
             resets_per_second: 1_000,
             challenge_interval: Duration::from_millis(500),

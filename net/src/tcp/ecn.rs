@@ -12,7 +12,7 @@ pub(super) const AGREED: u8 = 1 << 0;
 pub(super) const ECHO: u8 = 1 << 1;
 /// The window was reduced: CWR goes with the next new data.
 pub(super) const TELL: u8 = 1 << 2;
-/// It was reduced for an echo, when SND.NXT was `recover`.
+/// It was reduced, for an echo or a loss, when SND.NXT was `recover`.
 const REDUCED: u8 = 1 << 3;
 
 /// The IP field of a segment that may be marked, ECT(0), and of one that is.
@@ -64,11 +64,15 @@ pub(super) fn on_echo(conn: &mut Conn, core: &mut Core, flight: u32, cwnd: u32) 
     if conn.ecn & AGREED == 0 {
         return;
     }
+    if conn.phase != super::state::Phase::Open {
+        // Recovery has reduced the window already, and has to make its way.
+        return;
+    }
     conn.congestion.cwnd = conn.congestion.cwnd.min(cwnd.max(conn.mss.into()));
     let out = conn.flight();
     let left = conn.recover.0.wrapping_sub(conn.snd_una.0);
     let same = conn.ecn & REDUCED != 0 && left <= out;
-    if conn.phase != super::state::Phase::Open || same {
+    if same {
         return;
     }
     core.counters.ecn_reductions += 1;
@@ -80,6 +84,6 @@ pub(super) fn on_echo(conn: &mut Conn, core: &mut Core, flight: u32, cwnd: u32) 
 /// The window was reduced for a loss: the peer is told, too (RFC 3168 6.1.2).
 pub(super) fn on_loss(conn: &mut Conn) {
     if conn.ecn & AGREED != 0 {
-        conn.ecn |= TELL;
+        conn.ecn |= REDUCED | TELL;
     }
 }

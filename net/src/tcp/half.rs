@@ -190,7 +190,9 @@ impl Engine {
         }
         if flags.contains(Flags::SYN) {
             if header.seq == half.irs && !flags.contains(Flags::ACK) {
-                // The same SYN again: our answer was lost or late.
+                // The same SYN again: our answer was lost or late. RFC 3168 6.1.1: who no
+                // longer asks for ECN does not get it.
+                half.ecn &= ecn::is_asked(header, core.config.ecn);
                 if !half.queued {
                     half.queued = true;
                     half.resent = true;

@@ -83,7 +83,7 @@ fn transmit_plain(
         || conn.phase != Phase::Open
         || conn.has(OTHERS)
         || conn.dup_acks > 0
-        || conn.ecn > ecn::AGREED
+        || conn.ecn & (ecn::ECHO | ecn::TELL) != 0
     {
         return None;
     }

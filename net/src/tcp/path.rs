@@ -123,7 +123,10 @@ pub(super) fn on_timeout(conn: &mut Conn, core: &mut Core, now: Clock) {
     let (min, headers) = constants(&conn.tuple);
     let floor = (min - headers).min(conn.full_mss);
     let sent = conn.flight().min(conn.queued());
-    if conn.retries < 2 || sent < u32::from(conn.mss) && !conn.has(flag::BLACK_HOLE) {
+    if !core.config.black_hole_detection
+        || conn.retries < 2
+        || sent < u32::from(conn.mss) && !conn.has(flag::BLACK_HOLE)
+    {
         return;
     }
     if conn.retries > 2 && conn.retries % 4 != 3 {

@@ -16,8 +16,8 @@ type Given = Result<&'static World, String>;
 /// Makes a world at the first call, on a thread whose namespace all of its threads share.
 fn once(made: &'static Made, make: fn() -> Result<World, String>) -> Given {
     let made = made.get_or_init(|| {
-        let maker = thread::spawn(make).join();
-        maker.unwrap_or_else(|_| Err("its making failed, see above".to_owned()))
+        // What panics here is a failure of every test of this world, not a reason to skip them.
+        thread::spawn(make).join().unwrap_or_else(|cause| std::panic::resume_unwind(cause))
     });
     made.as_ref().map_err(Clone::clone)
 }

@@ -39,9 +39,12 @@ impl Lab {
             (hop.mtu, hop.speaks) = (mtu, speaks);
         }
         let mut world = World::new();
-        let config = HostConfig::new(&["10.0.0.2/24", "fd00::2/64"], 1);
+        let mut config = HostConfig::new(&["10.0.0.2/24", "fd00::2/64"], 1);
+        // Where the router says nothing the hosts have to find out.
+        config.tcp.black_hole_detection = !speaks;
         let client = add_host(&mut world, vec![Box::new(device)], &config);
-        let config = HostConfig::new(&["10.0.0.1/24", "fd00::1/64"], 2);
+        let mut config = HostConfig::new(&["10.0.0.1/24", "fd00::1/64"], 2);
+        config.tcp.black_hole_detection = !speaks;
         let device: Box<dyn Device> = Box::new(far.remove(0));
         let server = add_host(&mut world, vec![device], &config);
         world.spawn(server, ShardId(0), async {

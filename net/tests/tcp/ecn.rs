@@ -162,6 +162,24 @@ fn an_echo_reduces_the_window_once_a_round_trip() {
 }
 
 #[test]
+fn a_mark_in_a_flight_that_also_lost_reduces_no_further() {
+    let mut p = agreed();
+    p.send(&[5; 14_480]);
+    p.out();
+    p.pass(ms(250));
+    let after_loss = p.info().ssthresh;
+    // Marked, too: on the way through recovery, and on the ACK that ends it.
+    for acked in [1, 10] {
+        let before = p.info().cwnd;
+        p.ack = p.iss + 1 + acked * 1448;
+        p.inject(0, Flags::ACK | Flags::ECE, &[]);
+        assert!(p.info().cwnd >= before, "it grows from one segment");
+        p.out();
+    }
+    assert_eq!((p.engine.counters().ecn_reductions, p.info().ssthresh), (0, after_loss));
+}
+
+#[test]
 fn what_goes_again_is_not_marked_and_a_loss_is_told() {
     let mut p = agreed();
     p.send(&[5; 100_000]);

@@ -8,7 +8,11 @@ use crate::world::*;
 const HEADERS: u16 = 40;
 
 fn flying() -> Peer {
-    let mut p = Peer::established(everything());
+    flying_with(Config::default())
+}
+
+fn flying_with(config: Config) -> Peer {
+    let mut p = Peer::established_with(config, everything());
     p.send(&[7; 20_000]);
     let out = p.out();
     assert_eq!((out.len(), out[0].len()), (10, 1448));
@@ -173,6 +177,12 @@ fn other_connections_to_that_host_follow_and_new_ones_start_so() {
 
 #[test]
 fn full_segments_that_vanish_are_halved() {
+    // Not unless asked for.
+    let mut p = flying();
+    let lens: Vec<usize> = p.pass(secs(40)).iter().map(|(_, s)| s.len()).collect();
+    assert!(lens.len() > 6 && lens.iter().all(|len| *len == 1448), "{lens:?}");
+
+    let flying = || flying_with(Config { black_hole_detection: true, ..Config::default() });
     let mut p = flying();
     let lens: Vec<usize> = p.pass(secs(40)).iter().map(|(_, s)| s.len()).collect();
     assert_eq!(lens[..6], [1448, 718, 500, 1448, 1448, 1448], "then it is rather an outage");
@@ -190,7 +200,10 @@ fn full_segments_that_vanish_are_halved() {
     assert_eq!(p.info().mss, 1448, "it was only late");
 
     // Short ones say nothing about the path.
-    let mut p = Peer::established(everything());
+    let mut p = Peer::established_with(
+        Config { black_hole_detection: true, ..Config::default() },
+        everything(),
+    );
     p.send(&[7; 1_000]);
     p.out();
     let lens: Vec<usize> = p.pass(secs(20)).iter().map(|(_, s)| s.len()).collect();
