@@ -7,10 +7,14 @@ use std::rc::Rc;
 use smoltcp::wire::IpCidr;
 use throng_runtime::mesh::Mesh;
 use throng_runtime::sim::{HostId, World};
-use throng_runtime::{Driver, ShardId, local, unparker};
+use throng_runtime::{Driver, ShardId, unparker};
+
+mod path;
+
+pub use path::Path;
 
 use crate::device::Device;
-use crate::local::Network;
+use crate::local::{self, Network};
 use crate::resolver::{self, Resolver};
 use crate::stack::{Setup, SharedStack, Stack, StackDriver};
 use crate::steering::PortSteering;
@@ -81,9 +85,22 @@ pub fn add_host(world: &mut World, devices: Vec<Box<dyn Device>>, config: &HostC
             now: throng_runtime::now(),
         })));
         let network = Rc::new(Network::bypass(stack.clone(), true, names));
-        local::set(network.clone());
+        throng_runtime::local::set(network.clone());
         let driver: Box<dyn Driver> = Box::new(StackDriver::new(stack, network));
         Ok(driver)
     });
     host.expect("a simulated host needs no resources of the machine")
+}
+
+/// Checks everything that must hold in the current shard's TCP engine between two turns; its
+/// time grows with the number of connections.
+///
+/// # Errors
+/// Outside a shard, or on a shard without a stack.
+///
+/// # Panics
+/// When something does not hold.
+pub fn check_invariants() -> std::io::Result<()> {
+    local::stack()?.borrow().engine.check_invariants();
+    Ok(())
 }

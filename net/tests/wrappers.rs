@@ -128,6 +128,48 @@ fn delay_rate_and_queue_shape_the_link() {
 }
 
 #[test]
+fn a_queue_in_bytes_holds_what_waits_and_not_what_travels() {
+    // Of 15 frames of 100 bytes the first goes at once; ten of the others find room to wait.
+    let shape = Impairments {
+        delay: Duration::from_millis(5),
+        rate: Some(8_000_000),
+        queue_bytes: 1_100,
+        ..Impairments::default()
+    };
+    let (mut device, _far) = faulty(shape, 1);
+    let frame = |number| Packet::from(frames::numbered(B, A, 0, number, 100));
+    let mut burst: VecDeque<Packet> = (0..15).map(frame).collect();
+    device.transmit(&mut burst, Instant::ZERO);
+    assert_eq!(device.fault_counters().overflowed, 4);
+    // All are sent, none has arrived: the queue is empty.
+    let mut burst: VecDeque<Packet> = (0..15).map(frame).collect();
+    device.transmit(&mut burst, Instant::from_micros(1_100));
+    assert_eq!(device.fault_counters().overflowed, 8);
+}
+
+#[test]
+fn faults_change_under_way() {
+    let (mut device, mut far) = faulty(Impairments { loss: 1.0, ..Impairments::default() }, 3);
+    let arrive = |device: &mut FaultyQueue, far: &mut MemoryQueue, at: u64| {
+        let packet = Packet::from(frames::numbered(B, A, 0, at as u32, 100));
+        device.transmit(&mut VecDeque::from([packet]), Instant::from_millis(at));
+        let mut frames = Vec::new();
+        far.receive(&mut frames, 10, Instant::from_millis(at));
+        frames.len()
+    };
+    assert_eq!(arrive(&mut device, &mut far, 1), 0);
+    let late = Impairments { delay: Duration::from_millis(5), ..Impairments::default() };
+    device.set(&Faults { seed: 3, send: late, ..Faults::default() });
+    assert_eq!(arrive(&mut device, &mut far, 2), 0);
+    // What was late arrives, and after it what is not late any more.
+    device.set(&Faults { seed: 3, ..Faults::default() });
+    assert_eq!(arrive(&mut device, &mut far, 3), 1);
+    assert_eq!(device.next_deadline(), Some(Instant::from_millis(7)));
+    assert_eq!(arrive(&mut device, &mut far, 7), 2);
+    assert_eq!(device.fault_counters().lost, 1);
+}
+
+#[test]
 fn corruption_flips_one_bit_that_a_checksum_tells() {
     for (receiving, checksum) in [(false, Checksum::None), (true, Checksum::Trust)] {
         let options = Options { checksum, ..Options::default() };

@@ -43,6 +43,8 @@ pub struct World {
 struct Host {
     group: Arc<Group>,
     shards: Vec<Reactor>,
+    /// Until when each shard's thread gets no processor.
+    stalls: Vec<Instant>,
 }
 
 impl World {
@@ -95,7 +97,8 @@ impl World {
             };
             shards.push(Reactor::new(shard, driver, config.task_budget));
         }
-        self.hosts.push(Host { group, shards });
+        let stalls = vec![Instant::ZERO; shards.len()];
+        self.hosts.push(Host { group, shards, stalls });
         Ok(HostId(self.hosts.len() - 1))
     }
 
@@ -151,10 +154,26 @@ impl World {
         shards.iter_mut().for_each(Reactor::abandon);
     }
 
+    /// A shard's thread stands still until `until`, as if another had its processor.
+    ///
+    /// # Panics
+    /// If there is no such host or shard.
+    #[track_caller]
+    pub fn stall(&mut self, host: HostId, shard: ShardId, until: Instant) {
+        self.hosts[host.0].stalls[shard.index()] = until;
+    }
+
+    /// The clock jumps ahead, past every deadline on the way, as after a machine's sleep.
+    pub fn jump(&mut self, by: Duration) {
+        self.now += by;
+    }
+
     /// Turns every shard once. Returns whether anything moved.
     pub fn sweep(&mut self) -> bool {
         let mut moved = false;
-        for reactor in self.hosts.iter_mut().flat_map(|host| &mut host.shards) {
+        let shards =
+            self.hosts.iter_mut().flat_map(|host| host.shards.iter_mut().zip(&host.stalls));
+        for (reactor, _) in shards.filter(|(_, until)| **until <= self.now) {
             let shard = reactor.shard.clone();
             let _entered = shard.enter();
             moved |= reactor.turn(self.now);
@@ -164,8 +183,12 @@ impl World {
 
     /// The next time at which anything will happen by itself.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let shards = self.hosts.iter().flat_map(|host| &host.shards);
-        shards.filter_map(Reactor::next_deadline).min()
+        let shards = self.hosts.iter().flat_map(|host| host.shards.iter().zip(&host.stalls));
+        let next = |(reactor, until): (&Reactor, &Instant)| match *until > self.now {
+            true => Some(*until),
+            false => reactor.next_deadline(),
+        };
+        shards.filter_map(next).min()
     }
 
     /// Lets time pass until `done` says so, asked after every sweep, or until `limit`, when

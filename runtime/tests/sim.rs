@@ -262,3 +262,40 @@ fn what_happens_to_tasks_from_afar_is_counted() {
     assert_eq!(world.enter(host, there, stats).panics, 2);
     assert_eq!(world.enter(host, here, stats).refused, 1);
 }
+
+#[test]
+fn a_stalled_shard_does_late_what_was_due() {
+    let (mut world, host) = world(2);
+    let late: Vec<_> = [ShardId(0), ShardId(1)]
+        .into_iter()
+        .map(|shard| {
+            world.spawn(host, shard, async {
+                sleep(Duration::from_millis(10)).await;
+                throng_runtime::now()
+            })
+        })
+        .collect();
+    world.sweep();
+    world.stall(host, ShardId(1), Instant::from_millis(500));
+    world.run_until(Instant::from_millis(499), || false);
+    assert_eq!([late[0].is_finished(), late[1].is_finished()], [true, false]);
+    world.run_until(Instant::from_millis(501), || false);
+    assert!(late[1].is_finished());
+}
+
+#[test]
+fn a_jump_of_the_clock_passes_all_deadlines_at_once() {
+    let (mut world, host) = world(1);
+    let ticks = world.spawn(host, ShardId(0), async {
+        for _ in 0..3 {
+            sleep(Duration::from_secs(1)).await;
+        }
+        throng_runtime::now()
+    });
+    world.sweep();
+    world.jump(Duration::from_secs(3600));
+    world.run_for(Duration::from_millis(1_900));
+    assert!(!ticks.is_finished(), "one sleep was over at the jump, two begin after it");
+    world.run_for(Duration::from_millis(200));
+    assert!(ticks.is_finished());
+}

@@ -41,10 +41,14 @@ pub struct Impairments {
     pub rate: Option<u64>,
     /// Frames under way at most; more are lost (a tail-drop queue).
     pub queue: usize,
+    /// Bytes of frames that may wait for the link's width; a frame that finds as many waiting
+    /// is lost. Nothing waits without a `rate`.
+    pub queue_bytes: u64,
 }
 
 impl Default for Impairments {
-    /// No faults; the values that only shape a fault at 8 frames, 1 ms, 1000 frames.
+    /// No faults; the values that only shape a fault at 8 frames, 1 ms, 1000 frames, any number
+    /// of bytes.
     fn default() -> Impairments {
         Impairments {
             loss: 0.0,
@@ -58,6 +62,7 @@ impl Default for Impairments {
             jitter: Duration::ZERO,
             rate: None,
             queue: 1000,
+            queue_bytes: u64::MAX,
         }
     }
 }
@@ -116,6 +121,8 @@ pub fn wrap(queues: Vec<Box<dyn Device>>, faults: &Faults) -> Vec<Box<dyn Device
 pub struct FaultyQueue {
     inner: Box<dyn Device>,
     capabilities: Capabilities,
+    /// Its place in the port, for the lanes' seeds.
+    number: usize,
     send: Option<Lane>,
     receive: Option<Lane>,
     /// Frames that are due and that the inner device has no room for.
@@ -134,10 +141,6 @@ const RETRY: Duration = Duration::from_micros(100);
 impl FaultyQueue {
     /// Wraps one queue; `number` is its place in the port and part of the seed.
     pub fn new(inner: Box<dyn Device>, number: usize, faults: &Faults) -> FaultyQueue {
-        let lane = |impairments: &Impairments, direction: u64| {
-            let seed = Rng::mix(faults.seed ^ Rng::mix(number as u64 * 2 + direction));
-            impairments.any().then(|| Lane::new(impairments.clone(), seed))
-        };
         let mut capabilities = inner.capabilities().clone();
         capabilities.name.push_str("+faults");
         if faults.send.any() {
@@ -149,10 +152,11 @@ impl FaultyQueue {
             capabilities.tx_udp_checksum = false;
         }
         capabilities.rx_checksum &= faults.receive.corrupt <= 0.0;
-        FaultyQueue {
+        let mut queue = FaultyQueue {
             capabilities,
-            send: lane(&faults.send, 0),
-            receive: lane(&faults.receive, 1),
+            number,
+            send: None,
+            receive: None,
             inner,
             outbox: VecDeque::new(),
             arrived: Vec::new(),
@@ -160,6 +164,26 @@ impl FaultyQueue {
             rx_frames: 0,
             rx_bytes: 0,
             tx_full: 0,
+        };
+        queue.set(faults);
+        queue
+    }
+
+    /// Other faults from here on; what is under way stays under way. The capabilities are a
+    /// constant: a queue that shall ever corrupt, or touch what it sends, has to be made with
+    /// such faults, which hide the offloads in question.
+    pub fn set(&mut self, faults: &Faults) {
+        let lanes = [(&mut self.send, &faults.send, 0), (&mut self.receive, &faults.receive, 1)];
+        for (lane, impairments, direction) in lanes {
+            match lane {
+                Some(lane) => lane.impairments = impairments.clone(),
+                None if impairments.any() => {
+                    let place = self.number as u64 * 2 + direction;
+                    let seed = Rng::mix(faults.seed ^ Rng::mix(place));
+                    *lane = Some(Lane::new(impairments.clone(), seed));
+                }
+                None => {}
+            }
         }
     }
 
@@ -361,8 +385,11 @@ impl Lane {
     }
 
     fn enter(&mut self, packet: Packet, now: Instant) {
-        let Impairments { reorder, reorder_by, delay, jitter, rate, queue, .. } = self.impairments;
-        if self.under_way.len() >= queue.max(1) {
+        let Impairments { reorder, reorder_by, delay, jitter, rate, queue, queue_bytes, .. } =
+            self.impairments;
+        let behind = self.busy_until.saturating_since(now).as_nanos();
+        let waiting = rate.map_or(0, |rate| behind * u128::from(rate) / 8_000_000_000);
+        if self.under_way.len() >= queue.max(1) || waiting >= u128::from(queue_bytes) {
             self.counters.overflowed += 1;
             return;
         }
