@@ -62,6 +62,8 @@ pub struct Config {
     pub orphan_retries: u8,
     /// Initial congestion window, in segments (RFC 6928). Default 10.
     pub initial_window: u16,
+    /// How connections begin to react to congestion. Default CUBIC.
+    pub congestion: CongestionControl,
     /// Explicit congestion notification (RFC 3168). Default [`Ecn::Passive`], as in Linux.
     pub ecn: Ecn,
     /// Whether full-sized segments that time out twice in a row are taken for too long for
@@ -107,6 +109,7 @@ impl Default for Config {
             data_retries: 15,
             orphan_retries: 8,
             initial_window: 10,
+            congestion: CongestionControl::Cubic,
             ecn: Ecn::Passive,
             black_hole_detection: false,
             nodelay: false,
@@ -116,6 +119,16 @@ impl Default for Config {
             shard: ShardId(0),
         }
     }
+}
+
+/// How a connection's sending rate follows what the network carries.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum CongestionControl {
+    /// CUBIC (RFC 9438) with HyStart++ (RFC 9406).
+    #[default]
+    Cubic,
+    /// NewReno (RFC 5681, RFC 6582).
+    NewReno,
 }
 
 /// Whether connections use explicit congestion notification (RFC 3168).

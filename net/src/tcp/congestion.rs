@@ -1,75 +1,325 @@
-//! The congestion window: slow start, avoidance by [`cubic`](super::cubic), reductions.
+//! The congestion window: slow start, avoidance by the [`Controller`] chosen, reductions.
+//!
+//! `recovery` calls [`on_progress`] for an acknowledgement while nothing is lost,
+//! [`on_repair`] for one after a timeout, and the methods of [`Congestion`] named `on_*` for what
+//! else happens; [`Congestion`] is a value, so that a copy made before a reduction is what
+//! [`Congestion::undo`] takes.
 
+use super::config::CongestionControl;
 use super::cubic::Cubic;
+use super::hystart::{HyStart, Verdict};
+use super::reno::Reno;
+use super::segment::Header;
+use super::seq::SeqNum;
+use super::state::{Conn, flag};
+use super::timer::Clock;
 
-/// The window and its threshold, in bytes.
+/// No window grows beyond this.
+const MAX_WINDOW: u32 = 1 << 30;
+/// Segments that one acknowledgement can be worth in slow start (RFC 9406 4.3, L without
+/// pacing).
+const SLOW_START_LIMIT: u32 = 8;
+
+/// What a controller remembers, as the hot block holds it.
+pub(super) type Memory = ([u32; 4], u8);
+
+/// A rule for how the window grows in congestion avoidance and shrinks at a loss: what a
+/// congestion control is free to choose. Windows in bytes.
+pub(super) trait Controller: Copy {
+    /// What it knows at first, and after a timeout: the next stage of avoidance begins flat.
+    fn new() -> Self;
+    fn load(memory: Memory) -> Self;
+    fn store(self) -> Memory;
+    /// How many bytes the window grows for `acked` bytes acknowledged at window `cwnd`.
+    fn grow(&mut self, cwnd: f32, acked: f32, ack: &Ack) -> f32;
+    /// A sign of congestion at window `cwnd`: returns the window to go on with.
+    fn reduce(&mut self, cwnd: f32) -> f32;
+    /// The window was reduced and then lost to a timeout.
+    fn on_timeout(&mut self) {}
+    /// Slow start begins again after silence: another stage of avoidance will follow.
+    fn on_restart(&mut self) {}
+    /// For `ms` the application, not the window, was the limit.
+    fn pause(&mut self, _ms: u32) {}
+}
+
+/// What an acknowledgement says that may let the window grow.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ack {
+    /// Bytes it acknowledges that were not before.
+    pub(super) acked: u32,
+    /// Most of them that count in slow start (RFC 3465 2.3, L).
+    pub(super) limit: u32,
+    pub(super) mss: u32,
+    /// SND.UNA, this acknowledgement taken in, and SND.NXT.
+    pub(super) una: SeqNum,
+    pub(super) nxt: SeqNum,
+    /// The clock in milliseconds modulo 2^32.
+    pub(super) now_ms: u32,
+    /// Smoothed round-trip time in microseconds.
+    pub(super) srtt: u32,
+    /// The round-trip time it shows, in microseconds; 0: none.
+    pub(super) rtt: u32,
+}
+
+/// Which rule is at work.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+enum Kind {
+    /// CUBIC in its first slow start, which [`HyStart`] watches.
+    Start,
+    Cubic,
+    Reno,
+}
+
+/// The window and its threshold, in bytes, and the controller's memory.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Congestion {
     pub(super) cwnd: u32,
     pub(super) ssthresh: u32,
-    /// Growth not yet worth a byte.
-    credit: f32,
-    cubic: Cubic,
+    memory: [u32; 4],
+    /// Growth not yet worth a byte, in 65,536ths.
+    credit: u16,
+    note: u8,
+    kind: Kind,
 }
 
-/// No window grows beyond this.
-const MAX_WINDOW: u32 = 1 << 30;
+const _: () = assert!(size_of::<Congestion>() <= 28, "a part of the hot block");
 
 impl Congestion {
-    pub(super) fn new(initial: u32) -> Congestion {
-        Congestion { cwnd: initial, ssthresh: u32::MAX, credit: 0.0, cubic: Cubic::default() }
+    pub(super) fn new(initial: u32, control: CongestionControl) -> Congestion {
+        let mut new = Congestion {
+            cwnd: initial,
+            ssthresh: u32::MAX,
+            memory: [0; 4],
+            credit: 0,
+            note: 0,
+            kind: Kind::Start,
+        };
+        new.choose(control);
+        new
+    }
+
+    /// Which control it is.
+    pub(super) fn control(&self) -> CongestionControl {
+        match self.kind {
+            Kind::Start | Kind::Cubic => CongestionControl::Cubic,
+            Kind::Reno => CongestionControl::NewReno,
+        }
+    }
+
+    /// Goes on with another control, at the window there is.
+    pub(super) fn choose(&mut self, control: CongestionControl) {
+        if control == self.control() && self.kind != Kind::Start {
+            return;
+        }
+        match control {
+            CongestionControl::NewReno => self.put(Kind::Reno, Reno::new()),
+            CongestionControl::Cubic if self.ssthresh < u32::MAX => {
+                self.put(Kind::Cubic, Cubic::new());
+            }
+            CongestionControl::Cubic => self.watch(HyStart::default()),
+        }
     }
 
     pub(super) fn in_slow_start(&self) -> bool {
         self.cwnd < self.ssthresh
     }
 
-    /// `acked` bytes were acknowledged while the window, not the application, was the limit.
-    pub(super) fn on_ack(&mut self, acked: u32, mss: u32, now_ms: u32, srtt_us: u32) {
-        let mut acked = acked;
+    /// An acknowledgement while the window, not the application, was the limit.
+    pub(super) fn on_ack(&mut self, ack: &Ack) {
+        let mut acked = ack.acked;
         if self.in_slow_start() {
-            // RFC 3465: by what was acknowledged, as far as the threshold. No limit per ACK as
-            // in Linux: receivers that merge segments stretch their ACKs. After a timeout the
-            // caller sets one.
-            let step = acked.min(self.ssthresh - self.cwnd);
+            let mut worth = acked.min(ack.limit);
+            if self.kind == Kind::Start && self.ssthresh == u32::MAX {
+                let mut start = HyStart::load((self.memory, self.note));
+                let verdict = start.on_ack(ack);
+                self.watch(start);
+                match verdict {
+                    Verdict::Fast => {}
+                    Verdict::Slow(divisor) => worth = (worth / divisor).max(1),
+                    Verdict::Leave => {
+                        // RFC 9406 4.2; RFC 9438 4.10: W_max is what the window is then.
+                        self.ssthresh = self.cwnd;
+                        self.put(Kind::Cubic, Cubic::new());
+                        return;
+                    }
+                }
+            }
+            // RFC 3465: by what was acknowledged, as far as the threshold.
+            let step = worth.min(self.ssthresh - self.cwnd);
             self.cwnd = (self.cwnd + step).min(MAX_WINDOW);
-            acked -= step;
+            acked = worth - step;
         }
         if acked > 0 && !self.in_slow_start() {
-            let mss = mss as f32;
-            let cwnd = self.cwnd as f32 / mss;
-            let growth = self.cubic.grow(cwnd, acked as f32 / mss, now_ms, srtt_us as f32 / 1e6);
-            self.credit += growth * mss;
-            let whole = self.credit as u32;
-            self.credit -= whole as f32;
-            self.cwnd = self.cwnd.saturating_add(whole).min(MAX_WINDOW);
+            self.avoid(acked, ack);
         }
     }
 
-    /// A loss found by duplicate acknowledgements or SACK, with `flight` bytes out.
-    pub(super) fn on_loss(&mut self, flight: u32, mss: u32) {
-        // RFC 5681 3.1 (4): of what was in flight, lest an unused window be remembered.
-        let window = self.cwnd.min(flight.max(mss));
-        let reduced = self.cubic.reduce(window as f32 / mss as f32) * mss as f32;
-        self.ssthresh = (reduced as u32).max(2 * mss);
-        self.cwnd = self.ssthresh;
-        self.credit = 0.0;
+    /// Congestion avoidance.
+    fn avoid(&mut self, acked: u32, ack: &Ack) {
+        if self.kind == Kind::Start {
+            self.put(Kind::Cubic, Cubic::new());
+        }
+        let (cwnd, bytes) = (self.cwnd.max(1) as f32, acked as f32);
+        let growth = match self.kind {
+            Kind::Start | Kind::Cubic => {
+                self.with(|cubic: &mut Cubic| cubic.grow(cwnd, bytes, ack))
+            }
+            Kind::Reno => self.with(|reno: &mut Reno| reno.grow(cwnd, bytes, ack)),
+        };
+        let growth = (growth * 65_536.0) as u64 + u64::from(self.credit);
+        self.credit = growth as u16;
+        let whole = (growth >> 16).min(MAX_WINDOW.into()) as u32;
+        self.cwnd = self.cwnd.saturating_add(whole).min(MAX_WINDOW);
     }
 
-    /// A retransmission timeout; `first` of a series: later ones keep the threshold.
+    /// A loss that acknowledgements have shown, with `flight` bytes out.
+    pub(super) fn on_loss(&mut self, flight: u32, mss: u32) {
+        // RFC 5681 3.1 (4): of what was in flight, lest an unused window be remembered.
+        let window = self.cwnd.min(flight.max(mss)) as f32;
+        let reduced = match self.kind {
+            Kind::Start => {
+                self.put(Kind::Cubic, Cubic::new());
+                self.with(|cubic: &mut Cubic| cubic.reduce(window))
+            }
+            Kind::Cubic => self.with(|cubic: &mut Cubic| cubic.reduce(window)),
+            Kind::Reno => self.with(|reno: &mut Reno| reno.reduce(window)),
+        };
+        self.ssthresh = (reduced as u32).clamp(2 * mss, MAX_WINDOW);
+        // No sign of congestion lets a window grow that is smaller than the threshold's least.
+        self.cwnd = self.ssthresh.min(self.cwnd.max(mss));
+        self.credit = 0;
+    }
+
+    /// The echo of a router's mark, with `flight` bytes out (RFC 3168 6.1.2): as a loss is.
+    pub(super) fn on_mark(&mut self, flight: u32, mss: u32) {
+        self.on_loss(flight, mss);
+    }
+
+    /// A retransmission timeout; `first`: of this data, later ones keep the threshold
+    /// (RFC 5681 3.1).
     pub(super) fn on_timeout(&mut self, flight: u32, mss: u32, first: bool) {
         if first {
             self.on_loss(flight, mss);
         }
-        self.cubic.timeout();
+        match self.kind {
+            Kind::Start => self.watch(HyStart::default()),
+            Kind::Cubic => self.with(|cubic: &mut Cubic| cubic.on_timeout()),
+            Kind::Reno => self.with(|reno: &mut Reno| reno.on_timeout()),
+        }
         // RFC 5681 3.1: the loss window.
         self.cwnd = mss;
-        self.credit = 0.0;
+        self.credit = 0;
     }
 
-    /// After `idle_ms` of silence longer than a timeout: RFC 5681 4.1, restart window.
-    pub(super) fn on_idle(&mut self, idle_ms: u32, initial: u32) {
-        self.cubic.pause(idle_ms);
-        self.cwnd = self.cwnd.min(initial);
+    /// The reduction made when it was `before` was a mistake: nothing had been lost
+    /// (RFC 9438 4.9, RFC 4015 3.2). What it has grown since stays.
+    #[allow(dead_code, reason = "loss recovery will call it")]
+    pub(super) fn undo(&mut self, before: &Congestion) {
+        let cwnd = self.cwnd.max(before.cwnd);
+        *self = Congestion { cwnd, ..*before };
+    }
+
+    /// After silence longer than a timeout (RFC 5681 4.1, the restart window). What the window
+    /// was, the threshold remembers for the most part, as in Linux (RFC 2861 2).
+    pub(super) fn on_restart(&mut self, initial: u32) {
+        if self.cwnd <= initial {
+            return;
+        }
+        if self.ssthresh < u32::MAX {
+            self.ssthresh = self.ssthresh.max(self.cwnd / 4 * 3);
+        }
+        self.cwnd = initial;
+        match self.kind {
+            Kind::Start => self.watch(HyStart::default()),
+            Kind::Cubic => self.with(|cubic: &mut Cubic| cubic.on_restart()),
+            Kind::Reno => self.with(|reno: &mut Reno| reno.on_restart()),
+        }
+    }
+
+    /// For `ms` the application, not the window, was the limit.
+    pub(super) fn pause(&mut self, ms: u32) {
+        if self.kind == Kind::Cubic {
+            self.with(|cubic: &mut Cubic| cubic.pause(ms));
+        }
+    }
+
+    fn with<C: Controller, T>(&mut self, act: impl FnOnce(&mut C) -> T) -> T {
+        let mut controller = C::load((self.memory, self.note));
+        let result = act(&mut controller);
+        (self.memory, self.note) = controller.store();
+        result
+    }
+
+    fn put(&mut self, kind: Kind, controller: impl Controller) {
+        self.kind = kind;
+        (self.memory, self.note) = controller.store();
+    }
+
+    fn watch(&mut self, start: HyStart) {
+        self.kind = Kind::Start;
+        (self.memory, self.note) = start.store();
+    }
+}
+
+/// `header` has acknowledged `acked` bytes of `flight` that were out, and SND.UNA has moved;
+/// nothing is known to be lost.
+pub(super) fn on_progress(
+    conn: &mut Conn,
+    header: &Header,
+    (acked, flight): (u32, u32),
+    now: Clock,
+) {
+    // RFC 7661 in spirit: a window that is not used does not grow.
+    let limited = if conn.congestion.in_slow_start() {
+        flight.saturating_mul(2) > conn.congestion.cwnd
+    } else {
+        conn.has(flag::CWND_LIMITED)
+    };
+    if limited {
+        grow(conn, header, acked, now);
+    } else {
+        conn.congestion.pause(now.tick.age(conn.progress_at));
+    }
+}
+
+fn grow(conn: &mut Conn, header: &Header, acked: u32, now: Clock) {
+    let mss = u32::from(conn.mss);
+    let rtt = if conn.congestion.kind == Kind::Start { echo_rtt(conn, header, now) } else { 0 };
+    let ack = Ack { limit: SLOW_START_LIMIT * mss, rtt, ..ack_of(conn, acked, now) };
+    conn.congestion.on_ack(&ack);
+}
+
+/// `acked` bytes were acknowledged after a timeout.
+pub(super) fn on_repair(conn: &mut Conn, acked: u32, now: Clock) {
+    // RFC 5681 3.1, RFC 3465 2.3: what an ACK covers after a timeout has mostly left the
+    // network long ago; it is no licence for a burst.
+    let acked = acked.min(u32::from(conn.mss));
+    conn.congestion.on_ack(&ack_of(conn, acked, now));
+}
+
+fn ack_of(conn: &Conn, acked: u32, now: Clock) -> Ack {
+    Ack {
+        acked,
+        limit: acked,
+        mss: conn.mss.into(),
+        una: conn.snd_una,
+        nxt: conn.snd_nxt,
+        now_ms: now.tick.0,
+        srtt: conn.rtt.srtt(),
+        rtt: 0,
+    }
+}
+
+/// The round-trip time that the peer's timestamp shows, in microseconds, to a millisecond; 0:
+/// none (RFC 7323 4.1). For the timeout one sample a round trip is enough; HyStart++ wants
+/// eight.
+fn echo_rtt(conn: &Conn, header: &Header, now: Clock) -> u32 {
+    match header.options.timestamps {
+        Some((_, echo)) if conn.has(flag::TIMESTAMPS) && echo != 0 => {
+            let ms = now.tick.0.wrapping_add(conn.ts_offset).wrapping_sub(echo);
+            if ms < 1 << 18 { ms.max(1) * 1000 } else { 0 }
+        }
+        _ => 0,
     }
 }

@@ -76,7 +76,7 @@ pub(super) fn on_echo(conn: &mut Conn, core: &mut Core, flight: u32, cwnd: u32) 
         return;
     }
     core.counters.ecn_reductions += 1;
-    conn.congestion.on_loss(flight, conn.mss.into());
+    conn.congestion.on_mark(flight, conn.mss.into());
     conn.recover = conn.snd_nxt;
     conn.ecn |= REDUCED | TELL;
 }

@@ -56,7 +56,7 @@ impl Conn {
             cookie: 0,
             bytes_received: 0,
             bytes_acked: 0,
-            congestion: super::congestion::Congestion::new(0),
+            congestion: super::congestion::Congestion::new(0, core.config.congestion),
             rtt: Default::default(),
             recover: iss,
             high_rxt: iss,
@@ -119,7 +119,8 @@ impl Conn {
         self.max_wnd = self.snd_wnd;
         self.snd_wl1 = irs;
         self.snd_wl2 = self.snd_una;
-        self.congestion = super::congestion::Congestion::new(self.initial_window(core));
+        let control = self.congestion.control();
+        self.congestion = super::congestion::Congestion::new(self.initial_window(core), control);
         self.last_rcv = now.tick;
     }
 

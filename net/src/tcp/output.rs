@@ -140,6 +140,7 @@ fn transmit_plain(
 /// New sequence space went out: `len` numbers from SND.NXT on.
 fn note_sent(conn: &mut Conn, len: u32, short: bool, now: Clock) {
     if conn.flight() == 0 {
+        conn.congestion.pause(now.tick.age(conn.progress_at));
         conn.progress_at = now.tick;
         // What ran so far was the probe timer, if any.
         conn.unset(flag::PERSIST);
@@ -426,9 +427,8 @@ impl<E: Egress> Output<'_, E> {
     fn restart_after_idle(&mut self) {
         let conn = &mut *self.conn;
         if conn.flight() == 0 && conn.unsent() > 0 && is_restart(conn, self.core, self.now) {
-            let idle = self.now.tick.age(conn.last_snd);
             let initial = conn.initial_window(self.core);
-            conn.congestion.on_idle(idle, initial);
+            conn.congestion.on_restart(initial);
         }
     }
 

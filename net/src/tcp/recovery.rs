@@ -1,6 +1,7 @@
 //! Acknowledgements and loss: what is out of the network, what is lost, what goes again
 //! (RFC 5681, RFC 6675, RFC 6582, RFC 6298).
 
+use super::congestion;
 use super::core::Core;
 use super::ecn;
 use super::path;
@@ -92,15 +93,7 @@ pub(super) fn acknowledge(conn: &mut Conn, core: &mut Core, header: &Header, now
             if conn.short_end.before(conn.snd_una) {
                 conn.short_end = conn.snd_una;
             }
-            // RFC 7661 in spirit: a window that is not used does not grow.
-            let limited = if conn.congestion.in_slow_start() {
-                flight.saturating_mul(2) > conn.congestion.cwnd
-            } else {
-                conn.has(flag::CWND_LIMITED)
-            };
-            if limited {
-                conn.congestion.on_ack(acked, mss, tick.0, conn.rtt.srtt());
-            }
+            congestion::on_progress(conn, header, (acked, flight), now);
         }
         Phase::Recovery if header.ack.at_or_after(conn.recover) => {
             conn.phase = Phase::Open;
@@ -130,9 +123,7 @@ pub(super) fn acknowledge(conn: &mut Conn, core: &mut Core, header: &Header, now
                     conn.set(flag::ECHOES);
                 }
             }
-            // RFC 5681 3.1, RFC 3465 2.3: what an ACK covers after a timeout has mostly left
-            // the network long ago; it is no licence for a burst.
-            conn.congestion.on_ack(acked.min(mss), mss, tick.0, conn.rtt.srtt());
+            congestion::on_repair(conn, acked, now);
             core.want_transmit(conn);
         }
     }
