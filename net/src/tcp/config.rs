@@ -66,10 +66,10 @@ pub struct Config {
     pub congestion: CongestionControl,
     /// Explicit congestion notification (RFC 3168). Default [`Ecn::Passive`], as in Linux.
     pub ecn: Ecn,
-    /// Whether full-sized segments that time out twice in a row are taken for too long for
+    /// Whether full-sized segments that time out three times in a row are taken for too long for
     /// the path (RFC 4821 in small): shorter ones are tried, and what passes is the size for that
-    /// host for ten minutes. A path that was only down looks the same, so it is off by default,
-    /// as in Linux. ICMP is listened to in any case.
+    /// connection until a longer one, sent now and then, arrives. ICMP is listened to in any
+    /// case. Default `true`; Linux has it (`tcp_mtu_probing`) off.
     pub black_hole_detection: bool,
     /// Whether connections start with Nagle's algorithm off. Default `false`.
     pub nodelay: bool,
@@ -111,7 +111,7 @@ impl Default for Config {
             initial_window: 10,
             congestion: CongestionControl::Cubic,
             ecn: Ecn::Passive,
-            black_hole_detection: false,
+            black_hole_detection: true,
             nodelay: false,
             resets_per_second: 1_000,
             challenge_interval: Duration::from_millis(500),

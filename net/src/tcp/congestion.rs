@@ -212,6 +212,15 @@ impl Congestion {
         self.credit = 0;
     }
 
+    /// What was out is lost for its length: slow start from the initial window to where the
+    /// window was, or to the threshold where that was yet to be reached.
+    pub(super) fn start_again(&mut self, initial: u32) {
+        if !self.in_slow_start() {
+            self.ssthresh = self.cwnd;
+        }
+        self.cwnd = self.cwnd.min(initial);
+    }
+
     /// The reduction made when it was `before` was a mistake: nothing had been lost
     /// (RFC 9438 4.9, RFC 4015 3.2). What it has grown since stays.
     #[allow(dead_code, reason = "loss recovery will call it")]

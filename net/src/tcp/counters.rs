@@ -89,8 +89,14 @@ throng_runtime::metrics! {
         counter icmp_ignored: u64,
         /// ICMP messages that lowered what is known of a path's MTU.
         counter path_mtu_lowered: u64,
+        /// ICMP messages of a path's MTU that await the proof of a timeout.
+        counter path_mtu_doubted: u64,
         /// Times segments were shortened because full-sized ones vanished.
         counter path_mtu_suspected: u64,
+        /// Full-sized segments sent to see whether they still vanish.
+        counter path_mtu_probes: u64,
+        /// Of those, the ones that arrived.
+        counter path_mtu_raised: u64,
         /// Segments received with payload that a router had marked for congestion.
         counter ecn_marks: u64,
         /// Times the congestion window was reduced for the echo of a mark.

@@ -440,6 +440,7 @@ impl Engine {
                 self.core.wheel.remove(node);
             }
             self.core.keepalives.release(std::mem::take(&mut conn.keepalive));
+            self.core.paths.forget(conn);
             let starved = conn.has(flag::STARVED);
             conn.flags = 0;
             conn.generation = conn.generation.wrapping_add(1);

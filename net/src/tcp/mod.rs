@@ -20,6 +20,7 @@ mod engine;
 mod error;
 mod half;
 mod handshake;
+mod hole;
 mod hystart;
 mod info;
 mod invariants;

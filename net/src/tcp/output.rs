@@ -5,6 +5,7 @@ use super::core::{Core, plain};
 use super::ecn;
 use super::egress::{Egress, Full};
 use super::handshake::syn_header;
+use super::hole;
 use super::options::sack_len;
 use super::path;
 use super::recovery;
@@ -346,6 +347,9 @@ impl<E: Egress> Output<'_, E> {
             return Ok(());
         }
         self.restart_after_idle();
+        if self.conn.has(flag::OWN_PATH) {
+            pipe += self.probe_path(pipe)?;
+        }
         let offload = self.egress.max_payload() as u32;
         while self.share > 0 {
             let conn = &mut *self.conn;
@@ -381,6 +385,30 @@ impl<E: Egress> Output<'_, E> {
             pipe += self.send_new(len, unsent, fin_due && window > len)?;
         }
         Ok(())
+    }
+
+    /// A segment of full size where shorter ones are sent, if it is time to try one. Returns
+    /// its length, or 0.
+    #[cold]
+    fn probe_path(&mut self, pipe: u32) -> Result<u32, Full> {
+        let conn = &mut *self.conn;
+        let window = conn.snd_wnd.saturating_sub(conn.flight());
+        let room = window.min(conn.congestion.cwnd.saturating_sub(pipe));
+        let unsent = conn.unsent();
+        if self.sack[0].is_some() {
+            // No room for all of them beside a full segment.
+            return Ok(0);
+        }
+        let Some(len) = hole::probe(conn, self.core, (unsent, room), self.now) else {
+            return Ok(0);
+        };
+        let usual = std::mem::replace(&mut self.mss, len);
+        let sent = self.send_new(len, unsent, false);
+        self.mss = usual;
+        if sent.is_ok() {
+            hole::on_probe(self.conn, self.core, self.now);
+        }
+        sent
     }
 
     /// Nagle's algorithm as amended by Minshall (and as in Linux): a short segment waits

@@ -1,7 +1,7 @@
-//! Path MTU discovery: what a path carries, learnt from ICMP (RFC 1191, RFC 8201) or from
-//! silence (in the spirit of RFC 4821).
+//! Path MTU discovery: what a path carries, learnt from ICMP (RFC 1191, RFC 8201). For paths
+//! that say nothing see [`hole`](super::hole).
 //!
-//! What is learnt about a destination holds for ten minutes, for connections opened meanwhile
+//! What ICMP says about a destination holds for ten minutes, for connections opened meanwhile
 //! and for those that are open: each looks when it has more than a segment to send.
 
 use std::collections::{HashMap, VecDeque};
@@ -13,6 +13,7 @@ use super::core::Core;
 use super::demux::Kind;
 use super::engine::Engine;
 use super::error::TooBig;
+use super::hole::{self, Hole};
 use super::options::TIMESTAMPS_LEN;
 use super::recovery;
 use super::segment::{Addr, FourTuple};
@@ -32,19 +33,39 @@ const MIN_V4: u16 = 552;
 const MIN_V6: u16 = 1280;
 /// What routers that name no MTU are likely to mean (RFC 1191 7.1), largest first.
 const PLATEAUS: [u16; 8] = [32_000, 17_914, 8_166, 4_352, 2_002, 1_492, 1_006, MIN_V4];
+/// Segments' worth of data that has arrived before an ICMP message needs a timeout to be
+/// believed: full-sized ones are taken to have passed by then (RFC 5927 7.2).
+const PROVEN: u64 = 16;
+/// How often in its life a connection believes ICMP at once and sends again what is out.
+/// Further messages need a timeout, so that a row of falling MTUs buys no row of flights.
+const AT_ONCE: u8 = 4;
 
 /// The smallest MTU, and what IP and TCP headers take of it.
-fn constants(tuple: &FourTuple) -> (u16, u16) {
+pub(super) fn constants(tuple: &FourTuple) -> (u16, u16) {
     if tuple.remote.is_ipv4() { (MIN_V4, 40) } else { (MIN_V6, 60) }
 }
 
-/// The MTUs of paths that carry less than the link.
+/// What paths carry that carry less than the link.
 #[derive(Debug, Default)]
 pub(super) struct Paths {
-    /// Each with when it was learnt.
+    /// MTUs by destination, each with when it was learnt.
     mtus: HashMap<Addr, (u16, Instant)>,
     /// What was learnt when, oldest first; an entry learnt again is here twice.
     order: VecDeque<(Addr, Instant)>,
+    /// What single connections know, by index: those with the flag `OWN_PATH`.
+    own: HashMap<u32, Own>,
+}
+
+/// What one connection knows of its path, and no other shall hear of.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Own {
+    /// A size above which segments vanish, or are suspected to.
+    pub(super) hole: Option<Hole>,
+    /// An MTU that ICMP has named for what began at this number, and that a timeout would
+    /// prove.
+    doubted: Option<(u16, SeqNum)>,
+    /// How often ICMP was believed at once.
+    at_once: u8,
 }
 
 impl Paths {
@@ -59,8 +80,13 @@ impl Paths {
         if self.order.back() != Some(&(to, now)) {
             self.order.push_back((to, now));
         }
-        while self.order.len() > MAX_PATHS {
+        while self.mtus.len() > MAX_PATHS {
             self.forget_oldest();
+        }
+        if self.order.len() > 2 * MAX_PATHS {
+            // A few destinations are learnt about again and again.
+            let mtus = &self.mtus;
+            self.order.retain(|(to, at)| mtus.get(to).is_some_and(|(_, last)| last == at));
         }
         mtu < known
     }
@@ -80,22 +106,59 @@ impl Paths {
         }
     }
 
+    /// What this connection alone knows, if anything.
+    pub(super) fn own(&self, conn: &Conn) -> Option<&Own> {
+        if conn.has(flag::OWN_PATH) { self.own.get(&conn.index) } else { None }
+    }
+
+    /// Changes what this connection alone knows.
+    pub(super) fn change<T>(&mut self, conn: &mut Conn, change: impl FnOnce(&mut Own) -> T) -> T {
+        conn.set(flag::OWN_PATH);
+        change(self.own.entry(conn.index).or_default())
+    }
+
+    /// The connection is no more.
+    pub(super) fn forget(&mut self, conn: &Conn) {
+        if conn.has(flag::OWN_PATH) {
+            self.own.remove(&conn.index);
+            if self.own.is_empty() {
+                self.own.shrink_to(64);
+            }
+        }
+    }
+
+    /// Connections that know something of their own.
+    pub(super) fn owners(&self) -> usize {
+        self.own.len()
+    }
+
     /// Bytes of memory held, about.
     pub(super) fn memory(&self) -> usize {
         self.mtus.capacity() * size_of::<(Addr, (u16, Instant))>()
             + self.order.capacity() * size_of::<(Addr, Instant)>()
+            + self.own.capacity() * size_of::<(u32, Own)>()
     }
+}
+
+/// The longest segment, options included, that both ends and what is known of the way to the
+/// peer's host allow.
+fn host_mss(conn: &Conn, core: &mut Core, now: Clock) -> u16 {
+    let (_, headers) = constants(&conn.tuple);
+    let known = core.paths.get(&conn.tuple.remote, now.instant);
+    known.map_or(conn.full_mss, |mtu| conn.full_mss.min(mtu - headers))
+}
+
+/// The payload of such a segment, its options taken off.
+pub(super) fn known_mss(conn: &Conn, core: &mut Core, now: Clock) -> u16 {
+    host_mss(conn, core, now) - options_len(conn)
 }
 
 /// Makes the segments of `conn` as long as both ends and the path allow.
 pub(super) fn fit(conn: &mut Conn, core: &mut Core, now: Clock) {
-    if conn.has(flag::BLACK_HOLE) {
-        // It is finding out for itself.
-        return;
+    let mut mss = host_mss(conn, core, now);
+    if let Some(hole) = core.paths.own(conn).and_then(|own| own.hole) {
+        mss = mss.min(hole.mss());
     }
-    let (_, headers) = constants(&conn.tuple);
-    let known = core.paths.get(&conn.tuple.remote, now.instant);
-    let mss = known.map_or(conn.full_mss, |mtu| conn.full_mss.min(mtu - headers));
     if mss < conn.full_mss {
         conn.set(flag::NARROW);
     } else {
@@ -104,53 +167,39 @@ pub(super) fn fit(conn: &mut Conn, core: &mut Core, now: Clock) {
     set_mss(conn, mss);
 }
 
-/// The longest segment, options included.
-fn whole_mss(conn: &Conn) -> u16 {
-    conn.mss + if conn.has(flag::TIMESTAMPS) { TIMESTAMPS_LEN } else { 0 }
+fn options_len(conn: &Conn) -> u16 {
+    if conn.has(flag::TIMESTAMPS) { TIMESTAMPS_LEN } else { 0 }
+}
+
+/// The longest segment sent at present, options included.
+pub(super) fn whole_mss(conn: &Conn) -> u16 {
+    conn.mss + options_len(conn)
 }
 
 fn set_mss(conn: &mut Conn, mss: u16) {
-    conn.mss = mss - if conn.has(flag::TIMESTAMPS) { TIMESTAMPS_LEN } else { 0 };
+    conn.mss = mss - options_len(conn);
     // A window of less than a segment lets nothing out.
     conn.congestion.cwnd = conn.congestion.cwnd.max(conn.mss.into());
 }
 
-/// A timeout, of which `conn.retries` counts the ones in a row. From the second on segments
-/// of full size are suspected of vanishing without a word: half of it is tried, then the
-/// smallest. If that vanishes, too, the path is more likely down than narrow: the full size is
-/// tried again, and the smallest only every fourth time. What is acknowledged decides.
+/// A retransmission timeout.
 pub(super) fn on_timeout(conn: &mut Conn, core: &mut Core, now: Clock) {
-    let (min, headers) = constants(&conn.tuple);
-    let floor = (min - headers).min(conn.full_mss);
-    let sent = conn.flight().min(conn.queued());
-    if !core.config.black_hole_detection
-        || conn.retries < 2
-        || sent < u32::from(conn.mss) && !conn.has(flag::BLACK_HOLE)
-    {
-        return;
+    if let Some(Own { doubted: Some((mtu, seq)), .. }) = core.paths.own(conn) {
+        let (mtu, seq) = (*mtu, *seq);
+        core.paths.change(conn, |own| own.doubted = None);
+        // RFC 5927 7.2: what the message was about is lost indeed.
+        if seq.in_window(conn.snd_una, conn.flight()) {
+            lower(conn, core, mtu, now);
+            return;
+        }
     }
-    if conn.retries > 2 && conn.retries % 4 != 3 {
-        conn.unset(flag::BLACK_HOLE);
-        fit(conn, core, now);
-        return;
-    }
-    let last = whole_mss(conn);
-    let next = if conn.retries == 2 { (last / 2).max(floor) } else { floor };
-    if next < last {
-        core.counters.path_mtu_suspected += 1;
-        conn.set(flag::BLACK_HOLE);
-        set_mss(conn, next);
-    }
+    hole::on_timeout(conn, core, now);
 }
 
-/// The first `acked` bytes since segments are shorter than usual.
-#[cold]
-pub(super) fn on_passage(conn: &mut Conn, core: &mut Core, acked: u32, now: Clock) {
-    let (_, headers) = constants(&conn.tuple);
-    conn.unset(flag::BLACK_HOLE);
-    // A timeout sends one segment. More than that, and one of full size was not lost but late.
-    if acked <= u32::from(conn.mss) {
-        core.paths.learn(conn.tuple.remote, whole_mss(conn) + headers, now.instant);
+/// Takes an MTU for the path's.
+fn lower(conn: &mut Conn, core: &mut Core, mtu: u16, now: Clock) {
+    if core.paths.learn(conn.tuple.remote, mtu, now.instant) {
+        core.counters.path_mtu_lowered += 1;
     }
     fit(conn, core, now);
 }
@@ -158,9 +207,10 @@ pub(super) fn on_passage(conn: &mut Conn, core: &mut Core, acked: u32, now: Cloc
 impl Engine {
     /// An ICMP message says that a segment we sent with sequence number `seq` was too long for
     /// the path (RFC 1191 6.3, RFC 8201 4). It is believed if that is in flight, and can have
-    /// been so long and longer than the MTU named (RFC 5927 4.1, 7). Connections to that host
-    /// send shorter segments for ten minutes; this one sends again at once what is out, which
-    /// is no sign of congestion.
+    /// been so long and longer than the MTU named (RFC 5927 4.1, 7); where long segments have
+    /// arrived before, only once there is a timeout (7.2). Connections to that host send
+    /// shorter segments for ten minutes; this one sends again at once what is out, beginning
+    /// as slow start does, for it is no sign of congestion.
     pub fn on_icmp_too_big(&mut self, tuple: FourTuple, seq: SeqNum, said: TooBig, now: Instant) {
         let now = self.tell(now);
         let slot = self
@@ -173,14 +223,24 @@ impl Engine {
             core.counters.icmp_ignored += 1;
             return;
         };
-        if core.paths.learn(tuple.remote, mtu, now.instant) {
-            core.counters.path_mtu_lowered += 1;
-        }
-        conn.unset(flag::BLACK_HOLE);
         let before = conn.mss;
-        fit(conn, core, now);
+        let (_, headers) = constants(&tuple);
+        if mtu - headers >= whole_mss(conn) {
+            // What was on its way before the last message has come, or nothing new.
+            lower(conn, core, mtu, now);
+            return;
+        }
+        let proven = conn.bytes_acked >= PROVEN * u64::from(conn.full_mss);
+        let often = core.paths.own(conn).is_some_and(|own| own.at_once >= AT_ONCE);
+        if (proven || often) && conn.retries == 0 {
+            core.counters.path_mtu_doubted += 1;
+            core.paths.change(conn, |own| own.doubted = Some((mtu, seq)));
+            return;
+        }
+        lower(conn, core, mtu, now);
         let open = !matches!(conn.state, State::SynSent | State::SynReceived);
         if conn.mss < before && open && conn.queued() > 0 {
+            core.paths.change(conn, |own| own.at_once = own.at_once.saturating_add(1));
             recovery::send_again(conn, core, now);
         }
     }
@@ -189,18 +249,21 @@ impl Engine {
 /// The MTU to go by, if the message may be true and says anything new.
 fn believable(conn: &Conn, seq: SeqNum, said: TooBig) -> Option<u16> {
     let (min, headers) = constants(&conn.tuple);
+    let longest = conn.full_mss.saturating_add(headers);
     let mtu = match said.mtu {
         0 if conn.tuple.remote.is_ipv4() => {
-            *PLATEAUS.iter().find(|plateau| **plateau < said.quoted)?
+            *PLATEAUS.iter().find(|plateau| **plateau < said.quoted.min(longest))?
         }
         // RFC 8201 4: less than the minimum is discarded.
         mtu if mtu < min && !conn.tuple.remote.is_ipv4() => return None,
         mtu => mtu.max(min),
     };
+    // RFC 5927 4.1. A packet that is yet to be cut (TSO) may be quoted whole, so its length is
+    // bounded by what is out and not by a segment's; up to 40 bytes of it are options.
     let known = seq.in_window(conn.snd_una, conn.flight());
-    let longest = u32::from(conn.full_mss) + u32::from(headers);
-    let fits = said.quoted > mtu && u32::from(said.quoted) <= longest;
-    (known && fits).then_some(mtu)
+    let payload = u32::from(said.quoted.saturating_sub(headers + 40));
+    let possible = payload <= conn.snd_nxt.0.wrapping_sub(seq.0);
+    (known && possible && said.quoted > mtu && mtu < longest).then_some(mtu)
 }
 
 #[cfg(test)]
@@ -222,12 +285,19 @@ mod tests {
         assert_eq!(paths.get(&addr(1), at(609)), Some(1400), "from the last message on");
         assert_eq!(paths.get(&addr(1), at(610)), None);
         assert!(paths.is_empty() && paths.order.is_empty());
-        for n in 0..10 * MAX_PATHS as u32 {
+        let last = 10 * MAX_PATHS as u32 - 1;
+        for n in 0..=last {
             let now = Instant::from_millis(700_000 + u64::from(n));
             paths.learn(addr(n), 1000, now);
             paths.learn(addr(0), 1000, now);
         }
-        assert!(paths.mtus.len() <= MAX_PATHS && paths.order.len() <= MAX_PATHS);
+        assert_eq!(paths.mtus.len(), MAX_PATHS, "as many hosts, however often each is learnt");
+        assert!(paths.order.len() <= 2 * MAX_PATHS);
+        let known = (1..=last).filter(|n| paths.mtus.contains_key(&addr(*n)));
+        assert!(
+            known.eq(last + 2 - MAX_PATHS as u32..=last),
+            "the latest, and the one that all is about"
+        );
         assert_eq!(paths.get(&addr(0), at(750)), Some(1000));
         assert_eq!(paths.get(&addr(1), at(750)), None, "made room");
         assert!(!paths.is_empty());

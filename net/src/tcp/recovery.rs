@@ -4,6 +4,7 @@
 use super::congestion;
 use super::core::Core;
 use super::ecn;
+use super::hole;
 use super::path;
 use super::sack::{DUP_THRESH, Scoreboard};
 use super::segment::Header;
@@ -131,8 +132,8 @@ pub(super) fn acknowledge(conn: &mut Conn, core: &mut Core, header: &Header, now
     if conn.retries > 0 {
         conn.retries = 0;
         conn.soft_error = None;
-        if conn.has(flag::BLACK_HOLE) {
-            path::on_passage(conn, core, acked, now);
+        if conn.has(flag::OWN_PATH) {
+            hole::on_passage(conn, core, acked, now);
         }
     }
     conn.progress_at = tick;
@@ -243,8 +244,10 @@ pub(super) fn on_timeout(conn: &mut Conn, core: &mut Core, now: Clock) {
 }
 
 /// What is out was too long for the path and is lost: all of it goes again, as far as the
-/// peer has not reported it, and the window stays as it is (RFC 1191 6.5).
+/// peer has not reported it. The window is not reduced, but reached by slow start
+/// (RFC 1191 6.5), from the initial window on.
 pub(super) fn send_again(conn: &mut Conn, core: &mut Core, now: Clock) {
+    conn.congestion.start_again(conn.initial_window(core));
     conn.phase = Phase::Loss;
     conn.recover = conn.snd_nxt;
     conn.high_rxt = conn.snd_una;

@@ -118,8 +118,8 @@ pub(super) mod flag {
     pub(crate) const SQUEEZED: u32 = 1 << 29;
     /// Sends shorter segments than the peer takes, for the path's sake.
     pub(crate) const NARROW: u32 = 1 << 30;
-    /// Sends shorter segments to see whether those arrive.
-    pub(crate) const BLACK_HOLE: u32 = 1 << 31;
+    /// Knows something of its path that is not for others: see `path::Own`.
+    pub(crate) const OWN_PATH: u32 = 1 << 31;
 }
 
 /// A connection's hot block. The first 128 bytes are what a predicted segment touches.

@@ -39,12 +39,9 @@ impl Lab {
             (hop.mtu, hop.speaks) = (mtu, speaks);
         }
         let mut world = World::new();
-        let mut config = HostConfig::new(&["10.0.0.2/24", "fd00::2/64"], 1);
-        // Where the router says nothing the hosts have to find out.
-        config.tcp.black_hole_detection = !speaks;
+        let config = HostConfig::new(&["10.0.0.2/24", "fd00::2/64"], 1);
         let client = add_host(&mut world, vec![Box::new(device)], &config);
-        let mut config = HostConfig::new(&["10.0.0.1/24", "fd00::1/64"], 2);
-        config.tcp.black_hole_detection = !speaks;
+        let config = HostConfig::new(&["10.0.0.1/24", "fd00::1/64"], 2);
         let device: Box<dyn Device> = Box::new(far.remove(0));
         let server = add_host(&mut world, vec![device], &config);
         world.spawn(server, ShardId(0), async {
@@ -155,7 +152,7 @@ fn a_narrower_path_in_mid_transfer() {
 }
 
 #[test]
-fn routers_that_are_silent_cost_two_timeouts() {
+fn routers_that_are_silent_cost_three_timeouts() {
     for (ip, mtu, used) in
         [("10.0.0.1", 1_400, 770), ("10.0.0.1", 600, 552), ("fd00::1", 1_300, 1_280)]
     {
@@ -165,10 +162,12 @@ fn routers_that_are_silent_cost_two_timeouts() {
         assert!(took < Duration::from_secs(8), "{ip} {mtu}: {took:?}");
         let timeouts = lab.stats(lab.server).tcp.timeouts;
         // One more where the last acknowledgement travels on a segment that vanishes.
-        assert!((2..=4).contains(&timeouts), "{ip} {mtu}: {timeouts} timeouts");
+        assert!((3..=6).contains(&timeouts), "{ip} {mtu}: {timeouts} timeouts");
+        // Segments of full size went now and then, and cost no more of them.
+        assert_eq!(lab.stats(lab.server).tcp.path_mtu_raised, 0);
         lab.dropped();
-        assert!(lab.transfer(ip) < Duration::from_secs(2));
-        assert_eq!(lab.dropped(), 0, "what was found out is kept");
+        lab.transfer(ip);
+        assert!(lab.dropped() > 0, "it was found out for one connection only");
     }
 }
 

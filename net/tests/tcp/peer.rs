@@ -151,6 +151,11 @@ impl Peer {
         out.into_iter().next().unwrap()
     }
 
+    /// The first segment of what the engine sends now.
+    pub fn one_of_many(&mut self) -> Segment {
+        self.out().into_iter().next().expect("a segment")
+    }
+
     pub fn none(&mut self) {
         let out = self.out();
         assert!(out.is_empty(), "{out:#?}");
