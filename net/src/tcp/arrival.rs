@@ -220,7 +220,7 @@ pub(super) fn on_segment(
             set_window(conn, core, announced);
         }
     } else if conn.has(flag::SACK) {
-        recovery::on_sack_only(conn, core, header);
+        recovery::on_sack_only(conn, core, header, now);
     }
     if conn.has(flag::FIN_SENT) && conn.snd_una == conn.snd_nxt {
         on_fin_acknowledged(conn, core, now);

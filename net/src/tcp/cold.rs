@@ -2,8 +2,9 @@
 
 use throng_runtime::prefetch_read;
 
+use super::rack::Rack;
 use super::rcv::{Reassembly, Rope};
-use super::sack::Scoreboard;
+use super::scoreboard::Scoreboard;
 use super::snd::SendQueue;
 
 /// Queues and scoreboard of a connection. Taken when the first byte is queued or received,
@@ -19,11 +20,26 @@ pub(super) struct Cold {
 
 const _: () = assert!(size_of::<Cold>() <= 128, "a box of two cache lines");
 
-/// What only loss and reordering call for.
+/// What only loss, reordering and flights of more than one turn call for.
 #[derive(Debug, Default)]
 pub(super) struct Extra {
     pub(super) early: Reassembly,
-    pub(super) sacked: Scoreboard,
+    /// Good where the connection says that it is kept; see [`log`](super::rack::log).
+    pub(super) sent: Scoreboard,
+    pub(super) rack: Rack,
+}
+
+/// Entries of the scoreboard for which a box that waits for reuse keeps memory.
+const KEPT_PARTS: usize = 64;
+
+impl Extra {
+    fn is_unusual(&self) -> bool {
+        !self.early.is_empty() || self.sent.is_marked()
+    }
+
+    fn is_large(&self) -> bool {
+        self.sent.capacity() > KEPT_PARTS || self.early.capacity() > 0
+    }
 }
 
 impl Cold {
@@ -31,13 +47,12 @@ impl Cold {
     pub(super) fn is_empty(&self) -> bool {
         self.snd.is_empty()
             && self.ready.is_empty()
-            && self.extra.as_ref().is_none_or(|extra| extra.early.is_empty())
+            && self.extra.as_ref().is_none_or(|extra| !extra.is_unusual())
     }
 
     /// Whether anything is held that header prediction does not deal with.
     pub(super) fn is_unusual(&self) -> bool {
-        let unusual = |extra: &Extra| !extra.early.is_empty() || !extra.sacked.is_empty();
-        self.extra.as_deref().is_some_and(unusual)
+        self.extra.as_deref().is_some_and(Extra::is_unusual)
     }
 
     /// What came too early, if anything did.
@@ -45,12 +60,18 @@ impl Cold {
         self.extra.as_ref().map(|extra| &extra.early).filter(|early| !early.is_empty())
     }
 
-    /// What the peer reported, if anything.
-    pub(super) fn sacked(&self) -> Option<&Scoreboard> {
-        self.extra.as_ref().map(|extra| &extra.sacked).filter(|sacked| !sacked.is_empty())
+    /// What is known of what is out, if more than that it is.
+    pub(super) fn marked(&self) -> Option<&Scoreboard> {
+        self.extra.as_ref().map(|extra| &extra.sent).filter(|sent| sent.is_marked())
     }
 
-    /// Both, to change. The connection's flag `UNUSUAL` must be set.
+    /// The scoreboard, such as it is.
+    pub(super) fn sent(&self) -> Option<&Scoreboard> {
+        self.extra.as_ref().map(|extra| &extra.sent)
+    }
+
+    /// All of it, to change. Where it comes to hold anything unusual, the connection's flag
+    /// `UNUSUAL` must be set.
     pub(super) fn extra(&mut self) -> &mut Extra {
         self.extra.get_or_insert_default()
     }
@@ -73,10 +94,10 @@ impl Cold {
         }
     }
 
-    /// Drops what the peer reported.
-    pub(super) fn forget_sacked(&mut self) {
+    /// Drops what is known of what is out.
+    pub(super) fn forget_sent(&mut self) {
         if let Some(extra) = &mut self.extra {
-            extra.sacked.clear();
+            extra.sent.clear();
         }
     }
 
@@ -113,7 +134,9 @@ impl Pool {
         if self.free.len() < KEPT {
             cold.snd.shrink();
             cold.ready.shrink();
-            cold.extra = None;
+            if cold.extra.as_ref().is_some_and(|extra| extra.is_large()) {
+                cold.extra = None;
+            }
             self.free.push(cold);
         }
     }

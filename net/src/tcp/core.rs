@@ -17,7 +17,7 @@ use super::path::Paths;
 use super::rtt::{RtoLimits, millis};
 use super::segment::{Flags, FourTuple, Header, Options};
 use super::seq::SeqNum;
-use super::state::{Conn, State, flag};
+use super::state::{Conn, State, flag, mark};
 use super::syn_cookie::Cookies;
 use super::time_wait::{TimeWait, WaitTable};
 use super::timer::{Clock, Tick};
@@ -281,7 +281,8 @@ impl Core {
     pub(super) fn drop_queues(&mut self, conn: &mut Conn, keep_ready: bool) {
         let Some(cold) = &mut conn.cold else { return };
         self.send_used -= u64::from(cold.snd.clear());
-        cold.forget_sacked();
+        cold.forget_sent();
+        conn.marks &= !mark::LOGGED;
         let before = cold.charge();
         cold.forget_early();
         if !keep_ready {
@@ -301,6 +302,7 @@ impl Core {
         });
         if drained && let Some(cold) = conn.cold.take() {
             conn.unset(flag::UNUSUAL);
+            conn.marks &= !mark::LOGGED;
             self.pool.give(cold);
         }
     }

@@ -71,6 +71,12 @@ throng_runtime::metrics! {
         limit recv_memory_dropped: u64,
         /// Retransmission timeouts.
         counter timeouts: u64,
+        /// Times the end of the reordering window found something lost (RFC 8985 6.2).
+        counter reordering_timeouts: u64,
+        /// Connections whose segments arrived out of the order they were sent in.
+        counter reordering_paths: u64,
+        /// Acknowledgements that report what arrived twice (RFC 2883).
+        counter dsacks_in: u64,
         /// Segments retransmitted.
         counter retransmits: u64,
         /// Fast recoveries entered.

@@ -59,7 +59,10 @@ impl Conn {
             congestion: super::congestion::Congestion::new(0, core.config.congestion),
             rtt: Default::default(),
             recover: iss,
-            high_rxt: iss,
+            armed: super::state::Armed::Timeout,
+            marks: 0,
+            reo_steps: 0,
+            reo_persist: 0,
             short_end: iss,
             rtt_seq: iss,
             rtt_at: 0,
@@ -212,7 +215,7 @@ pub(super) fn establish(conn: &mut Conn, core: &mut Core, now: Clock) {
     // RFC 1122 4.2.3.9: what ICMP said of the attempt was not the last word.
     conn.soft_error = None;
     conn.rexmit_at = Tick::NONE;
-    (conn.recover, conn.high_rxt) = (conn.snd_una, conn.snd_una);
+    conn.recover = conn.snd_una;
     conn.short_end = conn.snd_una;
     if let Some(keepalive) = core.keepalives.get(conn.keepalive) {
         conn.keep_at = now.after(super::rtt::millis(keepalive.idle));

@@ -7,7 +7,7 @@ use throng_runtime::Instant;
 use super::core::Core;
 use super::error::Error;
 use super::segment::FourTuple;
-use super::state::{Conn, Phase, State, flag};
+use super::state::{Conn, Phase, State, flag, mark};
 
 /// Everything worth knowing about a connection at one moment. Sizes in bytes.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,6 +53,12 @@ pub struct Info {
     pub recovering: bool,
     /// Sent and not acknowledged, in sequence space.
     pub in_flight: u32,
+    /// Of that, what the peer has reported by SACK.
+    pub sacked: u32,
+    /// Of that, what counts as lost, sent again or not.
+    pub lost: u32,
+    /// Whether the path was seen to reorder segments (RFC 8985 6.2).
+    pub reordering: bool,
     /// Taken from the application and not acknowledged.
     pub send_queue: usize,
     /// Received in order and not read.
@@ -78,6 +84,7 @@ impl Info {
         let micros = |us: u32| Duration::from_micros(us.into());
         let cold = conn.cold.as_ref();
         let early = cold.and_then(|cold| cold.early());
+        let board = cold.and_then(|cold| cold.marked());
         Info {
             tuple: conn.tuple,
             state: conn.state,
@@ -101,6 +108,9 @@ impl Info {
             ecn: conn.ecn != 0,
             recovering: conn.phase != Phase::Open,
             in_flight: conn.flight(),
+            sacked: board.map_or(0, |board| board.sacked()),
+            lost: board.map_or(0, |board| board.lost()),
+            reordering: conn.marks & mark::REORDERS != 0,
             send_queue: conn.queued() as usize,
             recv_queue: cold.map_or(0, |cold| cold.ready.len() as usize),
             out_of_order: early.map_or(0, |early| early.len() as usize),

@@ -2,7 +2,7 @@
 
 use super::demux::Kind;
 use super::engine::Engine;
-use super::state::{Conn, Phase, State, flag};
+use super::state::{Armed, Conn, Phase, State, flag, mark};
 
 throng_runtime::metrics! {
     /// How many of what an engine holds, and the memory of it.
@@ -106,8 +106,9 @@ fn check(conn: &Conn) {
         if let Some(early) = cold.early() {
             early.check(conn.rcv_nxt);
         }
-        if let Some(sacked) = cold.sacked() {
-            sacked.check(conn.snd_una, conn.snd_nxt);
+        match cold.sent() {
+            Some(sent) if conn.marks & mark::LOGGED != 0 => sent.check(conn.snd_una, conn.snd_nxt),
+            sent => assert!(sent.is_none_or(|sent| !sent.is_marked()), "marks are kept"),
         }
     }
     match conn.state {
@@ -123,7 +124,12 @@ fn check(conn: &Conn) {
     if conn.snd_una != conn.snd_nxt {
         assert!(conn.queued() + fin + syn >= conn.flight(), "what is in flight is queued");
     }
-    assert!(conn.high_rxt.at_or_after(conn.snd_una) && conn.high_rxt.at_or_before(conn.snd_nxt));
+    assert!(conn.flight() > 0 || !conn.has(flag::TIMING), "what is timed is out");
+    let ahead = conn.recover.after(conn.snd_una);
+    assert!(conn.phase == Phase::Open || ahead && conn.recover.at_or_before(conn.snd_nxt));
+    if conn.armed == Armed::Reordering && conn.rexmit_at.is_some() {
+        assert!(conn.has(flag::SACK) && conn.flight() > 0, "only what is out may be late");
+    }
     let syn_sent = matches!(conn.state, State::SynSent | State::SynReceived);
     assert!(syn_sent || conn.congestion.cwnd >= u32::from(conn.mss), "a segment fits the window");
     // A deadline has a node in the wheel, or the transmit queue will see to it.

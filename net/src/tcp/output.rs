@@ -8,11 +8,12 @@ use super::handshake::syn_header;
 use super::hole;
 use super::options::sack_len;
 use super::path;
+use super::rack;
 use super::recovery;
 use super::segment::{Flags, Header, SackBlock};
 use super::seq::SeqNum;
 use super::snd::Payload;
-use super::state::{Conn, Phase, State, flag};
+use super::state::{Conn, Phase, State, flag, mark};
 use super::timer::{Clock, Tick};
 
 /// What became of a connection's turn.
@@ -147,6 +148,9 @@ fn note_sent(conn: &mut Conn, len: u32, short: bool, now: Clock) {
         conn.unset(flag::PERSIST);
         conn.rexmit_at = Tick::NONE;
         conn.retries = 0;
+        conn.marks &= !mark::LOGGED;
+    } else if conn.marks & mark::LOGGED != 0 || conn.rtt_at != now.micros {
+        rack::note_sent(conn, len, now);
     }
     conn.snd_nxt += len;
     if short {
@@ -298,8 +302,7 @@ impl<E: Egress> Output<'_, E> {
     /// What is lost, as the congestion window allows (RFC 6675 5).
     fn retransmit(&mut self, pipe: &mut u32) -> Result<(), Full> {
         while self.share > 0 {
-            let idle = self.conn.unsent() == 0;
-            let Some((from, to)) = recovery::next_lost(self.conn, idle) else { break };
+            let Some((from, to)) = recovery::next_lost(self.conn) else { break };
             let force = self.conn.has(flag::FORCE_RETRANSMIT);
             if !force && *pipe + self.mss > self.conn.congestion.cwnd {
                 break;
@@ -319,9 +322,7 @@ impl<E: Egress> Output<'_, E> {
             self.emit(from, len, flags, 0)?;
             self.conn.unset(flag::FORCE_RETRANSMIT);
             let end = from + len + u32::from(fin);
-            if end.after(self.conn.high_rxt) {
-                self.conn.high_rxt = end;
-            }
+            rack::note_resent(self.conn, from, end, self.now);
             // Karn's rule.
             self.conn.unset(flag::TIMING);
             self.conn.retransmits = self.conn.retransmits.saturating_add(1);

@@ -187,6 +187,11 @@ impl Reassembly {
         self.ranges.is_empty() && self.fin.is_none()
     }
 
+    /// How many ranges there is memory for.
+    pub(super) fn capacity(&self) -> usize {
+        self.ranges.capacity()
+    }
+
     /// Whether any payload is held.
     pub(super) fn has_ranges(&self) -> bool {
         !self.ranges.is_empty()

@@ -1,15 +1,16 @@
 //! Acknowledgements and loss: what is out of the network, what is lost, what goes again
-//! (RFC 5681, RFC 6675, RFC 6582, RFC 6298).
+//! (RFC 5681, RFC 6675, RFC 6582, RFC 6298). With SACK, [`rack`](super::rack) finds losses.
 
 use super::congestion;
 use super::core::Core;
 use super::ecn;
 use super::hole;
 use super::path;
-use super::sack::{DUP_THRESH, Scoreboard};
+use super::rack;
+use super::scoreboard::{DUP_THRESH, Scoreboard};
 use super::segment::Header;
 use super::seq::SeqNum;
-use super::state::{Conn, Phase, flag};
+use super::state::{Armed, Conn, Phase, flag};
 use super::timer::{Clock, Tick};
 
 /// An acknowledgement in SND.UNA..=SND.NXT of a segment with `len` of its own; `window` is
@@ -21,11 +22,11 @@ pub(super) fn on_ack(
     (len, window): (u32, u32),
     now: Clock,
 ) {
-    let news = on_sack_only(conn, core, header);
+    let news = rack::take_in(conn, core, header, header.ack, now);
     // RFC 6675 2 where there is SACK: what tells nothing new is no sign of anything; else
     // RFC 5681 2, and RFC 6582 3.2 (1) after a timeout.
     let is_duplicate = if conn.has(flag::SACK) {
-        news
+        news.sacked > 0
     } else {
         len == 0 && window == conn.snd_wnd && !conn.has(flag::ECHOES)
     };
@@ -38,31 +39,27 @@ pub(super) fn on_ack(
         // RFC 9293 3.8.6.1: a peer that answers probes may keep its window closed for ever.
         conn.progress_at = now.tick;
     }
-    if conn.phase == Phase::Open && conn.flight() > 0 && is_lost(conn) {
-        enter_recovery(conn, core);
-    }
-    if news || conn.dup_acks > 0 {
+    rack::detect(conn, core, now);
+    react(conn, core);
+    if news.sacked > 0 || conn.dup_acks > 0 {
         core.want_transmit(conn);
     }
 }
 
-/// Takes in the SACK blocks of a segment. Returns whether they said anything new.
-pub(super) fn on_sack_only(conn: &mut Conn, core: &mut Core, header: &Header) -> bool {
-    if !conn.has(flag::SACK) || header.options.sack[0].is_none() || conn.flight() == 0 {
-        return false;
+/// Starts recovery where something is lost and none is under way.
+pub(super) fn react(conn: &mut Conn, core: &mut Core) {
+    if conn.phase == Phase::Open && conn.flight() > 0 && is_lost(conn) {
+        enter_recovery(conn, core);
     }
-    let (una, nxt) = (conn.snd_una, conn.snd_nxt);
-    let Some(cold) = &mut conn.cold else { return false };
-    conn.flags |= flag::UNUSUAL;
-    let mut news = false;
-    for block in header.options.sack.iter().map_while(|b| *b) {
-        // Blocks may begin where this very segment's ACK ends; below it they are D-SACKs.
-        news |= cold.extra().sacked.add(block, una, nxt);
-    }
-    if news {
+}
+
+/// An acknowledgement that was overtaken on its way: what it reports may still be news.
+pub(super) fn on_sack_only(conn: &mut Conn, core: &mut Core, header: &Header, now: Clock) {
+    if conn.flight() > 0 && rack::take_in(conn, core, header, conn.snd_una, now).sacked > 0 {
+        rack::detect(conn, core, now);
+        react(conn, core);
         core.want_transmit(conn);
     }
-    news
 }
 
 /// SND.UNA moves to the segment's ACK, which is after it.
@@ -78,12 +75,6 @@ pub(super) fn acknowledge(conn: &mut Conn, core: &mut Core, header: &Header, now
     conn.bytes_acked += u64::from(payload);
     if let Some(cold) = &mut conn.cold {
         core.send_used -= u64::from(cold.snd.release(payload));
-        if conn.flags & flag::UNUSUAL != 0 {
-            cold.extra().sacked.acknowledge(header.ack);
-        }
-    }
-    if conn.high_rxt.before(conn.snd_una) {
-        conn.high_rxt = conn.snd_una;
     }
     let mss = u32::from(conn.mss);
     conn.unset(flag::PERSIST | flag::ECHOES);
@@ -98,6 +89,7 @@ pub(super) fn acknowledge(conn: &mut Conn, core: &mut Core, header: &Header, now
         }
         Phase::Recovery if header.ack.at_or_after(conn.recover) => {
             conn.phase = Phase::Open;
+            rack::on_recovered(conn);
             conn.unset(flag::FORCE_RETRANSMIT);
             conn.dup_acks = 0;
             if !conn.has(flag::SACK) {
@@ -112,6 +104,7 @@ pub(super) fn acknowledge(conn: &mut Conn, core: &mut Core, header: &Header, now
                 let segments = acked.div_ceil(mss).min(255) as u8;
                 conn.dup_acks = conn.dup_acks.saturating_sub(segments);
                 conn.set(flag::FORCE_RETRANSMIT);
+                lose_head(conn);
             }
             core.want_transmit(conn);
         }
@@ -119,6 +112,7 @@ pub(super) fn acknowledge(conn: &mut Conn, core: &mut Core, header: &Header, now
             conn.dup_acks = 0;
             if header.ack.at_or_after(conn.recover) {
                 conn.phase = Phase::Open;
+                rack::on_recovered(conn);
                 conn.unset(flag::FORCE_RETRANSMIT);
                 if header.ack == conn.recover {
                     conn.set(flag::ECHOES);
@@ -156,6 +150,7 @@ pub(super) fn start_timer(conn: &mut Conn, core: &Core, now: Clock) {
     // Probes of a window back off for themselves: they say nothing about the round trip.
     let backoff = if conn.has(flag::PERSIST) { conn.retries } else { 0 };
     conn.rexmit_at = now.after(conn.rtt.rto_ms(&core.rto, backoff));
+    conn.armed = Armed::Timeout;
     if conn.user_timeout > 0 {
         conn.rexmit_at = conn.rexmit_at.earliest(conn.user_limit());
     }
@@ -190,25 +185,36 @@ pub(super) fn sample_echo(conn: &mut Conn, core: &Core, header: &Header, now: Cl
     }
 }
 
-/// Whether what lies at SND.UNA counts as lost (RFC 6675 5, RFC 5681 3.2).
+/// Whether anything counts as lost that has not gone again (RFC 8985, or RFC 5681 3.2).
 fn is_lost(conn: &Conn) -> bool {
-    if u32::from(conn.dup_acks) >= DUP_THRESH {
-        return true;
+    if !conn.has(flag::SACK) {
+        return u32::from(conn.dup_acks) >= DUP_THRESH;
     }
-    let Some(board) = board(conn) else { return false };
-    board.lost_below(u32::from(conn.mss)).is_some_and(|edge| edge.after(conn.snd_una))
+    marked(conn).is_some_and(|board| board.due() > 0)
 }
 
 /// The scoreboard, where there is anything on it.
-fn board(conn: &Conn) -> Option<&Scoreboard> {
-    if conn.has(flag::UNUSUAL) { conn.cold.as_ref()?.sacked() } else { None }
+fn marked(conn: &Conn) -> Option<&Scoreboard> {
+    if conn.has(flag::UNUSUAL) { conn.cold.as_ref()?.marked() } else { None }
+}
+
+/// The segment at SND.UNA is lost, whether it went again or not.
+fn lose_head(conn: &mut Conn) {
+    let una = conn.snd_una;
+    let end = una + conn.flight().min(conn.mss.into());
+    if let Some(extra) = rack::log(conn) {
+        extra.sent.lose(una, end);
+        conn.set(flag::UNUSUAL);
+    }
 }
 
 fn enter_recovery(conn: &mut Conn, core: &mut Core) {
     core.counters.recoveries += 1;
     conn.phase = Phase::Recovery;
     conn.recover = conn.snd_nxt;
-    conn.high_rxt = conn.snd_una;
+    if !conn.has(flag::SACK) {
+        lose_head(conn);
+    }
     conn.congestion.on_loss(conn.flight(), u32::from(conn.mss));
     ecn::on_loss(conn);
     conn.set(flag::FORCE_RETRANSMIT);
@@ -227,17 +233,21 @@ pub(super) fn on_timeout(conn: &mut Conn, core: &mut Core, now: Clock) {
     conn.congestion.on_timeout(flight, u32::from(conn.mss), first && conn.phase != Phase::Loss);
     conn.phase = Phase::Loss;
     conn.recover = conn.snd_nxt;
-    conn.high_rxt = conn.snd_una;
     conn.dup_acks = 0;
     conn.unset(flag::ECHOES);
     // Karn's rule: what is sent again is not timed.
     conn.unset(flag::TIMING);
-    if let Some(cold) = &mut conn.cold
-        && (conn.retries > 1 || cold.sacked().and_then(|board| board.first()) == Some(conn.snd_una))
-    {
-        // RFC 2018 8: the peer may have dropped what it reported.
-        cold.forget_sacked();
+    // RFC 8985 6.3: what went a moment ago may well arrive. Without SACK nothing would tell.
+    let age = if conn.has(flag::SACK) { rack::patience(conn) } else { 0 };
+    let again = conn.retries > 1;
+    if let Some(extra) = rack::log(conn) {
+        if again || extra.sent.is_reneged() {
+            // RFC 2018 8: the peer may have dropped what it reported.
+            extra.sent.forget_sacked();
+        }
+        extra.sent.lose_aged(age, now.micros);
     }
+    lose_head(conn);
     conn.set(flag::FORCE_RETRANSMIT);
     start_timer(conn, core, now);
     core.want_transmit(conn);
@@ -250,8 +260,12 @@ pub(super) fn send_again(conn: &mut Conn, core: &mut Core, now: Clock) {
     conn.congestion.start_again(conn.initial_window(core));
     conn.phase = Phase::Loss;
     conn.recover = conn.snd_nxt;
-    conn.high_rxt = conn.snd_una;
     conn.dup_acks = 0;
+    let (una, nxt) = (conn.snd_una, conn.snd_nxt);
+    if let Some(extra) = rack::log(conn) {
+        extra.sent.lose(una, nxt);
+        conn.set(flag::UNUSUAL);
+    }
     // Karn's rule.
     conn.unset(flag::ECHOES | flag::TIMING);
     conn.set(flag::FORCE_RETRANSMIT);
@@ -261,51 +275,24 @@ pub(super) fn send_again(conn: &mut Conn, core: &mut Core, now: Clock) {
 
 /// Bytes that are believed to be in the network (RFC 6675 4, SetPipe).
 pub(super) fn pipe(conn: &Conn) -> u32 {
-    let (una, nxt) = (conn.snd_una, conn.snd_nxt);
     let flight = conn.flight();
-    let mss = u32::from(conn.mss);
-    let board = board(conn);
-    match (conn.phase, board) {
-        (Phase::Open, None) => flight.saturating_sub(u32::from(conn.dup_acks) * mss),
-        (Phase::Open, Some(board)) => flight - board.bytes().min(flight),
-        (Phase::Recovery, None) => {
-            let lost = if conn.high_rxt == una { mss } else { 0 };
-            flight.saturating_sub(u32::from(conn.dup_acks) * mss + lost)
-        }
-        (Phase::Recovery, Some(board)) => {
-            let lost = board.lost_below(mss).filter(|edge| edge.after(una)).unwrap_or(una);
-            board.missing(lost, nxt) + board.missing(una, conn.high_rxt)
-        }
-        (Phase::Loss, board) => {
-            let missing = |from: SeqNum, to: SeqNum| match board {
-                Some(board) => board.missing(from, to),
-                None if from.before(to) => to - from,
-                None => 0,
-            };
-            missing(una, conn.high_rxt) + missing(conn.recover, nxt)
-        }
+    let pipe = marked(conn).map_or(flight, |board| board.pipe(flight));
+    if conn.has(flag::SACK) || conn.phase == Phase::Loss {
+        return pipe;
     }
+    // RFC 5681 3.2 (4): each duplicate says that a segment has left the network.
+    pipe.saturating_sub(u32::from(conn.dup_acks) * u32::from(conn.mss))
 }
 
-/// What goes again next, and up to where at most (RFC 6675 4, NextSeg, rules 1 and 3).
-/// `idle`: there is no new data to send instead.
-pub(super) fn next_lost(conn: &Conn, idle: bool) -> Option<(SeqNum, SeqNum)> {
-    let force = conn.has(flag::FORCE_RETRANSMIT);
-    let from = if force { conn.snd_una } else { conn.high_rxt };
-    let mss = u32::from(conn.mss);
-    let board = board(conn);
-    let (start, end) = match board {
-        Some(board) => board.gap(from),
-        None => (from, None),
-    };
-    let end = end.unwrap_or(conn.snd_nxt);
-    let limit = match (conn.phase, board) {
-        _ if force => conn.snd_nxt,
-        (Phase::Open, _) => return None,
-        (Phase::Loss, _) => conn.recover,
-        (Phase::Recovery, None) => return None,
-        (Phase::Recovery, Some(board)) if idle => board.highest()?,
-        (Phase::Recovery, Some(board)) => board.lost_below(mss)?,
-    };
-    (start.before(limit) && start.before(end)).then_some((start, end))
+/// What goes again next, and up to where at most: what is lost, or has to go in any case.
+pub(super) fn next_lost(conn: &Conn) -> Option<(SeqNum, SeqNum)> {
+    let board = marked(conn);
+    if let Some(due) = board.and_then(Scoreboard::next_due) {
+        return Some(due);
+    }
+    if !conn.has(flag::FORCE_RETRANSMIT) || conn.flight() == 0 {
+        return None;
+    }
+    let end = board.and_then(Scoreboard::first_sacked).unwrap_or(conn.snd_nxt);
+    Some((conn.snd_una, end))
 }

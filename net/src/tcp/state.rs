@@ -52,6 +52,24 @@ pub(super) enum Phase {
     Loss,
 }
 
+/// What the retransmission timer waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(super) enum Armed {
+    /// The timeout, or the next probe of a window.
+    Timeout,
+    /// The end of the reordering window (RFC 8985 6.2).
+    Reordering,
+}
+
+/// Bits of [`Conn::marks`].
+pub(super) mod mark {
+    /// The scoreboard has all that is out. Otherwise that left in one turn, at `rtt_at`.
+    pub(crate) const LOGGED: u8 = 1 << 0;
+    /// The path was seen to reorder (RACK.reordering_seen of RFC 8985).
+    pub(crate) const REORDERS: u8 = 1 << 1;
+}
+
 /// Bits of [`Conn::flags`].
 pub(super) mod flag {
     /// Nagle's algorithm is off.
@@ -167,8 +185,15 @@ pub(super) struct Conn {
     pub(super) rtt: Rtt,
     /// Where recovery ends.
     pub(super) recover: SeqNum,
-    /// Up to where this recovery has retransmitted (HighRxt of RFC 6675).
-    pub(super) high_rxt: SeqNum,
+    /// What `rexmit_at` is for.
+    pub(super) armed: Armed,
+    /// Bits of [`mark`].
+    pub(super) marks: u8,
+    /// By how many quarters of the smallest round trip the reordering window has grown
+    /// (RACK.reo_wnd_mult of RFC 8985, less one).
+    pub(super) reo_steps: u8,
+    /// Recoveries for which it stays so (RACK.reo_wnd_persist).
+    pub(super) reo_persist: u8,
     /// The end of the last short segment sent (Minshall's variant of Nagle's algorithm).
     pub(super) short_end: SeqNum,
     pub(super) rtt_seq: SeqNum,

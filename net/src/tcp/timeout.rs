@@ -5,9 +5,10 @@ use throng_runtime::Instant;
 use super::core::Core;
 use super::demux::Kind;
 use super::engine::Engine;
+use super::rack;
 use super::recovery;
 use super::rtt::millis;
-use super::state::{Conn, State, flag};
+use super::state::{Armed, Conn, State, flag};
 use super::timer::{Clock, Tick};
 
 /// Timers run by one `on_timeout`.
@@ -107,6 +108,9 @@ fn on_rexmit(conn: &mut Conn, core: &mut Core, now: Clock) {
             super::trace::timeout(core, conn);
             conn.set(flag::SEND_SYN);
             core.want_transmit(conn);
+        }
+        _ if conn.flight() > 0 && conn.armed == Armed::Reordering => {
+            rack::on_timeout(conn, core, now);
         }
         _ if conn.flight() > 0 => {
             let limit = if orphan { core.config.orphan_retries } else { core.config.data_retries };

@@ -10,6 +10,7 @@ mod ecn;
 mod opening;
 mod peer;
 mod pmtu;
+mod rack;
 mod random;
 mod receiving;
 mod regressions;

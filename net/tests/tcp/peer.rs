@@ -24,6 +24,8 @@ pub struct Peer {
     /// The peer's timestamp clock, if timestamps are on.
     pub ts: Option<u32>,
     pub window: u16,
+    /// What passes between the SYN-ACK and its acknowledgement.
+    pub rtt: Duration,
 }
 
 /// What the peer offers in its SYN.
@@ -71,7 +73,25 @@ impl Peer {
             iss: SeqNum(0),
             ts: None,
             window: 0xffff,
+            rtt: Duration::ZERO,
         }
+    }
+
+    /// A connection the peer has opened with SACK (and timestamps, where `stamps`), over a path
+    /// of 40 ms, and `data` queued on it. Its segments are of 1000 bytes.
+    pub fn distant(config: Config, stamps: bool, data: usize) -> Peer {
+        let mut p = Peer::listening(config);
+        p.rtt = Duration::from_millis(40);
+        let mss = if stamps { 1012 } else { 1000 };
+        p.open(Options {
+            mss: Some(mss),
+            sack_permitted: true,
+            timestamps: stamps.then_some((1000, 0)),
+            ..Options::default()
+        });
+        p.accept();
+        p.send(&vec![1; data]);
+        p
     }
 
     /// A connection the peer has opened, with these options in its SYN.
@@ -105,6 +125,7 @@ impl Peer {
         self.iss = syn_ack.header.seq;
         self.ack = self.iss + 1;
         self.seq += 1;
+        self.now += self.rtt;
         self.inject(0, Flags::ACK, &[]);
         assert!(self.out().is_empty());
         syn_ack
@@ -135,6 +156,37 @@ impl Peer {
     pub fn acknowledge(&mut self, ack: SeqNum) {
         self.ack = ack;
         self.inject(0, Flags::ACK, &[]);
+    }
+
+    /// Repeats the acknowledgement and reports blocks, by their distance from the first byte
+    /// of the stream.
+    pub fn sack(&mut self, blocks: &[(u32, u32)]) {
+        let mut h = self.header(Flags::ACK);
+        for (to, (start, end)) in h.options.sack.iter_mut().zip(blocks) {
+            let first = self.iss + 1;
+            *to = Some(SackBlock { start: first + *start, end: first + *end });
+        }
+        self.engine.on_segment(&h, &[], self.now);
+        self.engine.check_invariants();
+    }
+
+    /// Acknowledges the first `n` bytes of the stream, and reports blocks as [`Peer::sack`].
+    pub fn take(&mut self, n: u32, blocks: &[(u32, u32)]) {
+        self.ack = self.iss + 1 + n;
+        self.sack(blocks);
+    }
+
+    /// Where what the engine sends now begins, by its distance from the first byte.
+    pub fn starts(&mut self) -> Vec<u32> {
+        let first = self.iss + 1;
+        self.out().iter().map(|s| s.header.seq - first).collect()
+    }
+
+    /// Lets time pass; returns what was sent, by milliseconds and start as [`Peer::starts`].
+    pub fn sends(&mut self, ms: u64) -> Vec<(u128, u32)> {
+        let first = self.iss + 1;
+        let sent = self.pass(Duration::from_millis(ms));
+        sent.iter().map(|(at, s)| (at.as_millis(), s.header.seq - first)).collect()
     }
 
     /// What the engine sends now.
