@@ -8,6 +8,7 @@
 mod bench;
 mod cargo;
 mod demo;
+mod differential;
 mod guest;
 mod host;
 mod hugepages;
@@ -43,6 +44,8 @@ enum Command {
     Test(test::Options),
     /// Run the interop tests alone: real clients of the kernel's side against our server
     Interop(interop::Options),
+    /// Play scripted exchanges with the kernel's TCP and with ours, and compare
+    Differential(differential::Options),
     #[command(hide = true)]
     InteropInside(interop::InsideOptions),
     /// Run the benches, or the one that is named
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         Command::Demo { args } => demo::command(&args),
         Command::Test(options) => test::command(&options),
         Command::Interop(options) => interop::command(&options),
+        Command::Differential(options) => differential::command(&options),
         Command::InteropInside(options) => interop::inside(&options),
         Command::Bench { name, args } => bench::command(name.as_deref(), &args),
     };

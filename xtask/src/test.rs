@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::bench;
 use crate::cargo::{cargo, features};
 use crate::demo;
+use crate::differential;
 use crate::host;
 use crate::hugepages::Hugepages;
 use crate::interop::{self, Backend};
@@ -51,6 +52,7 @@ pub(crate) fn command(options: &Options) -> io::Result<ExitCode> {
         static_checks(&mut report);
         cargo_tests(&mut report);
         interop::steps(&mut report, &[], &[]);
+        differential::step(&mut report, &differential::Options::default());
         report.step("demo", demo::check);
         report.step("instructions", || bench::check(&log_of("instructions")));
     }
