@@ -6,7 +6,8 @@
 //! | port 9001 | WebSocket echo straight on the stream, any path |
 //! | port 7 | TCP and UDP echo |
 //!
-//! Device and addresses come from the environment (`THRONG_DEVICE`, `THRONG_ADDRESS`, ...).
+//! Device and addresses come from the environment (`THRONG_DEVICE`, `THRONG_ADDRESS`, ...), and
+//! `THRONG_ADMIN` says where its counters are.
 //! It runs until SIGINT or SIGTERM and then drains.
 
 #![forbid(unsafe_code)]
@@ -42,6 +43,8 @@ async fn serve(shard: ShardId) -> io::Result<()> {
     drop(spawn_local(echo::tcp(TcpListener::bind(any(7))?)));
     drop(spawn_local(echo::udp(UdpSocket::bind(any(7))?)));
     drop(spawn_local(echo::websockets(TcpListener::bind(any(9001))?)));
+
+    throng::http::admin::start_from_env(None)?;
 
     let draining = server.clone();
     drop(spawn_local(async move {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::inside::Run;
-use super::link::{SERVER_V4, SERVER_V6};
+use super::link::{Link, SERVER_V4, SERVER_V6};
 use crate::process::{Background, Cmd};
 
 /// Bytes kept of each frame: all headers with all options, and a little payload.
@@ -42,22 +42,25 @@ enum Side {
 /// A capture under way.
 pub(crate) struct Capture {
     dumpcap: Background,
+    /// [`Link::lost`] when it began.
+    lost: u64,
     file: PathBuf,
     log: PathBuf,
 }
 
 impl Capture {
-    /// Captures on `interface` into `name.pcapng`, at most `packets` if given.
+    /// Captures on the kernel's interface into `name.pcapng`, at most `packets` if given.
     pub(crate) fn start(
         run: &Run,
-        interface: &str,
+        link: &Link,
         name: &str,
         packets: Option<u32>,
     ) -> Result<Capture, String> {
+        let lost = link.lost()?;
         let file = run.logs.join(format!("{name}.pcapng"));
         let log = run.logs.join(format!("{name}-dumpcap.log"));
         let mut command = Cmd::new("dumpcap")
-            .args(["-q", "-i", interface, "-s", SNAP, "-B", "256", "-w"])
+            .args(["-q", "-i", link.interface, "-s", SNAP, "-B", "256", "-w"])
             .arg(&file)
             .log(&log);
         if let Some(packets) = packets {
@@ -73,12 +76,12 @@ impl Capture {
             }
             thread::sleep(Duration::from_millis(50));
         }
-        Ok(Capture { dumpcap, file, log })
+        Ok(Capture { dumpcap, lost, file, log })
     }
 
     /// Ends the capture and reads it with tshark. An error says what was not tolerated.
-    pub(crate) fn judge(self) -> Result<String, String> {
-        let Capture { mut dumpcap, file, log } = self;
+    pub(crate) fn judge(self, link: &Link) -> Result<String, String> {
+        let Capture { mut dumpcap, lost: before, file, log } = self;
         let (file, log) = (&file, &log);
         if dumpcap.alive() {
             // What is in flight gets into the file.
@@ -89,6 +92,7 @@ impl Capture {
             .map_err(|error| format!("dumpcap: {error}"))?;
         let said = std::fs::read_to_string(log).unwrap_or_default();
         let dropped = dropped(&said).ok_or(format!("dumpcap said no counts: {said}"))?;
+        let losses = Losses { capture: dropped, link: link.lost()? - before };
 
         let packets = captured(&said);
         if packets == 0 {
@@ -117,7 +121,7 @@ impl Capture {
         let mut lines = Vec::new();
         let mut bad = Vec::new();
         for ((side, message), (count, first)) in &counted {
-            let why = tolerated(*side, message, *count, dropped > 0);
+            let why = tolerated(*side, message, *count, losses);
             let line = format!("{count} x {side:?}: {message} (first in frame {first})");
             match why {
                 Some(why) => lines.push(format!("{line}: tolerated, {why}")),
@@ -136,7 +140,9 @@ impl Capture {
             let _ = std::fs::remove_file(file);
         }
         Ok(format!(
-            "{packets} packets, {dropped} lost by the capture, {} kinds of warnings by the peer",
+            "{packets} packets, {dropped} lost by the capture, {} by the kernel, {} kinds of \
+             warnings by the peer",
+            losses.link,
             lines.len()
         ))
     }
@@ -250,10 +256,25 @@ fn count_items(items: &str) -> BTreeMap<(Side, String), (u64, String)> {
     counted
 }
 
+/// Frames that never got into the file.
+#[derive(Clone, Copy)]
+struct Losses {
+    /// By the capture: the receiver had them.
+    capture: u64,
+    /// Of ours, by the kernel, before the capture and the receiver: [`Link::lost`].
+    link: u64,
+}
+
 /// Why so many of this item are tolerated, if they are.
-fn tolerated(side: Side, message: &str, count: u64, lossy_capture: bool) -> Option<&'static str> {
-    if lossy_capture && (message.contains("not captured") || message.contains("wasn't captured")) {
+fn tolerated(side: Side, message: &str, count: u64, losses: Losses) -> Option<&'static str> {
+    let gap = message.contains("not captured") || message.contains("wasn't captured");
+    if gap && losses.capture > 0 {
         return Some("the capture itself lost packets");
+    }
+    // What fills a gap comes late, so it looks out of order.
+    let loss = gap || message.contains("out-of-order");
+    if side == Side::Server && loss && count <= losses.link {
+        return Some("the kernel lost frames, which were sent again");
     }
     TOLERATED
         .iter()

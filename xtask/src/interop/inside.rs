@@ -110,6 +110,7 @@ fn start_server(options: &Options) -> Result<(Link, Background), String> {
         .env("THRONG_DEVICE", &link.device)
         .env("THRONG_ADDRESS", format!("{}/24,{}/64", link::SERVER_V4, link::SERVER_V6))
         .env("THRONG_SHARDS", "2")
+        .env("THRONG_ADMIN", link::ADMIN)
         // Two busy shards would leave nothing of two cores for the clients.
         .env("THRONG_IDLE", "adaptive")
         .env("RUST_LOG", "info")
@@ -162,7 +163,7 @@ fn captured(
     packets: Option<u32>,
     checks: impl FnOnce(&mut Run),
 ) {
-    let capture = Capture::start(run, link.interface, name, packets);
+    let capture = Capture::start(run, link, name, packets);
     checks(run);
-    run.check(&format!("capture: {name}"), |_| capture.and_then(Capture::judge));
+    run.check(&format!("capture: {name}"), |_| capture.and_then(|capture| capture.judge(link)));
 }

@@ -5,6 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::Backend;
+use super::checks;
 use crate::guest;
 use crate::process::Cmd;
 
@@ -17,12 +18,17 @@ pub(crate) const SERVER_V4: &str = "10.77.0.2";
 /// Its IPv6 address.
 pub(crate) const SERVER_V6: &str = "fd77::2";
 
+/// Where the server's counters are asked for, on the namespace's own loopback.
+pub(crate) const ADMIN: &str = "127.0.0.1:9100";
+
 /// The kernel's side of each kind of link, and what the server is told.
 pub(crate) struct Link {
     /// The interface on which the kernel has its addresses.
     pub(crate) interface: &'static str,
     /// `THRONG_DEVICE` of the server.
     pub(crate) device: String,
+    /// The interface that the server's frames leave by, where the kernel may lose some there.
+    sender: Option<&'static str>,
 }
 
 impl Link {
@@ -34,12 +40,16 @@ impl Link {
             Backend::Guest => {
                 // Made here and opened by qemu; the guest's own start-up names its device.
                 run(&format!("ip tuntap add dev {} mode tap multi_queue", guest::TAP))?;
-                Ok(Link { interface: guest::TAP, device: String::new() })
+                Ok(Link { interface: guest::TAP, device: String::new(), sender: None })
             }
-            Backend::Tap => Ok(Link { interface: "ttap0", device: "tap:ttap0".into() }),
-            Backend::NetTap => {
-                Ok(Link { interface: "dtap0", device: "dpdk:net_tap0,iface=dtap0".into() })
+            Backend::Tap => {
+                Ok(Link { interface: "ttap0", device: "tap:ttap0".into(), sender: None })
             }
+            Backend::NetTap => Ok(Link {
+                interface: "dtap0",
+                device: "dpdk:net_tap0,iface=dtap0".into(),
+                sender: None,
+            }),
             Backend::AfXdp => {
                 let queues = "numtxqueues 2 numrxqueues 2";
                 run(&format!("ip link add tv0 {queues} type veth peer name tv1 {queues}"))?;
@@ -53,9 +63,33 @@ impl Link {
                 run("ethtool -K tv1 tso off gso off")?;
                 // One port for each queue: with less, the others' flows go to the kernel.
                 let port = |queue| format!("net_af_xdp{queue},iface=tv0,start_queue={queue}");
-                Ok(Link { interface: "tv1", device: format!("dpdk:{}+{}", port(0), port(1)) })
+                Ok(Link {
+                    interface: "tv1",
+                    device: format!("dpdk:{}+{}", port(0), port(1)),
+                    sender: Some("tv0"),
+                })
             }
         }
+    }
+
+    /// The frames so far that the server's port took and that never left it.
+    ///
+    /// Generic AF_XDP transmit loses one for each EAGAIN of the kernel on a busy machine, and
+    /// counts it nowhere, so what was handed over is held against what the interface sent.
+    /// Exact while nothing is on its way.
+    pub(crate) fn lost(&self) -> Result<u64, String> {
+        let Some(sender) = self.sender else { return Ok(0) };
+        let counters = checks::get(&format!("http://{ADMIN}/metrics"), &[])?;
+        let handed: u64 = counters
+            .split(' ')
+            .zip(counters.split(' ').skip(1))
+            .filter(|(name, _)| name.starts_with("throng_device_tx_frames_total{"))
+            .map(|(_, count)| count.parse::<u64>().map_err(|error| format!("{count}: {error}")))
+            .sum::<Result<u64, String>>()?;
+        let file = format!("/sys/class/net/{sender}/statistics/tx_packets");
+        let sent = std::fs::read_to_string(&file).map_err(|error| format!("{file}: {error}"))?;
+        let sent: u64 = sent.trim().parse().map_err(|error| format!("{file}: {error}"))?;
+        Ok(handed.saturating_sub(sent))
     }
 
     /// Gives the kernel its addresses, once the interface is there.
