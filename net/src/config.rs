@@ -71,11 +71,18 @@ pub struct Limits {
     pub half_open: usize,
     /// Connections in TIME_WAIT; beyond it the oldest ends early. Default 262,144.
     pub time_wait: usize,
-    /// Bytes one connection may queue for sending; beyond it writes wait. Default 256 KiB.
+    /// Bytes one connection may queue for sending, at most; beyond two congestion windows, or
+    /// this, writes wait. Default 4 MiB.
     pub send_buffer: u32,
-    /// Bytes one connection may have received and not read; beyond it the window is shut.
-    /// Default 256 KiB.
+    /// Bytes any connection may queue for sending, and all that a connection may while more than
+    /// half of `send_memory` is used. Default 256 KiB.
+    pub initial_send_buffer: u32,
+    /// Bytes one connection may have received and not read, at most; beyond it the window is
+    /// shut. The window grows to it while the reader keeps up and less than half of
+    /// `receive_memory` is used. Default 6 MiB.
     pub receive_buffer: u32,
+    /// The receive window that a connection begins with. Default 64 KiB.
+    pub initial_receive_buffer: u32,
     /// Bytes all connections of a shard may queue for sending; beyond it writes wait.
     /// Default 256 MiB.
     pub send_memory: u64,
@@ -101,8 +108,10 @@ impl Default for Limits {
             connections: 1 << 20,
             half_open: 1 << 16,
             time_wait: 1 << 18,
-            send_buffer: 256 << 10,
-            receive_buffer: 256 << 10,
+            send_buffer: 4 << 20,
+            initial_send_buffer: 256 << 10,
+            receive_buffer: 6 << 20,
+            initial_receive_buffer: 64 << 10,
             send_memory: 256 << 20,
             receive_memory: 256 << 20,
             packet_buffers: 8_192,
@@ -360,6 +369,8 @@ impl Limits {
         within("half_open", self.half_open as u64, 1, 1 << 24)?;
         within("time_wait", self.time_wait as u64, 1, 1 << 26)?;
         within("send_buffer", self.send_buffer.into(), 2_048, 1 << 30)?;
+        within("initial_send_buffer", self.initial_send_buffer.into(), 2_048, 1 << 30)?;
+        within("initial_receive_buffer", self.initial_receive_buffer.into(), 2_048, 1 << 30)?;
         within("receive_buffer", self.receive_buffer.into(), 2_048, 1 << 30)?;
         within("send_memory", self.send_memory, 65_536, 1 << 40)?;
         within("receive_memory", self.receive_memory, 65_536, 1 << 40)?;

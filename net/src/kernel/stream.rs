@@ -309,6 +309,12 @@ impl KernelStream {
         Ok(self.socket.user_timeout(timeout)?)
     }
 
+    pub(crate) fn set_notsent_lowat(&self, bytes: Option<u32>) -> io::Result<()> {
+        // Without a value of its own a socket has its namespace's, by default no limit.
+        let bytes = bytes.map_or(0, |bytes| bytes.clamp(1, i32::MAX as u32));
+        socket2::SockRef::from(&self.socket.fd).set_tcp_notsent_lowat(bytes)
+    }
+
     pub(crate) fn set_linger(&self, linger: Option<Duration>) {
         self.socket.linger.set(linger);
     }
@@ -348,6 +354,8 @@ impl KernelStream {
             ssthresh: 0,
             snd_wnd: 0,
             rcv_wnd: 0,
+            rcv_buffer: 0,
+            snd_buffer: 0,
             snd_scale: None,
             rcv_scale: None,
             timestamps: false,

@@ -269,6 +269,17 @@ impl TcpStream {
         Ok(())
     }
 
+    /// How many bytes may be queued that were not sent yet: from there on writes wait, until half
+    /// of them are gone (TCP_NOTSENT_LOWAT). `None`, the default: as many as the send buffer
+    /// holds. With a small number what is written last is not sent much later.
+    pub fn set_notsent_lowat(&self, bytes: Option<u32>) -> io::Result<()> {
+        match &self.inner {
+            Inner::Stack { stack, id } => stack.borrow_mut().engine.set_notsent_lowat(*id, bytes),
+            Inner::Kernel(stream) => stream.set_notsent_lowat(bytes)?,
+        }
+        Ok(())
+    }
+
     /// What happens to queued data when the stream is dropped: `None`, the default, sends
     /// it in the background; zero throws it away and resets; anything else sends it for at
     /// most so long, then resets.

@@ -1,5 +1,6 @@
 //! A segment for a synchronized connection: header prediction, then RFC 9293 3.10.7.4.
 
+use super::autotune;
 use super::core::Core;
 use super::ecn;
 use super::error::Error;
@@ -192,13 +193,13 @@ pub(super) fn on_segment(
         }
         conn.snd_una = header.ack;
         conn.snd_wnd = announced;
-        conn.max_wnd = conn.snd_wnd;
+        conn.max_wnd = (announced >> conn.snd_scale) as u16;
         (conn.snd_wl1, conn.snd_wl2) = (header.seq, header.ack);
         recovery::sample_echo(conn, core, header, now);
         establish(conn, core, now);
     } else if acked > conn.flight() {
         let behind = conn.snd_una.0.wrapping_sub(header.ack.0);
-        if behind > conn.max_wnd.max(0xffff) {
+        if behind > conn.max_wnd().max(0xffff) {
             core.counters.bad_ack += 1;
             core.challenge(conn, tick);
             return;
@@ -206,6 +207,9 @@ pub(super) fn on_segment(
         // An old ACK overtaken on the way: its payload may still count.
     }
     take_timestamp(conn, header, now);
+    if conn.has(flag::UNUSUAL) {
+        autotune::sample(conn, header, payload.len() as u32, now);
+    }
     if acked <= conn.flight() {
         let (flight, cwnd) = (conn.flight(), conn.congestion.cwnd);
         recovery::on_ack(conn, core, header, (len, announced), now);
@@ -312,7 +316,7 @@ fn set_window(conn: &mut Conn, core: &mut Core, window: u32) {
         core.want_transmit(conn);
     }
     conn.snd_wnd = window;
-    conn.max_wnd = conn.max_wnd.max(window);
+    conn.max_wnd = conn.max_wnd.max((window >> conn.snd_scale) as u16);
 }
 
 /// Payload that begins at RCV.NXT, within window and budget, goes to the receive queue.
@@ -339,24 +343,6 @@ fn schedule_ack(conn: &mut Conn, core: &mut Core, len: u32) {
     core.want_transmit(conn);
 }
 
-/// Whether the budget has room for `len` bytes more. What is out of order may not take the
-/// last eighth, and makes way for what is in order: else holes could not be filled.
-fn has_memory(conn: &mut Conn, core: &mut Core, len: u32, in_order: bool) -> bool {
-    let wanted = u64::from(len + CHUNK_OVERHEAD);
-    let limit = core.config.recv_memory;
-    if !in_order {
-        return core.recv_used + wanted <= limit - limit / 8;
-    }
-    if core.recv_used + wanted > limit
-        && let Some(cold) = &mut conn.cold
-    {
-        let before = cold.charge();
-        cold.forget_early();
-        core.recv_used -= u64::from(before - cold.charge());
-    }
-    core.recv_used + wanted <= limit
-}
-
 /// Payload of a segment that overlaps the window, anywhere in it.
 fn take_payload(conn: &mut Conn, core: &mut Core, seq: SeqNum, payload: &[u8], fin: &mut bool) {
     let mut seq = seq;
@@ -379,7 +365,7 @@ fn take_payload(conn: &mut Conn, core: &mut Core, seq: SeqNum, payload: &[u8], f
     if data.is_empty() {
         return;
     }
-    if !has_memory(conn, core, data.len() as u32, seq == conn.rcv_nxt) {
+    if !autotune::has_memory(conn, core, data.len() as u32, seq == conn.rcv_nxt) {
         core.counters.recv_memory_dropped += 1;
         *fin = false;
         core.ack_now(conn);

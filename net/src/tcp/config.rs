@@ -14,17 +14,26 @@ pub struct Config {
     pub mss_v4: u16,
     /// The same over IPv6 (the MTU less 60). Default 1440.
     pub mss_v6: u16,
-    /// Most bytes one connection may have queued for sending; `send` answers
-    /// [`SendError::WouldBlock`](super::SendError::WouldBlock) beyond it. Default 256 KiB.
+    /// Most bytes one connection may have queued for sending, where its congestion window is
+    /// large: the bound is two of those. `send` answers
+    /// [`SendError::WouldBlock`](super::SendError::WouldBlock) beyond it. Default 4 MiB.
     pub send_buffer: u32,
-    /// Largest receive window of one connection, in bytes. Default 256 KiB.
+    /// The bound that any connection has, however small its congestion window, and all have while
+    /// more than half of `send_memory` is used. Default 256 KiB.
+    pub initial_send_buffer: u32,
+    /// Largest receive window of one connection, in bytes: what it may grow to as long as its
+    /// reader keeps up and less than half of `recv_memory` is used. The window scale
+    /// follows from it. Default 6 MiB.
     pub recv_buffer: u32,
+    /// The receive window that a connection begins with. Default 64 KiB.
+    pub initial_recv_buffer: u32,
     /// Most bytes (payload and bookkeeping) all send queues of the engine hold together;
     /// beyond it `send` answers `WouldBlock`. Default 256 MiB.
     pub send_memory: u64,
-    /// Most bytes all receive queues of the engine hold together. As it fills, smaller
-    /// windows are advertised; at the bound payload is dropped unacknowledged and counted.
-    /// Default 256 MiB.
+    /// Most bytes all receive queues of the engine hold together; what is out of order, half of
+    /// it. As it fills, windows stop growing, then smaller ones are advertised; at the bound
+    /// payload is dropped unacknowledged and counted, except that a connection that holds nothing
+    /// may take in one segment. Default 256 MiB.
     pub recv_memory: u64,
     /// Most out-of-order ranges held for one connection; a segment that would open another
     /// is dropped and counted. Default 64.
@@ -90,8 +99,10 @@ impl Default for Config {
         Config {
             mss_v4: 1460,
             mss_v6: 1440,
-            send_buffer: 256 << 10,
-            recv_buffer: 256 << 10,
+            send_buffer: 4 << 20,
+            initial_send_buffer: 256 << 10,
+            recv_buffer: 6 << 20,
+            initial_recv_buffer: 64 << 10,
             send_memory: 256 << 20,
             recv_memory: 256 << 20,
             max_ranges: 64,

@@ -12,11 +12,11 @@ use super::demux::{Demux, Kind, Slot};
 use super::engine::{ConnId, Event};
 use super::error::Error;
 use super::isn::Secret;
-use super::keepalive::Keepalives;
 use super::path::Paths;
 use super::rtt::{RtoLimits, millis};
 use super::segment::{Flags, FourTuple, Header, Options};
 use super::seq::SeqNum;
+use super::settings::SettingsTable;
 use super::state::{Conn, State, flag, mark};
 use super::syn_cookie::Cookies;
 use super::time_wait::{TimeWait, WaitTable};
@@ -54,7 +54,7 @@ pub(super) struct Core {
     promised: u64,
     /// Connections whose windows wait for engine-wide receive memory.
     squeezed: VecDeque<ConnId>,
-    pub(super) keepalives: Keepalives,
+    pub(super) settings: SettingsTable,
     pub(super) paths: Paths,
     /// Resets left, in thousandths, and when that was so.
     resets: u64,
@@ -91,7 +91,7 @@ impl Core {
             starved_gone: 0,
             promised: 0,
             squeezed: VecDeque::new(),
-            keepalives: Keepalives::default(),
+            settings: SettingsTable::default(),
             paths: Paths::default(),
             resets: u64::from(config.resets_per_second) * 1000,
             resets_at: now,
@@ -166,7 +166,7 @@ impl Core {
 
     /// What was waiting for send memory has been told so, and takes a piece of it.
     pub(super) fn promise(&mut self) {
-        self.promised += u64::from(self.config.send_buffer / 4).max(1);
+        self.promised += u64::from(self.config.initial_send_buffer / 4).max(1);
     }
 
     /// One of those that waited is no more. Their ids are dropped when they are the most.
@@ -405,7 +405,9 @@ fn within_bounds(config: Config) -> Config {
         mss_v6: config.mss_v6.max(88),
         // RFC 7323 2.3: a window scaled as far as it goes.
         recv_buffer: config.recv_buffer.clamp(1, 0xffff << 14),
+        initial_recv_buffer: config.initial_recv_buffer.max(1),
         send_buffer: config.send_buffer.clamp(1, 1 << 30),
+        initial_send_buffer: config.initial_send_buffer.max(1),
         ..config
     }
 }

@@ -69,6 +69,14 @@ throng_runtime::metrics! {
         limit ranges_dropped: u64,
         /// Payload dropped for the receive memory bound.
         limit recv_memory_dropped: u64,
+        /// Segments kept beyond the receive memory bound, of connections that held nothing else.
+        limit recv_memory_forced: u64,
+        /// Times a receive window grew.
+        counter windows_grown: u64,
+        /// Times a receive window did not grow, for lack of receive memory.
+        limit windows_held: u64,
+        /// Times a receive window was made smaller, for lack of receive memory.
+        limit windows_reduced: u64,
         /// Retransmission timeouts.
         counter timeouts: u64,
         /// Times the end of the reordering window found something lost (RFC 8985 6.2).

@@ -1,12 +1,12 @@
 //! The engine's face: what the stack calls.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use bytes::Bytes;
 use throng_runtime::Instant;
 
-use super::config::{Config, Keepalive};
+use super::autotune::send_room;
+use super::config::Config;
 use super::core::Core;
 use super::counters::Counters;
 use super::demux::{Kind, Slot};
@@ -175,7 +175,7 @@ impl Engine {
             core.recv_used -= u64::from(before - cold.ready.charge());
             core.put_away(conn);
             // RFC 9293 3.8.6.2.2: say so when a good part of the window is free again.
-            if conn.offered() < core.config.recv_buffer / 2 {
+            if conn.offered() < conn.room() / 2 {
                 output::offer_more(conn, core);
             }
             return Ok(bytes);
@@ -205,7 +205,7 @@ impl Engine {
         if !can_send(conn) || self.core.send_used >= self.core.config.send_memory {
             return 0;
         }
-        send_room(conn, self.core.config.send_buffer) as usize
+        send_room(conn, &self.core) as usize
     }
 
     /// Queues bytes to be sent. All of them are taken if there is any room, or the first GiB
@@ -237,7 +237,7 @@ impl Engine {
             core.starve(conn);
             return Err(SendError::WouldBlock(bytes));
         }
-        if send_room(conn, core.config.send_buffer) == 0 {
+        if send_room(conn, core) == 0 {
             conn.set(flag::WANT_WRITE);
             return Err(SendError::WouldBlock(bytes));
         }
@@ -257,7 +257,7 @@ impl Engine {
             conn.set(flag::WANT_WRITE);
             if exhausted {
                 self.core.starve(conn);
-            } else if can_send(conn) && send_room(conn, self.core.config.send_buffer) > 0 {
+            } else if can_send(conn) && send_room(conn, &self.core) > 0 {
                 self.core.writable(conn);
             }
         }
@@ -280,7 +280,8 @@ impl Engine {
         let core = &mut self.core;
         let unread = conn.cold.as_ref().is_some_and(|cold| !cold.ready.is_empty());
         let open = !matches!(conn.state, State::Closed | State::TimeWait);
-        if conn.state == State::SynSent || open && (unread || conn.linger == 1) {
+        let linger = core.settings.get(conn.settings).linger;
+        if conn.state == State::SynSent || open && (unread || linger == 1) {
             core.abort(conn);
         }
         conn.set(flag::ORPHAN);
@@ -288,9 +289,9 @@ impl Engine {
         conn.keep_at = Tick::NONE;
         if open && conn.state != State::Closed {
             finish_writing(conn, core);
-            if conn.linger > 1 {
+            if linger > 1 {
                 conn.set(flag::LINGERING);
-                conn.keep_at = now.after(u32::from(conn.linger - 1) * 1000);
+                conn.keep_at = now.after(u32::from(linger - 1) * 1000);
             } else if conn.state == State::FinWait2 {
                 conn.keep_at = now.after(millis(core.config.fin_wait_2));
             }
@@ -309,62 +310,6 @@ impl Engine {
         conn.set(flag::ORPHAN);
         self.core.drop_queues(conn, false);
         self.settle(id.index);
-    }
-
-    /// Turns Nagle's algorithm off (`true`) or on.
-    pub fn set_nodelay(&mut self, id: ConnId, nodelay: bool) {
-        if let Some(conn) = get_owned(&mut self.conns, id) {
-            if nodelay {
-                conn.set(flag::NODELAY);
-                self.core.want_transmit(conn);
-            } else {
-                conn.unset(flag::NODELAY);
-            }
-        }
-    }
-
-    /// Turns keepalive on or off.
-    pub fn set_keepalive(&mut self, id: ConnId, keepalive: Option<Keepalive>) {
-        let Some(conn) = get_owned(&mut self.conns, id) else { return };
-        let settings = &mut self.core.keepalives;
-        let number = keepalive.map_or(0, |setting| settings.take(setting));
-        settings.release(std::mem::replace(&mut conn.keepalive, number));
-        conn.keep_probes = 0;
-        conn.keep_at = match keepalive {
-            Some(keepalive)
-                if conn.has(flag::MAPPED) && (can_send(conn) || conn.has(flag::FIN_QUEUED)) =>
-            {
-                self.clock.after(millis(keepalive.idle))
-            }
-            _ => Tick::NONE,
-        };
-        self.core.arm(conn, self.clock);
-    }
-
-    /// How long sent data may stay unacknowledged before the connection fails (RFC 5482).
-    /// Resolution 1 ms, at most 24 days.
-    pub fn set_user_timeout(&mut self, id: ConnId, timeout: Option<Duration>) {
-        if let Some(conn) = get_owned(&mut self.conns, id) {
-            // A timer that the old limit has cut short starts anew; any other runs on.
-            let was_cut = conn.rexmit_at.is_some() && conn.rexmit_at == conn.user_limit();
-            conn.user_timeout = timeout.map_or(0, |t| millis(t).max(1));
-            if was_cut {
-                super::recovery::start_timer(conn, &self.core, self.clock);
-            } else if conn.rexmit_at.is_some() {
-                conn.rexmit_at = conn.rexmit_at.earliest(conn.user_limit());
-            }
-            self.core.arm(conn, self.clock);
-        }
-    }
-
-    /// What [`Engine::close`] does with data not yet acknowledged: `None`: sends it in the
-    /// background; zero: drops it and resets; else a reset after that time, whole seconds
-    /// rounded up, at most 18 hours.
-    pub fn set_linger(&mut self, id: ConnId, linger: Option<Duration>) {
-        if let Some(conn) = get_owned(&mut self.conns, id) {
-            let seconds = |t: Duration| t.as_nanos().div_ceil(1_000_000_000).min(65_000) as u16;
-            conn.linger = linger.map_or(0, |t| seconds(t) + 1);
-        }
     }
 
     /// A snapshot.
@@ -439,7 +384,7 @@ impl Engine {
             if let Some(node) = conn.node.take() {
                 self.core.wheel.remove(node);
             }
-            self.core.keepalives.release(std::mem::take(&mut conn.keepalive));
+            self.core.settings.release(std::mem::take(&mut conn.settings));
             self.core.paths.forget(conn);
             let starved = conn.has(flag::STARVED);
             conn.flags = 0;
@@ -513,11 +458,7 @@ fn send_piece(conn: &mut Conn, core: &mut Core, mut bytes: Bytes) -> Bytes {
     bytes
 }
 
-fn send_room(conn: &Conn, limit: u32) -> u32 {
-    conn.cold.as_ref().map_or(limit, |cold| cold.snd.room(limit))
-}
-
-fn can_send(conn: &Conn) -> bool {
+pub(super) fn can_send(conn: &Conn) -> bool {
     matches!(conn.state, State::Established | State::CloseWait) && !conn.has(flag::FIN_QUEUED)
 }
 

@@ -1,6 +1,7 @@
 //! Opening: what both SYNs agree on, and SYN_SENT (RFC 9293 3.5, 3.10.7.3). For passive opens
 //! see [`half`](super::half).
 
+use super::autotune::Room;
 use super::core::{Core, plain};
 use super::ecn;
 use super::engine::{ConnId, Engine};
@@ -13,7 +14,7 @@ use super::timer::{Clock, Tick};
 
 /// The window a SYN announces: unscaled (RFC 7323 2.2).
 pub(super) fn syn_window(core: &Core) -> u16 {
-    core.config.recv_buffer.min(0xffff) as u16
+    core.config.initial_recv_buffer.min(core.config.recv_buffer).min(0xffff) as u16
 }
 
 impl Conn {
@@ -67,6 +68,7 @@ impl Conn {
             rtt_seq: iss,
             rtt_at: 0,
             max_wnd: 0,
+            room: Room::default(),
             node: None,
             node_at: Tick::NONE,
             keep_at: Tick::NONE,
@@ -76,9 +78,7 @@ impl Conn {
             challenge_at: Tick::NONE,
             retransmits: 0,
             opened_at: (now.instant.as_millis() / 1_000) as u32,
-            user_timeout: 0,
-            keepalive: 0,
-            linger: 0,
+            settings: 0,
             ts_hour: 0,
             dup_acks: 0,
             retries: 0,
@@ -119,7 +119,8 @@ impl Conn {
         self.rcv_adv = self.rcv_nxt + u32::from(syn_window(core));
         self.rcv_mss = self.mss.min(536);
         self.snd_wnd = u32::from(window);
-        self.max_wnd = self.snd_wnd;
+        self.max_wnd = window >> self.snd_scale;
+        self.room = Room::new(core, self.rcv_scale, now);
         self.snd_wl1 = irs;
         self.snd_wl2 = self.snd_una;
         let control = self.congestion.control();
@@ -217,7 +218,7 @@ pub(super) fn establish(conn: &mut Conn, core: &mut Core, now: Clock) {
     conn.rexmit_at = Tick::NONE;
     conn.recover = conn.snd_una;
     conn.short_end = conn.snd_una;
-    if let Some(keepalive) = core.keepalives.get(conn.keepalive) {
+    if let Some(keepalive) = core.settings.get(conn.settings).keepalive {
         conn.keep_at = now.after(super::rtt::millis(keepalive.idle));
     }
     if conn.has(flag::FIN_QUEUED) {

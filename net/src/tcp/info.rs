@@ -39,6 +39,10 @@ pub struct Info {
     pub snd_wnd: u32,
     /// The window last advertised, what is left of it.
     pub rcv_wnd: u32,
+    /// The receive window while nothing is unread: it grows with the reader's pace.
+    pub rcv_buffer: u32,
+    /// Most bytes the send queue may hold at present.
+    pub snd_buffer: u32,
     /// Shift of the peer's window; `None` where scaling was not negotiated.
     pub snd_scale: Option<u8>,
     /// Shift of our window; `None` where scaling was not negotiated.
@@ -101,6 +105,8 @@ impl Info {
             ssthresh: conn.congestion.ssthresh,
             snd_wnd: conn.snd_wnd,
             rcv_wnd: conn.offered(),
+            rcv_buffer: conn.room(),
+            snd_buffer: super::autotune::send_limit(conn, core),
             snd_scale: conn.has(flag::SCALE).then_some(conn.snd_scale),
             rcv_scale: conn.has(flag::SCALE).then_some(conn.rcv_scale),
             timestamps: conn.has(flag::TIMESTAMPS),

@@ -23,7 +23,7 @@ throng_runtime::metrics! {
         /// Bytes counted against the bound of receive memory.
         gauge recv_memory: u64,
         /// Bytes of the tables: blocks, half-open and TIME_WAIT entries, demultiplexing,
-        /// keepalive settings, paths.
+        /// settings, paths.
         gauge tables: usize,
     }
 }
@@ -42,7 +42,7 @@ impl Engine {
             tables: self.conns.memory()
                 + self.halves.memory()
                 + self.core.waits.memory()
-                + self.core.keepalives.memory()
+                + self.core.settings.memory()
                 + self.core.paths.memory()
                 + self.core.demux.memory(),
         }
@@ -55,7 +55,7 @@ impl Engine {
     /// When something does not hold.
     pub fn check_invariants(&self) {
         let (mut live, mut mapped, mut boxes) = (0, 0, 0);
-        let (mut recv_used, mut keepalives, mut own_paths) = (0, 0, 0);
+        let (mut recv_used, mut settings, mut own_paths) = (0, 0, 0);
         for (index, conn) in self.conns.iter() {
             if !conn.has(flag::LIVE) {
                 assert!(conn.cold.is_none() && conn.node.is_none(), "a free block owns nothing");
@@ -71,14 +71,14 @@ impl Engine {
                 let found = self.core.demux.find(hash, |slot| slot == conn.slot());
                 assert!(found.is_some(), "a mapped connection is found");
             }
-            keepalives += usize::from(conn.keepalive != 0);
+            settings += usize::from(conn.settings != 0);
             own_paths += usize::from(conn.has(flag::OWN_PATH));
             check(conn);
         }
         assert_eq!(live, self.conns.len(), "connections in use");
         assert_eq!(boxes, self.core.pool.taken, "boxes in use");
         assert_eq!(recv_used, self.core.recv_used, "receive memory");
-        assert_eq!(keepalives, self.core.keepalives.users(), "keepalive settings");
+        assert_eq!(settings, self.core.settings.users(), "settings in use");
         assert_eq!(own_paths, self.core.paths.owners(), "paths of single connections");
         assert_eq!(
             mapped + self.halves.len() + self.core.waits.len(),

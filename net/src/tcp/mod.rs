@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod arrival;
+mod autotune;
 mod cold;
 mod config;
 mod congestion;
@@ -25,7 +26,6 @@ mod hystart;
 mod info;
 mod invariants;
 mod isn;
-mod keepalive;
 mod listen;
 mod options;
 mod output;
@@ -39,8 +39,10 @@ mod rtt;
 mod scoreboard;
 pub mod segment;
 pub mod seq;
+mod settings;
 mod slab;
 mod snd;
+mod sockopt;
 mod state;
 mod syn_cookie;
 mod time_wait;

@@ -1,6 +1,7 @@
 //! What goes out: retransmissions, new data, FIN, probes, ACKs (RFC 9293 3.8, RFC 5681,
 //! RFC 6675 5).
 
+use super::autotune;
 use super::core::{Core, plain};
 use super::ecn;
 use super::egress::{Egress, Full};
@@ -80,6 +81,7 @@ fn transmit_plain(
         | flag::FIN_QUEUED
         | flag::FORCE_RETRANSMIT
         | flag::OVERRIDE
+        | flag::WANT_WRITE
         | flag::UNUSUAL;
     if conn.state != State::Established
         || conn.phase != Phase::Open
@@ -105,7 +107,7 @@ fn transmit_plain(
         core.arm(conn, now);
         return Some(Ok(Turn::Done));
     }
-    let window = window(conn, core);
+    let window = window(conn, core, now);
     let flags = if len > 0 { Flags::ACK | Flags::PSH } else { Flags::ACK };
     let mut header = plain(conn.tuple, conn.snd_nxt, conn.rcv_nxt, flags, 0);
     header.window = (window >> conn.rcv_scale).min(0xffff) as u16;
@@ -217,6 +219,9 @@ impl<E: Egress> Output<'_, E> {
                 recovery::start_timer(conn, self.core, self.now);
             }
         }
+        if conn.has(flag::WANT_WRITE) {
+            autotune::wake_writer(conn, self.core);
+        }
         self.core.arm(conn, self.now);
     }
 
@@ -261,7 +266,7 @@ impl<E: Egress> Output<'_, E> {
 
     /// Sends one segment, or with `gso` a run of them, of the queue's bytes from `seq` on.
     fn emit(&mut self, seq: SeqNum, len: u32, flags: Flags, gso: u16) -> Result<(), Full> {
-        let window = window(self.conn, self.core);
+        let window = window(self.conn, self.core, self.now);
         let mut header = plain(self.conn.tuple, seq, self.conn.rcv_nxt, flags | Flags::ACK, 0);
         header.window = (window >> self.conn.rcv_scale).min(0xffff) as u16;
         header.options.sack = self.sack;
@@ -426,7 +431,7 @@ impl<E: Egress> Output<'_, E> {
     /// half of the largest window there was, or the override timer has run out.
     fn may_send_part(&self, len: u32, window: u32) -> bool {
         let conn = &*self.conn;
-        len == window && (conn.has(flag::OVERRIDE) || len >= conn.max_wnd / 2 && len > 0)
+        len == window && (conn.has(flag::OVERRIDE) || len >= conn.max_wnd() / 2 && len > 0)
     }
 
     fn send_new(&mut self, len: u32, unsent: u32, fin: bool) -> Result<u32, Full> {
@@ -475,13 +480,16 @@ impl<E: Egress> Output<'_, E> {
 
 /// The window to advertise (RFC 9293 3.8.6.2.2): never less than what is offered already,
 /// and more only when the step is worth it.
-fn window(conn: &Conn, core: &Core) -> u32 {
+fn window(conn: &mut Conn, core: &mut Core, now: Clock) -> u32 {
     let offered = conn.offered();
     let scale = conn.rcv_scale;
-    let buffer = core.config.recv_buffer;
-    let enough = offered.saturating_add((buffer / 2).min(u32::from(conn.rcv_mss).max(1)));
-    // Nothing to work out where even an empty buffer has no step to give.
-    let fresh = if enough <= buffer { free_window(conn, core) } else { 0 };
+    let enough = offered.saturating_add(step(conn, 1));
+    if enough > conn.room() {
+        // Nothing to work out where even an empty buffer has no step to give.
+        return offered;
+    }
+    autotune::tune(conn, core, now);
+    let fresh = autotune::free_window(conn, core);
     if fresh < enough {
         return offered;
     }
@@ -490,27 +498,20 @@ fn window(conn: &Conn, core: &Core) -> u32 {
     (fresh.min(0xffff << scale) >> scale << scale).max(offered)
 }
 
+/// By how much a window opens at least: so many segments, or half of it.
+fn step(conn: &Conn, segments: u32) -> u32 {
+    (conn.room() / 2).min(segments * u32::from(conn.rcv_mss)).max(1)
+}
+
 /// Has a window update sent if the application has read enough to be worth it.
 #[cold]
 pub(super) fn offer_more(conn: &mut Conn, core: &mut Core) {
-    let step = (core.config.recv_buffer / 2).min(2 * u32::from(conn.rcv_mss));
     if conn.has(flag::MAPPED) && !conn.has(flag::PEER_FIN) {
-        if free_window(conn, core) >= conn.offered().saturating_add(step) {
+        let enough = conn.offered().saturating_add(step(conn, 2));
+        if autotune::free_window(conn, core) >= enough {
             core.ack_now(conn);
         } else if core.is_recv_memory_short() {
             core.squeeze(conn);
         }
     }
-}
-
-/// The window that buffer and memory budget have room for.
-pub(super) fn free_window(conn: &Conn, core: &Core) -> u32 {
-    let unread = conn.cold.as_ref().map_or(0, |cold| cold.ready.len());
-    let mut free = core.config.recv_buffer.saturating_sub(unread);
-    if core.is_recv_memory_short() {
-        let left = core.config.recv_memory.saturating_sub(core.recv_used);
-        // The last quarter is handed out in small parts.
-        free = free.min((left / 16).min(u64::from(u32::MAX)) as u32);
-    }
-    free
 }

@@ -6,7 +6,7 @@
 //!   -----------------|------------|--------|########|------------|-------------
 //!                              RCV.NXT   range                RCV.ADV
 //!                    |<- ready -->|<-- offered window, RCV.WND -->|
-//!                    |<----------------- recv_buffer ------------>|
+//!                    |<-------- room, up to recv_buffer -------->|
 //! ```
 //!
 //! RCV.ADV, the right edge last advertised, never retreats (RFC 9293 3.8.6.2.2). Payload is

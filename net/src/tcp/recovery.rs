@@ -1,6 +1,7 @@
 //! Acknowledgements and loss: what is out of the network, what is lost, what goes again
 //! (RFC 5681, RFC 6675, RFC 6582, RFC 6298). With SACK, [`rack`](super::rack) finds losses.
 
+use super::autotune;
 use super::congestion;
 use super::core::Core;
 use super::ecn;
@@ -135,13 +136,8 @@ pub(super) fn acknowledge(conn: &mut Conn, core: &mut Core, header: &Header, now
     if conn.flight() > 0 {
         start_timer(conn, core, now);
     }
-    if conn.has(flag::WANT_WRITE)
-        && !conn.has(flag::STARVED)
-        && conn.cold.as_ref().is_none_or(|cold| {
-            cold.snd.room(core.config.send_buffer) >= core.config.send_buffer / 4
-        })
-    {
-        core.writable(conn);
+    if conn.has(flag::WANT_WRITE) {
+        autotune::wake_writer(conn, core);
     }
 }
 
@@ -151,8 +147,9 @@ pub(super) fn start_timer(conn: &mut Conn, core: &Core, now: Clock) {
     let backoff = if conn.has(flag::PERSIST) { conn.retries } else { 0 };
     conn.rexmit_at = now.after(conn.rtt.rto_ms(&core.rto, backoff));
     conn.armed = Armed::Timeout;
-    if conn.user_timeout > 0 {
-        conn.rexmit_at = conn.rexmit_at.earliest(conn.user_limit());
+    if conn.settings != 0 {
+        let limit = conn.user_limit(core.settings.get(conn.settings).user_timeout);
+        conn.rexmit_at = conn.rexmit_at.earliest(limit);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use throng_runtime::prefetch_read;
 
+use super::autotune::Room;
 use super::cold::Cold;
 use super::congestion::Congestion;
 use super::demux::{Kind, Slot};
@@ -176,8 +177,8 @@ pub(super) struct Conn {
     pub(super) index: u32,
     pub(super) generation: u32,
     pub(super) cookie: u32,
-    /// Keepalive setting, a number of the engine's table; 0: none.
-    pub(super) keepalive: u32,
+    /// What the application has set, a number of the engine's table; 0: nothing.
+    pub(super) settings: u32,
     pub(super) bytes_received: u64,
 
     pub(super) bytes_acked: u64,
@@ -199,8 +200,7 @@ pub(super) struct Conn {
     pub(super) rtt_seq: SeqNum,
     /// When `rtt_seq` was sent, in microseconds modulo 2^32.
     pub(super) rtt_at: u32,
-    /// Largest window the peer has offered.
-    pub(super) max_wnd: u32,
+    pub(super) room: Room,
     /// The node in the wheel and where it is, if there is one.
     pub(super) node: Option<TimerKey>,
     pub(super) node_at: Tick,
@@ -214,12 +214,10 @@ pub(super) struct Conn {
     pub(super) retransmits: u32,
     /// When it was opened, in seconds of the engine's clock.
     pub(super) opened_at: u32,
-    /// User timeout in milliseconds; 0: none.
-    pub(super) user_timeout: u32,
+    /// Largest window the peer has offered, in units of its window field.
+    pub(super) max_wnd: u16,
     /// Largest segment that both ends take, options included.
     pub(super) full_mss: u16,
-    /// Linger time in seconds plus one; 0: not set.
-    pub(super) linger: u16,
     /// When `ts_recent` was taken, in hours modulo 2^16.
     pub(super) ts_hour: u16,
     /// Bits of [`ecn`](super::ecn); 0: not in use.
@@ -273,7 +271,7 @@ impl Conn {
         prefetch_read(&self.tuple);
         prefetch_read(&self.cold);
         prefetch_read(&self.bytes_acked);
-        prefetch_read(&self.max_wnd);
+        prefetch_read(&self.node);
     }
 
     /// Finds out anew whether the cold box holds more than plain queues.
@@ -284,9 +282,9 @@ impl Conn {
         }
     }
 
-    /// When the user timeout ends the wait for an acknowledgement, if one is set.
-    pub(super) fn user_limit(&self) -> Tick {
-        match self.user_timeout {
+    /// When a user timeout of so many milliseconds ends the wait for an acknowledgement; 0: never.
+    pub(super) fn user_limit(&self, timeout: u32) -> Tick {
+        match timeout {
             0 => Tick::NONE,
             timeout => Tick(self.progress_at.0.wrapping_add(timeout).max(1)),
         }
@@ -295,6 +293,16 @@ impl Conn {
     /// Payload queued beyond SND.NXT.
     pub(super) fn unsent(&self) -> u32 {
         if self.has(flag::FIN_SENT) { 0 } else { self.queue_end() - self.snd_nxt }
+    }
+
+    /// The receive window while nothing is unread.
+    pub(super) fn room(&self) -> u32 {
+        u32::from(self.room.size) << self.rcv_scale
+    }
+
+    /// The largest window the peer has offered.
+    pub(super) fn max_wnd(&self) -> u32 {
+        u32::from(self.max_wnd) << self.snd_scale
     }
 
     /// What is left of the window last advertised.

@@ -91,7 +91,8 @@ fn on_rexmit(conn: &mut Conn, core: &mut Core, now: Clock) {
     conn.rexmit_at = Tick::NONE;
     let orphan = conn.has(flag::ORPHAN);
     let waited = now.tick.age(conn.progress_at);
-    if conn.user_timeout > 0 && waited >= conn.user_timeout {
+    let user_timeout = core.settings.get(conn.settings).user_timeout;
+    if user_timeout > 0 && waited >= user_timeout {
         // RFC 9293 3.10.8, user timeout.
         core.time_out(conn);
         return;
@@ -166,7 +167,7 @@ fn on_impatience(conn: &mut Conn, core: &mut Core) {
 /// RFC 9293 3.8.4.
 fn on_keepalive(conn: &mut Conn, core: &mut Core, now: Clock) {
     conn.keep_at = Tick::NONE;
-    let Some(keepalive) = core.keepalives.get(conn.keepalive) else { return };
+    let Some(keepalive) = core.settings.get(conn.settings).keepalive else { return };
     let idle = millis(keepalive.idle).max(1);
     let silent = now.tick.age(conn.last_rcv);
     if conn.flight() > 0 || conn.has(flag::PERSIST) {

@@ -28,6 +28,9 @@ pub(crate) async fn all_are_taken_and_info_tells(ends: Ends) {
     stream.set_user_timeout(None).unwrap();
     stream.set_linger(Some(SECOND)).unwrap();
     stream.set_linger(None).unwrap();
+    stream.set_notsent_lowat(Some(0)).unwrap();
+    stream.set_notsent_lowat(Some(u32::MAX)).unwrap();
+    stream.set_notsent_lowat(None).unwrap();
     stream.readable().await.unwrap();
     let info = stream.info().unwrap();
     assert_eq!(info.tuple.local_addr(), stream.local_addr().unwrap());

@@ -13,11 +13,11 @@ fn syn_ack_offers_what_the_syn_did() {
     let mut p = Peer::listening(Config::default());
     let syn_ack = p.open(everything());
     let o = syn_ack.header.options;
-    assert_eq!((o.mss, o.window_scale, o.sack_permitted), (Some(1460), Some(3), true));
+    assert_eq!((o.mss, o.window_scale, o.sack_permitted), (Some(1460), Some(7), true));
     assert_eq!(o.timestamps.unwrap().1, 1000, "the peer's timestamp comes back");
     p.accept();
     let info = p.info();
-    assert_eq!((info.mss, info.snd_scale, info.rcv_scale), (1448, Some(7), Some(3)));
+    assert_eq!((info.mss, info.snd_scale, info.rcv_scale), (1448, Some(7), Some(7)));
     assert_eq!(info.cwnd, 10 * 1448);
 
     let mut p = Peer::listening(Config::default());

@@ -152,7 +152,8 @@ fn the_window_closes_and_opens_in_worthwhile_steps() {
 
 #[test]
 fn tiny_segments_cannot_pin_much_memory() {
-    let mut p = Peer::established(everything());
+    let config = Config { initial_recv_buffer: 256 << 10, ..Config::default() };
+    let mut p = Peer::established_with(config, everything());
     for _ in 0..100_000 {
         p.data(b"x");
         p.out();
@@ -165,7 +166,8 @@ fn tiny_segments_cannot_pin_much_memory() {
 
 #[test]
 fn receive_memory_is_bounded_and_windows_shrink_before() {
-    let config = Config { recv_memory: 100_000, ..Config::default() };
+    let config =
+        Config { recv_memory: 100_000, initial_recv_buffer: 256 << 10, ..Config::default() };
     let mut p = Peer::established_with(config, everything());
     let mut smallest = u16::MAX;
     for _ in 0..300 {
