@@ -14,6 +14,7 @@
 mod builder;
 mod config;
 pub mod device;
+pub mod engine;
 mod kernel;
 mod listener;
 mod local;

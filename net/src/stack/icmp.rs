@@ -21,7 +21,7 @@ pub(crate) enum Icmp {
 }
 
 /// The TCP flow that an ICMP error is about, the sequence number it quotes, and what it says.
-pub(super) fn read(frame: &[u8]) -> Option<(FourTuple, SeqNum, Icmp)> {
+pub(crate) fn read(frame: &[u8]) -> Option<(FourTuple, SeqNum, Icmp)> {
     let ethernet = EthernetFrame::new_checked(frame).ok()?;
     match ethernet.ethertype() {
         EthernetProtocol::Ipv4 => {

@@ -9,13 +9,13 @@
 mod checksum;
 mod counters;
 mod driver;
-mod emit;
+pub(crate) mod emit;
 mod exception;
 mod fragment;
-mod icmp;
+pub(crate) mod icmp;
 mod link;
 mod neighbor;
-mod parse;
+pub(crate) mod parse;
 mod ports;
 mod random;
 mod receive;

@@ -51,6 +51,26 @@ pub struct FourTuple {
 }
 
 impl FourTuple {
+    /// The tuple of a connection between these two.
+    pub fn new(local: SocketAddr, remote: SocketAddr) -> FourTuple {
+        FourTuple {
+            local: local.ip().into(),
+            remote: remote.ip().into(),
+            local_port: local.port(),
+            remote_port: remote.port(),
+        }
+    }
+
+    /// The same connection as the other end sees it.
+    pub fn flipped(&self) -> FourTuple {
+        FourTuple {
+            local: self.remote,
+            remote: self.local,
+            local_port: self.remote_port,
+            remote_port: self.local_port,
+        }
+    }
+
     /// Our end.
     pub fn local_addr(&self) -> SocketAddr {
         SocketAddr::new(self.local.into(), self.local_port)
@@ -140,4 +160,12 @@ pub struct Header {
     pub ecn: u8,
     /// The options.
     pub options: Options,
+}
+
+impl Header {
+    /// The same segment as the other end sees it: what one sent, as the other receives it.
+    pub fn flipped(mut self) -> Header {
+        self.tuple = self.tuple.flipped();
+        self
+    }
 }

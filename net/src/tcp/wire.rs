@@ -348,6 +348,13 @@ impl Engine {
             self.core.counters.malformed += 1;
             return;
         }
+        // RFC 9293 3.10.7.2, fourth: what is neither RST, ACK nor SYN is dropped by a listener.
+        if flags.0 & (Flags::ACK.0 | Flags::SYN.0) == 0
+            && self.listeners.find(&header.tuple).is_some()
+        {
+            self.core.counters.malformed += 1;
+            return;
+        }
         if self.on_cookie(header, payload, now) {
             return;
         }

@@ -1,0 +1,188 @@
+//! The settings of a script: its `--option` lines, and the `sysctl` commands it gives.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use throng_net::engine::{Config, Ecn};
+
+use crate::script::Script;
+
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub config: Config,
+    pub v6: bool,
+    pub local: (IpAddr, IpAddr),
+    pub remote: (IpAddr, IpAddr),
+    /// The port that `bind(3, ..., ...)` means.
+    pub bind_port: u16,
+    /// The remote port that `connect(3, ..., ...)` means.
+    pub connect_port: u16,
+    /// How far from its time a packet may be, in microseconds.
+    pub tolerance: i64,
+    /// How much real time a unit of a timestamp stands for, if timestamps are to be exact.
+    pub tick: Option<i64>,
+}
+
+impl Default for Settings {
+    /// packetdrill's addresses and ports; the remote address is the first of its documentation
+    /// prefix.
+    fn default() -> Settings {
+        let ip = |text: &str| text.parse().expect("an address");
+        Settings {
+            config: Config::default(),
+            v6: false,
+            local: (ip("192.168.0.1"), ip("fd3d:a0b:17d6::1")),
+            remote: (ip("192.0.2.1"), ip("fd3d:fa7b:d17d::1")),
+            bind_port: 8080,
+            connect_port: 8080,
+            tolerance: 4_000,
+            tick: None,
+        }
+    }
+}
+
+type Told = Result<(), String>;
+
+impl Settings {
+    /// What the options at the head of `script` ask for.
+    pub fn of(script: &Script) -> Result<Settings, crate::script::Wrong> {
+        let mut settings = Settings::default();
+        for (line, name, value) in &script.options {
+            settings
+                .option(name, value)
+                .map_err(|what| crate::script::Wrong { line: *line, what })?;
+        }
+        Ok(settings)
+    }
+
+    fn option(&mut self, name: &str, value: &str) -> Told {
+        match name {
+            "ip_version" => match value {
+                "ipv4" => self.v6 = false,
+                "ipv6" => self.v6 = true,
+                _ => return Err(format!("--ip_version={value}: ipv4 or ipv6")),
+            },
+            "local_ip" => set_ip(&mut self.local, read(name, value)?),
+            "remote_ip" => set_ip(&mut self.remote, read(name, value)?),
+            "bind_port" => self.bind_port = read(name, value)?,
+            "connect_port" => self.connect_port = read(name, value)?,
+            "mtu" => {
+                let mtu: u16 = read(name, value)?;
+                self.config.mss_v4 = mtu.saturating_sub(40);
+                self.config.mss_v6 = mtu.saturating_sub(60);
+            }
+            "mss" => {
+                self.config.mss_v4 = read(name, value)?;
+                self.config.mss_v6 = self.config.mss_v4;
+            }
+            "tolerance_usecs" => self.tolerance = read(name, value)?,
+            "tcp_ts_tick_usecs" => {
+                self.tick = Some(read::<i64>(name, value)?).filter(|tick| *tick > 0);
+            }
+            // How packetdrill drives a kernel, which there is none of.
+            "send_omit_free" | "non_fatal" | "strict_segments" | "verbose" => {}
+            _ => return Err(format!("the option --{name} is not known here")),
+        }
+        Ok(())
+    }
+
+    /// What the command between backticks asks for. It gives back for how long it sleeps.
+    pub fn command(&mut self, text: &str) -> Result<Duration, String> {
+        let mut sleep = Duration::ZERO;
+        for line in text.split(['\n', ';']).flat_map(|line| line.split("&&")) {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            match words.as_slice() {
+                [] => {}
+                [word, ..] if word.starts_with('#') => {}
+                // Sets in a kernel what the engine's settings are without it.
+                [script] if script.ends_with("defaults.sh") => {}
+                ["sysctl", ..] => self.sysctls(line)?,
+                ["sleep", seconds] => {
+                    let seconds: f64 = read("sleep", seconds)?;
+                    sleep += Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())?;
+                }
+                // There is no such memory of earlier connections.
+                ["ip", "tcp_metrics", ..] => {}
+                _ => return Err(format!("only sysctl and sleep are known here, not `{line}`")),
+            }
+        }
+        Ok(sleep)
+    }
+
+    /// `sysctl -q -w name=value name="a b c"`.
+    fn sysctls(&mut self, line: &str) -> Told {
+        let mut rest = line.trim().trim_start_matches("sysctl").trim();
+        while !rest.is_empty() {
+            if rest.starts_with('-') || rest.starts_with('>') {
+                rest = rest.split_once(' ').map_or("", |(_, rest)| rest).trim();
+                continue;
+            }
+            let Some((name, after)) = rest.split_once('=') else {
+                return Err(format!("`{rest}` is not a setting"));
+            };
+            let (value, left) = match after.strip_prefix(['"', '\'']) {
+                Some(quoted) => quoted.split_once(['"', '\'']).unwrap_or((quoted, "")),
+                None => after.split_once(' ').unwrap_or((after, "")),
+            };
+            self.sysctl(name.trim(), value)?;
+            rest = left.trim();
+        }
+        Ok(())
+    }
+
+    fn sysctl(&mut self, name: &str, value: &str) -> Told {
+        let config = &mut self.config;
+        let seconds = || read(name, value).map(Duration::from_secs);
+        let last = value.split_whitespace().last().unwrap_or("");
+        let Some(short) = name.strip_prefix("net.ipv4.") else {
+            return Err(format!("{name} is not known here"));
+        };
+        match short {
+            "tcp_rmem" => config.recv_buffer = read(name, last)?,
+            "tcp_wmem" => config.send_buffer = read(name, last)?,
+            "tcp_ecn" => {
+                config.ecn = match value {
+                    "0" => Ecn::Off,
+                    "1" => Ecn::On,
+                    "2" => Ecn::Passive,
+                    _ => return Err(format!("{name}={value}: 0, 1 or 2")),
+                }
+            }
+            "tcp_syncookies" if value == "2" => config.max_half_open = 0,
+            "tcp_syncookies" if value == "1" => {}
+            "tcp_max_syn_backlog" => config.max_half_open = read(name, value)?,
+            "tcp_max_tw_buckets" => config.max_time_wait = read(name, value)?,
+            "tcp_fin_timeout" => config.fin_wait_2 = seconds()?,
+            "tcp_syn_retries" => config.syn_retries = read(name, value)?,
+            "tcp_synack_retries" => config.syn_ack_retries = read(name, value)?,
+            "tcp_retries2" => config.data_retries = read(name, value)?,
+            "tcp_orphan_retries" => config.orphan_retries = read(name, value)?,
+            "tcp_mtu_probing" => config.black_hole_detection = value != "0",
+            // What the engine always does.
+            "tcp_sack" | "tcp_timestamps" | "tcp_window_scaling" | "tcp_rfc1337"
+                if value == "1" => {}
+            _ => return Err(format!("{name}={value} is not known here")),
+        }
+        Ok(())
+    }
+
+    pub fn local(&self) -> IpAddr {
+        if self.v6 { self.local.1 } else { self.local.0 }
+    }
+
+    pub fn remote(&self) -> IpAddr {
+        if self.v6 { self.remote.1 } else { self.remote.0 }
+    }
+}
+
+fn set_ip(pair: &mut (IpAddr, IpAddr), ip: IpAddr) {
+    if ip.is_ipv4() {
+        pair.0 = ip;
+    } else {
+        pair.1 = ip;
+    }
+}
+
+fn read<T: std::str::FromStr>(name: &str, value: &str) -> Result<T, String> {
+    value.parse().map_err(|_| format!("{name}: `{value}` will not do"))
+}
