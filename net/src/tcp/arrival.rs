@@ -7,7 +7,7 @@ use super::error::Error;
 use super::handshake::{establish, on_segment_syn_sent};
 use super::queue::CHUNK_OVERHEAD;
 use super::recovery;
-use super::segment::{Flags, Header};
+use super::segment::{Flags, Header, SackBlock};
 use super::seq::SeqNum;
 
 use super::state::{Conn, Phase, State, flag};
@@ -151,6 +151,7 @@ pub(super) fn on_segment(
         } else {
             if header.seq.before(conn.rcv_nxt) {
                 core.counters.duplicate_bytes += payload.len() as u64;
+                report_twice(conn, core, header.seq, payload.len() as u32);
             }
             core.ack_now(conn);
         }
@@ -343,6 +344,17 @@ fn schedule_ack(conn: &mut Conn, core: &mut Core, len: u32) {
     core.want_transmit(conn);
 }
 
+/// Payload has come that is here already: the next segment says so (RFC 2883).
+#[cold]
+fn report_twice(conn: &mut Conn, core: &mut Core, start: SeqNum, len: u32) {
+    if len == 0 || !conn.has(flag::SACK) {
+        return;
+    }
+    let cold = conn.cold.get_or_insert_with(|| core.pool.take());
+    cold.extra().twice = Some(SackBlock { start, end: start + len });
+    conn.set(flag::UNUSUAL);
+}
+
 /// Payload of a segment that overlaps the window, anywhere in it.
 fn take_payload(conn: &mut Conn, core: &mut Core, seq: SeqNum, payload: &[u8], fin: &mut bool) {
     let mut seq = seq;
@@ -350,6 +362,7 @@ fn take_payload(conn: &mut Conn, core: &mut Core, seq: SeqNum, payload: &[u8], f
     if seq.before(conn.rcv_nxt) {
         let known = (conn.rcv_nxt - seq).min(data.len() as u32);
         core.counters.duplicate_bytes += u64::from(known);
+        report_twice(conn, core, seq, known);
         data = &data[known as usize..];
         seq += known;
         // RFC 5681 4.2: what comes twice is acknowledged at once.
@@ -382,6 +395,9 @@ fn take_payload(conn: &mut Conn, core: &mut Core, seq: SeqNum, payload: &[u8], f
         core.counters.out_of_order += 1;
         core.counters.duplicate_bytes += u64::from(stored.duplicate);
         core.counters.ranges_dropped += u64::from(stored.dropped > 0);
+        if let Some(block) = stored.first {
+            report_twice(conn, core, block.start, block.end - block.start);
+        }
         core.ack_now(conn);
         return;
     }

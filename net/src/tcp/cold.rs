@@ -5,7 +5,9 @@ use throng_runtime::prefetch_read;
 use super::rack::Rack;
 use super::rcv::{Reassembly, Rope};
 use super::scoreboard::Scoreboard;
+use super::segment::SackBlock;
 use super::snd::SendQueue;
+use super::tlp::Probe;
 
 /// Queues and scoreboard of a connection. Taken when the first byte is queued or received,
 /// given back when all of it is drained.
@@ -27,6 +29,9 @@ pub(super) struct Extra {
     /// Good where the connection says that it is kept; see [`log`](super::rack::log).
     pub(super) sent: Scoreboard,
     pub(super) rack: Rack,
+    pub(super) probe: Probe,
+    /// What came twice, to be reported with the next segment (RFC 2883).
+    pub(super) twice: Option<SackBlock>,
 }
 
 /// Entries of the scoreboard for which a box that waits for reuse keeps memory.
@@ -34,7 +39,10 @@ const KEPT_PARTS: usize = 64;
 
 impl Extra {
     fn is_unusual(&self) -> bool {
-        !self.early.is_empty() || self.sent.is_marked()
+        !self.early.is_empty()
+            || self.sent.is_marked()
+            || self.probe != Probe::None
+            || self.twice.is_some()
     }
 
     fn is_large(&self) -> bool {
@@ -63,6 +71,29 @@ impl Cold {
     /// What is known of what is out, if more than that it is.
     pub(super) fn marked(&self) -> Option<&Scoreboard> {
         self.extra.as_ref().map(|extra| &extra.sent).filter(|sent| sent.is_marked())
+    }
+
+    /// The blocks to report, at most `max`: what came twice, then what came too early.
+    pub(super) fn sack_blocks(&self, max: usize) -> [Option<SackBlock>; 4] {
+        let Some(extra) = &self.extra else { return [None; 4] };
+        match extra.twice {
+            None => extra.early.sack_blocks(max, None),
+            Some(twice) => {
+                // RFC 2883 4: once, before the block that it lies in.
+                let [a, b, c, _] = extra.early.sack_blocks(max - 1, Some(twice.start));
+                [Some(twice), a, b, c]
+            }
+        }
+    }
+
+    /// Whether it is waiting to be reported that something came twice.
+    pub(super) fn has_duplicate(&self) -> bool {
+        self.extra.as_ref().is_some_and(|extra| extra.twice.is_some())
+    }
+
+    /// What a probe of the tail is up to.
+    pub(super) fn probe(&self) -> Probe {
+        self.extra.as_ref().map_or(Probe::None, |extra| extra.probe)
     }
 
     /// The scoreboard, such as it is.
@@ -98,6 +129,8 @@ impl Cold {
     pub(super) fn forget_sent(&mut self) {
         if let Some(extra) = &mut self.extra {
             extra.sent.clear();
+            extra.probe = Probe::None;
+            extra.twice = None;
         }
     }
 

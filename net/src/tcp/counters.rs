@@ -81,10 +81,16 @@ throng_runtime::metrics! {
         counter timeouts: u64,
         /// Times the end of the reordering window found something lost (RFC 8985 6.2).
         counter reordering_timeouts: u64,
+        /// Probes of the tail of what was out (RFC 8985 7).
+        counter tail_probes: u64,
+        /// Losses that a probe of the tail has repaired.
+        counter tail_losses: u64,
         /// Connections whose segments arrived out of the order they were sent in.
         counter reordering_paths: u64,
         /// Acknowledgements that report what arrived twice (RFC 2883).
         counter dsacks_in: u64,
+        /// Reports sent of what arrived twice (RFC 2883).
+        counter dsacks_out: u64,
         /// Segments retransmitted.
         counter retransmits: u64,
         /// Fast recoveries entered.

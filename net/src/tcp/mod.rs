@@ -48,6 +48,7 @@ mod syn_cookie;
 mod time_wait;
 mod timeout;
 mod timer;
+mod tlp;
 mod trace;
 mod wire;
 

@@ -16,6 +16,7 @@ use super::seq::SeqNum;
 use super::snd::Payload;
 use super::state::{Conn, Phase, State, flag, mark};
 use super::timer::{Clock, Tick};
+use super::tlp;
 
 /// What became of a connection's turn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,15 +57,19 @@ pub(super) fn transmit(
     let mut sack = [None; 4];
     let mut mss = u32::from(conn.mss);
     if conn.has(flag::SACK)
+        && conn.has(flag::UNUSUAL)
         && let Some(cold) = &conn.cold
-        && let Some(early) = cold.early()
     {
-        let max = if conn.has(flag::TIMESTAMPS) { 3 } else { 4 };
-        sack = early.sack_blocks(max);
+        sack = cold.sack_blocks(max_blocks(conn));
         let taken = sack_len(sack.iter().flatten().count());
         mss = mss.saturating_sub(u32::from(taken)).max(1);
     }
     Output { conn, core, egress, now, sack, mss, share }.run()
+}
+
+/// SACK blocks that a segment has room for (RFC 2018 3).
+fn max_blocks(conn: &Conn) -> usize {
+    if conn.has(flag::TIMESTAMPS) { 3 } else { 4 }
 }
 
 /// The turn almost every turn is: nothing lost, closed or out of order, and at most one
@@ -132,7 +137,7 @@ fn transmit_plain(
     conn.unset(flag::ACK_NOW | flag::ACK_LATER | flag::CWND_LIMITED);
     conn.ack_at = Tick::NONE;
     if len > 0 {
-        note_sent(conn, len, len < mss, now);
+        note_sent(conn, core, len, len < mss, now);
         if !conn.rexmit_at.is_some() {
             recovery::start_timer(conn, core, now);
         }
@@ -142,7 +147,7 @@ fn transmit_plain(
 }
 
 /// New sequence space went out: `len` numbers from SND.NXT on.
-fn note_sent(conn: &mut Conn, len: u32, short: bool, now: Clock) {
+fn note_sent(conn: &mut Conn, core: &Core, len: u32, short: bool, now: Clock) {
     if conn.flight() == 0 {
         conn.congestion.pause(now.tick.age(conn.progress_at));
         conn.progress_at = now.tick;
@@ -152,7 +157,7 @@ fn note_sent(conn: &mut Conn, len: u32, short: bool, now: Clock) {
         conn.retries = 0;
         conn.marks &= !mark::LOGGED;
     } else if conn.marks & mark::LOGGED != 0 || conn.rtt_at != now.micros {
-        rack::note_sent(conn, len, now);
+        rack::note_sent(conn, core, len, now);
     }
     conn.snd_nxt += len;
     if short {
@@ -184,6 +189,7 @@ impl<E: Egress> Output<'_, E> {
         }
         let data = self.conn.flight() > 0 || self.conn.unsent() > 0;
         if data || self.conn.has(flag::FIN_QUEUED) {
+            self.probe_tail()?;
             let mut pipe = recovery::pipe(self.conn);
             if self.conn.phase != Phase::Open || self.conn.has(flag::FORCE_RETRANSMIT) {
                 self.retransmit(&mut pipe)?;
@@ -197,6 +203,7 @@ impl<E: Egress> Output<'_, E> {
             let seq = self.conn.snd_nxt;
             self.emit(seq, 0, Flags::ACK, 0)?;
         }
+        self.core.put_away(self.conn);
         self.timers();
         if self.share == 0 { Ok(Turn::Again) } else { Ok(Turn::Done) }
     }
@@ -287,7 +294,23 @@ impl<E: Egress> Output<'_, E> {
         self.conn.last_ack = self.conn.rcv_nxt;
         self.conn.unset(flag::ACK_NOW | flag::ACK_LATER);
         self.conn.ack_at = Tick::NONE;
+        if header.options.sack[0].is_some() {
+            self.note_reported();
+        }
         Ok(())
+    }
+
+    /// SACK blocks are out. What came twice is reported once (RFC 2883 4).
+    fn note_reported(&mut self) {
+        let max = max_blocks(self.conn);
+        if let Some(cold) = &mut self.conn.cold
+            && cold.has_duplicate()
+        {
+            cold.extra().twice = None;
+            self.sack = cold.sack_blocks(max);
+            self.core.counters.dsacks_out += 1;
+            self.conn.note_unusual();
+        }
     }
 
     /// RFC 3168 6.1: what is new may be marked; neither what is sent again (6.1.5) nor what
@@ -312,30 +335,59 @@ impl<E: Egress> Output<'_, E> {
             if !force && *pipe + self.mss > self.conn.congestion.cwnd {
                 break;
             }
-            let fin_at = self.conn.has(flag::FIN_SENT).then(|| self.conn.snd_nxt - 1);
-            let data_end = fin_at.unwrap_or(self.conn.snd_nxt);
-            let end = if to.after(data_end) { data_end } else { to };
-            let len = if from.before(end) { (end - from).min(self.mss) } else { 0 };
-            let fin = fin_at.is_some_and(|at| at == from + len);
-            let mut flags = Flags::ACK;
-            if fin {
-                flags = flags | Flags::FIN;
-            }
-            if from + len == data_end && len > 0 {
-                flags = flags | Flags::PSH;
-            }
-            self.emit(from, len, flags, 0)?;
-            self.conn.unset(flag::FORCE_RETRANSMIT);
-            let end = from + len + u32::from(fin);
-            rack::note_resent(self.conn, from, end, self.now);
-            // Karn's rule.
-            self.conn.unset(flag::TIMING);
-            self.conn.retransmits = self.conn.retransmits.saturating_add(1);
-            self.core.counters.retransmits += 1;
-            self.conn.last_snd = self.now.tick;
-            *pipe += end - from;
+            *pipe += self.resend(from, to)?;
             self.share -= 1;
         }
+        Ok(())
+    }
+
+    /// Sends again what begins at `from`, at most a segment and at most up to `to`. Returns how
+    /// much that is.
+    fn resend(&mut self, from: SeqNum, to: SeqNum) -> Result<u32, Full> {
+        let fin_at = self.conn.has(flag::FIN_SENT).then(|| self.conn.snd_nxt - 1);
+        let data_end = fin_at.unwrap_or(self.conn.snd_nxt);
+        let end = if to.after(data_end) { data_end } else { to };
+        let len = if from.before(end) { (end - from).min(self.mss) } else { 0 };
+        let fin = fin_at.is_some_and(|at| at == from + len);
+        let mut flags = Flags::ACK;
+        if fin {
+            flags = flags | Flags::FIN;
+        }
+        if from + len == data_end && len > 0 {
+            flags = flags | Flags::PSH;
+        }
+        self.emit(from, len, flags, 0)?;
+        self.conn.unset(flag::FORCE_RETRANSMIT);
+        let end = from + len + u32::from(fin);
+        rack::note_resent(self.conn, from, end, self.now);
+        // Karn's rule.
+        self.conn.unset(flag::TIMING);
+        self.conn.retransmits = self.conn.retransmits.saturating_add(1);
+        self.core.counters.retransmits += 1;
+        self.conn.last_snd = self.now.tick;
+        Ok(end - from)
+    }
+
+    /// The probe of the tail, if it is time for it (TLP_send_probe of RFC 8985 7.3): a new
+    /// segment whatever the congestion window says, or the last one again.
+    fn probe_tail(&mut self) -> Result<(), Full> {
+        if !tlp::is_due(self.conn) {
+            return Ok(());
+        }
+        let conn = &*self.conn;
+        let (unsent, flight) = (conn.unsent(), conn.flight());
+        let window = conn.snd_wnd.saturating_sub(flight);
+        let len = unsent.min(self.mss);
+        let again = len == 0 || len > window;
+        if flight > 0 && again {
+            let fin = u32::from(conn.has(flag::FIN_SENT));
+            let last = conn.snd_nxt - fin - (flight - fin).min(self.mss);
+            self.resend(last, conn.snd_nxt)?;
+        } else if flight > 0 {
+            let fin_due = conn.has(flag::FIN_QUEUED) && !conn.has(flag::FIN_SENT);
+            self.send_new(len, unsent, fin_due && window > len)?;
+        }
+        tlp::note_sent(self.conn, self.core, again, self.now);
         Ok(())
     }
 
@@ -451,7 +503,7 @@ impl<E: Egress> Output<'_, E> {
             self.conn.set(flag::FIN_SENT);
         }
         let short = !len.is_multiple_of(self.mss);
-        note_sent(self.conn, len + u32::from(fin), short, self.now);
+        note_sent(self.conn, self.core, len + u32::from(fin), short, self.now);
         self.core.counters.bytes_out += u64::from(len);
         self.share = self.share.saturating_sub(len.div_ceil(self.mss).max(1));
         Ok(len)

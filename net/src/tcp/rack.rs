@@ -9,6 +9,7 @@ use super::segment::{Header, SackBlock};
 use super::seq::SeqNum;
 use super::state::{Armed, Conn, Phase, flag, mark};
 use super::timer::{Clock, Tick};
+use super::tlp;
 
 /// Recoveries for which a wider reordering window stays (RFC 8985 6.2, step 4).
 const PERSIST: u8 = 16;
@@ -33,6 +34,8 @@ pub(super) struct News {
     pub(super) sacked: u32,
     /// What came twice, if that was reported (RFC 2883).
     pub(super) duplicate: Option<SackBlock>,
+    /// Whether it acknowledges no more than the one before.
+    pub(super) repeats: bool,
 }
 
 impl Rack {
@@ -102,10 +105,13 @@ pub(super) fn log(conn: &mut Conn) -> Option<&mut Extra> {
 }
 
 /// New data goes out at another time than what is out: `len` numbers from SND.NXT on.
-pub(super) fn note_sent(conn: &mut Conn, len: u32, now: Clock) {
+pub(super) fn note_sent(conn: &mut Conn, core: &Core, len: u32, now: Clock) {
     let end = conn.snd_nxt + len;
     if let Some(extra) = log(conn) {
         extra.sent.sent(end, now.micros);
+    }
+    if conn.armed == Armed::Probe {
+        tlp::put_off(conn, core, len, now);
     }
 }
 
@@ -125,7 +131,7 @@ pub(super) fn take_in(
     una: SeqNum,
     now: Clock,
 ) -> News {
-    let mut news = News::default();
+    let mut news = News { repeats: una == conn.snd_una, ..News::default() };
     let reports = conn.has(flag::SACK) && header.options.sack[0].is_some();
     if !reports && !conn.has(flag::UNUSUAL) {
         return news;
@@ -230,7 +236,7 @@ pub(super) fn detect(conn: &mut Conn, core: &mut Core, now: Clock) -> bool {
     let Some(latest) = rack.latest else { return false };
     let patience = rack.rtt.saturating_add(window);
     let (any, wait) = sent.lose_older(latest, patience, now.micros);
-    if conn.armed == Armed::Reordering {
+    if conn.armed != Armed::Timeout {
         conn.rexmit_at = Tick::NONE;
     }
     if wait > 0 {

@@ -168,6 +168,8 @@ impl Range {
 pub(super) struct Stored {
     /// Bytes that were there already.
     pub(super) duplicate: u32,
+    /// The first of them that lie in a row.
+    pub(super) first: Option<SackBlock>,
     /// Bytes given up for the range limit.
     pub(super) dropped: u32,
 }
@@ -222,6 +224,9 @@ impl Reassembly {
                 // The range covers the beginning, or ends right there.
                 let covered = (self.ranges[i].end() - seq).min(data.len() as u32);
                 stored.duplicate += covered;
+                if covered > 0 {
+                    stored.first.get_or_insert(SackBlock { start: seq, end: seq + covered });
+                }
                 seq += covered;
                 data = &data[covered as usize..];
             } else {
@@ -262,12 +267,16 @@ impl Reassembly {
         (next, duplicate)
     }
 
-    /// The blocks to report, the latest first (RFC 2018 4), at most `max` (at most 4).
-    pub(super) fn sack_blocks(&self, max: usize) -> [Option<SackBlock>; 4] {
+    /// The blocks to report, that with `of` first, then the latest (RFC 2018 4), at most
+    /// `max` (at most 4).
+    pub(super) fn sack_blocks(&self, max: usize, of: Option<SeqNum>) -> [Option<SackBlock>; 4] {
         let mut blocks = [None; 4];
         let mut below = None;
         for block in blocks.iter_mut().take(max) {
-            let age = |r: &Range| self.arrivals.wrapping_sub(r.stamp);
+            let age = |r: &Range| match of {
+                Some(seq) if seq.in_window(r.start, r.data.len()) => 0,
+                _ => self.arrivals.wrapping_sub(r.stamp).saturating_add(1),
+            };
             let older = |r: &&Range| below.is_none_or(|b| (age(r), r.start.0) > b);
             let Some(range) = self.ranges.iter().filter(older).min_by_key(|r| (age(r), r.start.0))
             else {

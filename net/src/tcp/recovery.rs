@@ -13,6 +13,7 @@ use super::segment::Header;
 use super::seq::SeqNum;
 use super::state::{Armed, Conn, Phase, flag};
 use super::timer::{Clock, Tick};
+use super::tlp;
 
 /// An acknowledgement in SND.UNA..=SND.NXT of a segment with `len` of its own; `window` is
 /// what it announces, scaled.
@@ -40,6 +41,7 @@ pub(super) fn on_ack(
         // RFC 9293 3.8.6.1: a peer that answers probes may keep its window closed for ever.
         conn.progress_at = now.tick;
     }
+    tlp::on_ack(conn, core, header, (len, &news));
     rack::detect(conn, core, now);
     react(conn, core);
     if news.sacked > 0 || conn.dup_acks > 0 {
@@ -141,15 +143,25 @@ pub(super) fn acknowledge(conn: &mut Conn, core: &mut Core, header: &Header, now
     }
 }
 
-/// Starts the retransmission timer from now, not beyond the user timeout.
-pub(super) fn start_timer(conn: &mut Conn, core: &Core, now: Clock) {
+/// Starts the retransmission timer from now, or that of a probe of the tail where one may
+/// come first; not beyond the user timeout.
+pub(super) fn start_timer(conn: &mut Conn, core: &mut Core, now: Clock) {
     // Probes of a window back off for themselves: they say nothing about the round trip.
     let backoff = if conn.has(flag::PERSIST) { conn.retries } else { 0 };
-    conn.rexmit_at = now.after(conn.rtt.rto_ms(&core.rto, backoff));
+    let mut wait = conn.rtt.rto_ms(&core.rto, backoff);
     conn.armed = Armed::Timeout;
+    if conn.flags & (flag::SACK | flag::PERSIST) == flag::SACK && tlp::may_probe(conn) {
+        wait = wait.min(tlp::wait_ms(conn, conn.flight()));
+        conn.armed = Armed::Probe;
+    }
+    conn.rexmit_at = now.after(wait);
     if conn.settings != 0 {
         let limit = conn.user_limit(core.settings.get(conn.settings).user_timeout);
         conn.rexmit_at = conn.rexmit_at.earliest(limit);
+    }
+    if conn.rexmit_at.since(conn.node_at) < 0 {
+        // Its turn to send arms the wheel.
+        core.want_transmit(conn);
     }
 }
 
@@ -191,7 +203,7 @@ fn is_lost(conn: &Conn) -> bool {
 }
 
 /// The scoreboard, where there is anything on it.
-fn marked(conn: &Conn) -> Option<&Scoreboard> {
+pub(super) fn marked(conn: &Conn) -> Option<&Scoreboard> {
     if conn.has(flag::UNUSUAL) { conn.cold.as_ref()?.marked() } else { None }
 }
 
@@ -207,6 +219,7 @@ fn lose_head(conn: &mut Conn) {
 
 fn enter_recovery(conn: &mut Conn, core: &mut Core) {
     core.counters.recoveries += 1;
+    tlp::forget(conn);
     conn.phase = Phase::Recovery;
     conn.recover = conn.snd_nxt;
     if !conn.has(flag::SACK) {
@@ -224,6 +237,7 @@ pub(super) fn on_timeout(conn: &mut Conn, core: &mut Core, now: Clock) {
     let first = conn.retries == 0;
     conn.retries = conn.retries.saturating_add(1);
     path::on_timeout(conn, core, now);
+    tlp::forget(conn);
     conn.rtt.back_off(&core.rto);
     let flight = conn.flight();
     ecn::on_loss(conn);

@@ -49,7 +49,7 @@ impl Engine {
         // A timer that the old limit has cut short starts anew; any other runs on.
         let was_cut = conn.rexmit_at.is_some() && conn.rexmit_at == conn.user_limit(old);
         if was_cut {
-            super::recovery::start_timer(conn, &self.core, self.clock);
+            super::recovery::start_timer(conn, &mut self.core, self.clock);
         } else if conn.rexmit_at.is_some() {
             conn.rexmit_at = conn.rexmit_at.earliest(conn.user_limit(timeout));
         }

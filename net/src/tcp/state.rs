@@ -61,6 +61,8 @@ pub(super) enum Armed {
     Timeout,
     /// The end of the reordering window (RFC 8985 6.2).
     Reordering,
+    /// A probe of the flight's tail (RFC 8985 7).
+    Probe,
 }
 
 /// Bits of [`Conn::marks`].

@@ -10,6 +10,7 @@ use super::recovery;
 use super::rtt::millis;
 use super::state::{Armed, Conn, State, flag};
 use super::timer::{Clock, Tick};
+use super::tlp;
 
 /// Timers run by one `on_timeout`.
 const BUDGET: usize = 4096;
@@ -113,6 +114,7 @@ fn on_rexmit(conn: &mut Conn, core: &mut Core, now: Clock) {
         _ if conn.flight() > 0 && conn.armed == Armed::Reordering => {
             rack::on_timeout(conn, core, now);
         }
+        _ if conn.flight() > 0 && conn.armed == Armed::Probe => tlp::on_timeout(conn, core),
         _ if conn.flight() > 0 => {
             let limit = if orphan { core.config.orphan_retries } else { core.config.data_retries };
             // A peer that has drawn its window back to nothing but still answers is alive, as

@@ -184,10 +184,12 @@ fn what_goes_again_is_not_marked_and_a_loss_is_told() {
     let mut p = agreed();
     p.send(&[5; 100_000]);
     p.out();
+    // A probe with new data, then the timeout.
     let sent = p.pass(ms(250));
-    assert_eq!((sent[0].1.len(), sent[0].1.header.ecn), (1448, 0), "RFC 3168 6.1.5");
-    assert!(!sent[0].1.has(Flags::CWR));
-    p.acknowledge(p.iss + 1 + 14_480);
+    assert_eq!((sent[0].1.len(), sent[0].1.header.ecn), (1448, ECT));
+    assert_eq!((sent[1].1.len(), sent[1].1.header.ecn), (1448, 0), "RFC 3168 6.1.5");
+    assert!(!sent[1].1.has(Flags::CWR));
+    p.acknowledge(p.iss + 1 + 14_480 + 1448);
     let out = p.out();
     assert!(out[0].has(Flags::CWR) && out[0].header.ecn == ECT);
     // Without an agreement an echo is noise.
