@@ -2,10 +2,12 @@
 //!
 //! [`Host`] is a host with nothing but an engine in it: descriptors, socket calls with the errors
 //! of Linux, packets in and out, and a clock that moves when it is told. The runner of
-//! `net/tests/scripts` drives it from packetdrill's scripts.
+//! `net/tests/scripts` drives it from packetdrill's scripts, and [`door`] lets packetdrill itself do so.
 
 #![deny(unsafe_code)]
 
+#[allow(unsafe_code)]
+pub mod door;
 mod errno;
 mod host;
 mod options;

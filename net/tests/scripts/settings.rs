@@ -133,13 +133,15 @@ impl Settings {
     fn sysctl(&mut self, name: &str, value: &str) -> Told {
         let config = &mut self.config;
         let seconds = || read(name, value).map(Duration::from_secs);
-        let last = value.split_whitespace().last().unwrap_or("");
+        // Least, first and most, in bytes.
+        let sizes: Vec<&str> = value.split_whitespace().collect();
+        let size = |which: usize| read(name, sizes.get(which).unwrap_or(&""));
         let Some(short) = name.strip_prefix("net.ipv4.") else {
             return Err(format!("{name} is not known here"));
         };
         match short {
-            "tcp_rmem" => config.recv_buffer = read(name, last)?,
-            "tcp_wmem" => config.send_buffer = read(name, last)?,
+            "tcp_rmem" => (config.initial_recv_buffer, config.recv_buffer) = (size(1)?, size(2)?),
+            "tcp_wmem" => (config.initial_send_buffer, config.send_buffer) = (size(1)?, size(2)?),
             "tcp_ecn" => {
                 config.ecn = match value {
                     "0" => Ecn::Off,
