@@ -199,8 +199,10 @@ pub(super) fn on_segment(
         recovery::sample_echo(conn, core, header, now);
         establish(conn, core, now);
     } else if acked > conn.flight() {
+        // RFC 5961 5.2: at most the largest window behind, and nothing that was never sent.
         let behind = conn.snd_una.0.wrapping_sub(header.ack.0);
-        if behind > conn.max_wnd().max(0xffff) {
+        let sent = u32::try_from(conn.bytes_acked + 1).unwrap_or(u32::MAX);
+        if behind > conn.max_wnd().min(sent) {
             core.counters.bad_ack += 1;
             core.challenge(conn, tick);
             return;

@@ -82,8 +82,9 @@ pub struct Config {
     pub black_hole_detection: bool,
     /// Whether connections start with Nagle's algorithm off. Default `false`.
     pub nodelay: bool,
-    /// Resets sent per second to segments of no connection; more are dropped and counted.
-    /// Default 1,000.
+    /// Resets sent per second to segments of no connection, for each of 1,024 groups into which
+    /// peers fall by a keyed hash of their address (the /64 over IPv6), lest one learn from a
+    /// limit what others were sent; more are dropped and counted. Default 1,000.
     pub resets_per_second: u32,
     /// Smallest time between two challenge ACKs of one connection (RFC 5961 7, per
     /// connection, so that no shared counter leaks). Default 500 ms.

@@ -3,8 +3,6 @@
 
 use std::collections::VecDeque;
 
-use throng_runtime::Instant;
-
 use super::cold::Pool;
 use super::config::Config;
 use super::counters::Counters;
@@ -12,6 +10,7 @@ use super::demux::{Demux, Kind, Slot};
 use super::engine::{ConnId, Event};
 use super::error::Error;
 use super::isn::Secret;
+use super::limiter::Limiter;
 use super::path::Paths;
 use super::rtt::{RtoLimits, millis};
 use super::segment::{Flags, FourTuple, Header, Options};
@@ -56,13 +55,11 @@ pub(super) struct Core {
     squeezed: VecDeque<ConnId>,
     pub(super) settings: SettingsTable,
     pub(super) paths: Paths,
-    /// Resets left, in thousandths, and when that was so.
-    resets: u64,
-    resets_at: Instant,
+    pub(super) resets: Limiter,
 }
 
 impl Core {
-    pub(super) fn new(config: Config, secret: &[u8; 32], now: Instant) -> Core {
+    pub(super) fn new(config: Config, secret: &[u8; 32]) -> Core {
         let secret = Secret::new(secret);
         let config = within_bounds(config);
         let min = millis(config.rto_min).max(1);
@@ -77,7 +74,6 @@ impl Core {
             rcv_scale: (0..14).find(|s| config.recv_buffer >> s <= 0xffff).unwrap_or(14),
             demux: Demux::new(secret.demux),
             cookies: Cookies::new(secret.cookies),
-            secret,
             waits: WaitTable::new(millis(config.time_wait), config.max_time_wait),
             wheel: TimerWheel::new(),
             events: VecDeque::new(),
@@ -93,8 +89,8 @@ impl Core {
             squeezed: VecDeque::new(),
             settings: SettingsTable::default(),
             paths: Paths::default(),
-            resets: u64::from(config.resets_per_second) * 1000,
-            resets_at: now,
+            resets: Limiter::new(config.resets_per_second, secret.limits),
+            secret,
             config,
         }
     }
@@ -248,15 +244,10 @@ impl Core {
         if segment.flags.contains(Flags::RST) {
             return;
         }
-        let rate = u64::from(self.config.resets_per_second);
-        let elapsed = now.instant.saturating_since(self.resets_at).as_micros() as u64;
-        self.resets = (self.resets + elapsed.saturating_mul(rate) / 1000).min(rate * 1000);
-        self.resets_at = now.instant;
-        if self.resets < 1000 {
+        if !self.resets.take(&segment.tuple.remote, now) {
             self.counters.resets_limited += 1;
             return;
         }
-        self.resets -= 1000;
         self.counters.resets_out += 1;
         let (seq, ack, flags) = if segment.flags.contains(Flags::ACK) {
             (segment.ack, SeqNum(0), Flags::RST)

@@ -26,7 +26,8 @@ throng_runtime::metrics! {
         counter resets_out: u64,
         /// Resets not sent for the rate limit.
         limit resets_limited: u64,
-        /// SYNs dropped: no room in the half-open table, and no cookie for a tuple in TIME_WAIT.
+        /// SYNs dropped: no room in the half-open table, and the numbers of a
+        /// cookie are among those of the old connection in TIME_WAIT.
         limit syn_dropped_half_open: u64,
         /// SYNs answered with a cookie: no room in the half-open table.
         limit syn_cookies_sent: u64,
@@ -121,5 +122,8 @@ throng_runtime::metrics! {
         counter ecn_marks: u64,
         /// Times the congestion window was reduced for the echo of a mark.
         counter ecn_reductions: u64,
+        /// Connections that no longer say that they may be marked, for only what was sent
+        /// again, which never says so, had arrived.
+        counter ecn_given_up: u64,
     }
 }

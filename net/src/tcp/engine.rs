@@ -100,7 +100,7 @@ impl Engine {
             conns: Slab::new(),
             halves: Slab::new(),
             listeners: Listeners::default(),
-            core: Core::new(config, &secret, now),
+            core: Core::new(config, &secret),
             clock: Clock::new(now),
         }
     }

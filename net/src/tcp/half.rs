@@ -37,7 +37,10 @@ pub(super) struct Half {
     scale: Option<u8>,
     sack: bool,
     timestamps: bool,
+    /// The peer's last SYN asks for ECN.
     ecn: bool,
+    /// A SYN-ACK has granted it.
+    ecn_told: bool,
     retries: u8,
     /// The SYN-ACK was sent more than once, for the timer's sake or the peer's.
     resent: bool,
@@ -66,7 +69,8 @@ impl Half {
 
     fn offer(&self) -> Offer {
         let timestamp = self.timestamps.then_some(self.ts_recent);
-        let Half { mss, scale, sack, ecn, .. } = *self;
+        let ecn = ecn::passive(self.ecn, self.ecn_told);
+        let Half { mss, scale, sack, .. } = *self;
         Offer { mss, scale, sack, timestamp, ecn }
     }
 }
@@ -155,6 +159,7 @@ impl Engine {
             sack: offer.sack,
             timestamps: offer.timestamp.is_some(),
             ecn: ecn::is_asked(header, core.config.ecn),
+            ecn_told: false,
             retries: 0,
             resent: false,
             queued: true,
@@ -255,14 +260,7 @@ impl Engine {
         } else {
             conn.rtt.sample(now.micros.wrapping_sub(half.sent_at), &core.rto);
         }
-        if let Some(node) = half.node.take() {
-            core.wheel.remove(node);
-        }
-        half.live = false;
-        if let Some(listener) = self.listeners.get_mut(listener) {
-            listener.half_open -= 1;
-        }
-        self.halves.remove(index);
+        self.release_half(index);
         self.promote(listener, conn, Some(Slot::new(Kind::Half, index)), header, payload, now);
     }
 
@@ -271,9 +269,8 @@ impl Engine {
     #[cold]
     fn on_stray_ack(&mut self, index: u32, header: &Header, payload: &[u8], now: Clock) {
         let half = self.halves.get_mut(index);
-        if half.irs + 1 == header.seq && self.is_cookie(header, now) {
-            self.drop_half(index);
-            self.on_cookie(header, payload, now);
+        let from = Slot::new(Kind::Half, index);
+        if half.irs + 1 == header.seq && self.on_cookie(Some(from), header, payload, now) {
             return;
         }
         self.core.counters.bad_ack += 1;
@@ -314,6 +311,14 @@ impl Engine {
 
     /// Forgets a half-open connection.
     pub(super) fn drop_half(&mut self, index: u32) {
+        let hash = self.core.demux.hash(&self.halves.get(index).tuple);
+        let removed = self.core.demux.remove(hash, Slot::new(Kind::Half, index));
+        debug_assert!(removed, "a half-open connection is in the table");
+        self.release_half(index);
+    }
+
+    /// Frees the place of a half-open connection; its entry in the table is the caller's.
+    pub(super) fn release_half(&mut self, index: u32) {
         let half = self.halves.get_mut(index);
         half.live = false;
         if let Some(node) = half.node.take() {
@@ -322,9 +327,6 @@ impl Engine {
         if let Some(listener) = self.listeners.get_mut(half.listener) {
             listener.half_open -= 1;
         }
-        let hash = self.core.demux.hash(&half.tuple);
-        let removed = self.core.demux.remove(hash, Slot::new(Kind::Half, index));
-        debug_assert!(removed, "a half-open connection is in the table");
         self.halves.remove(index);
     }
 
@@ -350,6 +352,7 @@ impl Engine {
         header.options = options::syn_ack(&half.offer(), mss, core.rcv_scale, timestamp);
         egress.send(&header, &Payload::EMPTY, 0, &mut half.cookie)?;
         core.counters.segments_out += 1;
+        half.ecn_told |= half.ecn;
         half.queued = false;
         half.sent_at = now.micros;
         if half.node.is_none() {
@@ -364,11 +367,17 @@ impl Engine {
     /// A half-open connection's timer.
     pub(super) fn on_timer_half(&mut self, index: u32) {
         let core = &mut self.core;
+        // Under a flood those that do not answer are let go of early, as in Linux, and what
+        // goes to forged addresses is less.
+        let (open, room) = (self.halves.len(), core.config.max_half_open);
+        let most = match open {
+            open if open <= room / 2 => core.config.syn_ack_retries,
+            open if open <= room / 4 * 3 => core.config.syn_ack_retries.min(2),
+            _ => core.config.syn_ack_retries.min(1),
+        };
         let half = self.halves.get_mut(index);
         half.node = None;
-        if half.retries >= core.config.syn_ack_retries
-            || self.listeners.get(half.listener).is_none()
-        {
+        if half.retries >= most || self.listeners.get(half.listener).is_none() {
             core.counters.half_open_expired += 1;
             self.drop_half(index);
             return;

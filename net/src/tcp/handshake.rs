@@ -105,9 +105,7 @@ impl Conn {
         if offer.sack {
             self.set(flag::SACK);
         }
-        if offer.ecn {
-            self.ecn = ecn::AGREED;
-        }
+        self.ecn = offer.ecn;
         if let Some(theirs) = offer.timestamp {
             self.set(flag::TIMESTAMPS);
             self.ts_recent = theirs;
@@ -153,7 +151,7 @@ pub(super) fn syn_header(conn: &Conn, core: &Core, now: Clock) -> Header {
         sack: conn.has(flag::SACK),
         timestamp: conn.has(flag::TIMESTAMPS).then_some(conn.ts_recent),
         // Who asks while asked gets no answer: simultaneous opens do without.
-        ecn: false,
+        ecn: 0,
     };
     let flags = Flags::SYN | Flags::ACK;
     let mut syn = plain(conn.tuple, conn.snd_una, conn.rcv_nxt, flags, window);
@@ -184,7 +182,7 @@ pub(super) fn on_segment_syn_sent(conn: &mut Conn, core: &mut Core, header: &Hea
     let mut offer = Offer::read(header, core.mss(&conn.tuple));
     if acknowledged {
         conn.snd_una = header.ack;
-        offer.ecn = ecn::is_granted(conn, core, header);
+        offer.ecn = ecn::granted(conn, core, header);
     }
     conn.negotiate(core, &offer, header.seq, header.window, now);
     if !acknowledged {

@@ -23,7 +23,7 @@ throng_runtime::metrics! {
         /// Bytes counted against the bound of receive memory.
         gauge recv_memory: u64,
         /// Bytes of the tables: blocks, half-open and TIME_WAIT entries, demultiplexing,
-        /// settings, paths.
+        /// settings, paths, accepted cookies, limits.
         gauge tables: usize,
     }
 }
@@ -44,6 +44,8 @@ impl Engine {
                 + self.core.waits.memory()
                 + self.core.settings.memory()
                 + self.core.paths.memory()
+                + self.core.cookies.memory()
+                + self.core.resets.memory()
                 + self.core.demux.memory(),
         }
     }

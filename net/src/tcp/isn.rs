@@ -12,6 +12,8 @@ pub(super) struct Secret {
     timestamps: [u64; 2],
     /// What keys of SYN cookies are derived from.
     pub(super) cookies: [u64; 2],
+    /// Key of the groups of peers that limits are for.
+    pub(super) limits: [u64; 2],
     /// Keys of the demux hash.
     pub(super) demux: [u64; 6],
 }
@@ -33,6 +35,7 @@ impl Secret {
             isn: [derive(1), derive(2)],
             timestamps: [derive(3), derive(4)],
             cookies: [derive(5), derive(6)],
+            limits: [derive(7), derive(8)],
             demux: std::array::from_fn(|i| derive(16 + i as u64)),
         }
     }

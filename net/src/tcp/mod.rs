@@ -26,6 +26,7 @@ mod hystart;
 mod info;
 mod invariants;
 mod isn;
+mod limiter;
 mod listen;
 mod options;
 mod output;

@@ -18,8 +18,8 @@ pub(super) struct Offer {
     pub(super) scale: Option<u8>,
     pub(super) sack: bool,
     pub(super) timestamp: Option<u32>,
-    /// Explicit congestion notification; [`read`](Offer::read) leaves it to the caller.
-    pub(super) ecn: bool,
+    /// Bits of [`ecn`](super::ecn); [`read`](Offer::read) leaves them to the caller.
+    pub(super) ecn: u8,
 }
 
 impl Offer {
@@ -33,7 +33,7 @@ impl Offer {
             scale: options.window_scale.map(|s| s.min(14)),
             sack: options.sack_permitted,
             timestamp: options.timestamps.map(|(value, _)| value),
-            ecn: false,
+            ecn: 0,
         }
     }
 }

@@ -116,7 +116,7 @@ fn transmit_plain(
     let flags = if len > 0 { Flags::ACK | Flags::PSH } else { Flags::ACK };
     let mut header = plain(conn.tuple, conn.snd_nxt, conn.rcv_nxt, flags, 0);
     header.window = (window >> conn.rcv_scale).min(0xffff) as u16;
-    if len > 0 && conn.ecn != 0 {
+    if len > 0 && conn.ecn & ecn::MARKABLE != 0 {
         header.ecn = ecn::CAPABLE;
     }
     if conn.has(flag::TIMESTAMPS) {
@@ -320,7 +320,9 @@ impl<E: Egress> Output<'_, E> {
             header.flags = header.flags | Flags::ECE;
         }
         if len > 0 && header.seq == self.conn.snd_nxt {
-            header.ecn = ecn::CAPABLE;
+            if self.conn.ecn & ecn::MARKABLE != 0 {
+                header.ecn = ecn::CAPABLE;
+            }
             if self.conn.ecn & ecn::TELL != 0 {
                 header.flags = header.flags | Flags::CWR;
             }

@@ -237,6 +237,7 @@ pub(super) fn on_timeout(conn: &mut Conn, core: &mut Core, now: Clock) {
     let first = conn.retries == 0;
     conn.retries = conn.retries.saturating_add(1);
     path::on_timeout(conn, core, now);
+    ecn::on_timeout(conn, core);
     tlp::forget(conn);
     conn.rtt.back_off(&core.rto);
     let flight = conn.flight();

@@ -2,12 +2,12 @@
 //! (RFC 4987 3.6). They are sent while the half-open table is full.
 //!
 //! ```text
-//!   ISN        period's parity (1) | MSS, an index (3) | keyed hash (28)
+//!   ISN        period's parity (1) | MSS, an index (4) | keyed hash (27)
 //!   timestamp  ... the clock's upper bits ... | ECN (1) | SACK (1) | scale (4)
 //! ```
 //!
 //! The hash covers the tuple, the peer's ISN, the MSS and the period, whose key it is made
-//! with: a forged acknowledgement is right once in 2^28 times. The options come back in the
+//! with: a forged acknowledgement is right once in 2^27 times. The options come back in the
 //! echo of a timestamp, so a peer that offers none goes without (as in Linux); what an echo
 //! says is the peer's own loss if it lies. What is lost with cookies: a final ACK that gets
 //! lost is not asked for again, so a peer that waits for our first word waits in vain.
@@ -18,6 +18,7 @@ use throng_runtime::Instant;
 
 use super::config::Ecn;
 use super::core::plain;
+use super::demux::{Kind, Slot};
 use super::ecn;
 use super::engine::Engine;
 use super::handshake::syn_window;
@@ -26,13 +27,31 @@ use super::options::{self, Offer};
 use super::segment::{Flags, FourTuple, Header};
 use super::seq::SeqNum;
 use super::state::{Conn, State, flag};
+use super::time_wait::Last;
 use super::timer::Clock;
 
 /// How long a key makes cookies. One is good in its own period and in the next.
 const PERIOD_MS: u64 = 64_000;
 /// What a cookie can say of the peer's MSS: rounded down to one of these.
-const MSS: [u16; 8] = [options::MIN_MSS, 536, 1220, 1360, 1400, 1440, 1460, 8940];
-const HASH_BITS: u32 = 28;
+const MSS: [u16; 16] = [
+    options::MIN_MSS,
+    96,
+    216,
+    384,
+    536,
+    800,
+    1024,
+    1220,
+    1300,
+    1360,
+    1380,
+    1400,
+    1440,
+    1452,
+    1460,
+    8940,
+];
+const HASH_BITS: u32 = 27;
 /// Bits of a timestamp that carry options, and of those the scale.
 const OPTION_BITS: u32 = 6;
 const SCALE_MASK: u32 = 0xf;
@@ -46,6 +65,8 @@ const MAX_SPENT: usize = 1 << 16;
 /// What cookies need of an engine's memory: nothing per cookie sent.
 pub(super) struct Cookies {
     secret: [u64; 2],
+    /// Keys made lately, by the parity of their period, each with that period.
+    keys: [(u64, [u64; 2]); 2],
     /// The period in which one was last sent.
     sent: Option<u64>,
     /// Accepted in `spent_in`, and in the period before it.
@@ -59,7 +80,21 @@ fn period(now: Instant) -> u64 {
 
 impl Cookies {
     pub(super) fn new(secret: [u64; 2]) -> Cookies {
-        Cookies { secret, sent: None, spent: Default::default(), spent_in: 0 }
+        let none = (u64::MAX, [0; 2]);
+        Cookies { secret, keys: [none; 2], sent: None, spent: Default::default(), spent_in: 0 }
+    }
+
+    /// Bytes of memory held, about: nodes of the sets are two thirds full.
+    pub(super) fn memory(&self) -> usize {
+        self.spent.iter().map(|spent| spent.len() * 2 * size_of::<u64>()).sum()
+    }
+
+    fn key(&mut self, period: u64) -> [u64; 2] {
+        let place = &mut self.keys[(period & 1) as usize];
+        if place.0 != period {
+            *place = (period, [0, 1].map(|half| siphash(self.secret, &[period, half])));
+        }
+        place.1
     }
 
     /// Whether an acknowledgement may be of a cookie: one was sent in this or the last period.
@@ -67,8 +102,8 @@ impl Cookies {
         self.sent.is_some_and(|sent| period(now) <= sent + 1)
     }
 
-    fn cookie(&self, tuple: &FourTuple, irs: SeqNum, index: usize, period: u64) -> SeqNum {
-        let key = [0, 1].map(|half| siphash(self.secret, &[period, half]));
+    fn cookie(&mut self, tuple: &FourTuple, irs: SeqNum, index: usize, period: u64) -> SeqNum {
+        let key = self.key(period);
         let [a, b, c, d, e] = words(tuple);
         let peer = u64::from(irs.0) << 32 | index as u64;
         let hash = siphash(key, &[a, b, c, d, e, peer]) as u32 & ((1 << HASH_BITS) - 1);
@@ -83,10 +118,10 @@ impl Cookies {
     }
 
     /// The peer's MSS, if `iss` is a cookie of ours for this SYN.
-    fn check(&self, tuple: &FourTuple, irs: SeqNum, iss: SeqNum, now: Instant) -> Option<u16> {
+    fn check(&mut self, tuple: &FourTuple, irs: SeqNum, iss: SeqNum, now: Instant) -> Option<u16> {
         let age = (period(now) as u32 ^ iss.0 >> 31) & 1;
         let made = period(now).checked_sub(u64::from(age))?;
-        let index = (iss.0 >> HASH_BITS & 7) as usize;
+        let index = (iss.0 >> HASH_BITS & 0xf) as usize;
         (self.cookie(tuple, irs, index, made) == iss).then_some(MSS[index])
     }
 
@@ -114,7 +149,8 @@ impl Cookies {
 /// The timestamp nearest to `clock`, and not after it, that carries the options of `offer`.
 fn carry(offer: &Offer, clock: u32) -> u32 {
     let scale = offer.scale.map_or(NO_SCALE, u32::from);
-    let bits = scale | if offer.sack { SACK_BIT } else { 0 } | if offer.ecn { ECN_BIT } else { 0 };
+    let bits =
+        scale | if offer.sack { SACK_BIT } else { 0 } | if offer.ecn != 0 { ECN_BIT } else { 0 };
     let low = (1 << OPTION_BITS) - 1;
     let back = (clock & low).wrapping_sub(bits) & low;
     clock.wrapping_sub(back)
@@ -132,8 +168,9 @@ fn carried(echo: u32, clock: u32) -> Option<(Option<u8>, bool, bool)> {
 }
 
 impl Engine {
-    /// Answers a SYN and forgets it.
-    pub(super) fn send_cookie(&mut self, syn: &Header, now: Clock) {
+    /// Answers a SYN and forgets it. `after`: the tuple is in TIME_WAIT, and what is left of
+    /// the old connection ends there.
+    pub(super) fn send_cookie(&mut self, syn: &Header, after: Option<&Last>, now: Clock) {
         let core = &mut self.core;
         let tuple = syn.tuple;
         let our_mss = core.mss(&tuple);
@@ -141,12 +178,21 @@ impl Engine {
         if offer.timestamp.is_none() {
             (offer.scale, offer.sack) = (None, false);
         } else {
-            offer.ecn = ecn::is_asked(syn, core.config.ecn);
+            offer.ecn = ecn::passive(ecn::is_asked(syn, core.config.ecn), false);
         }
         let iss = core.cookies.make(&tuple, syn.seq, offer.mss, now.instant);
+        if let Some(last) = after
+            && !(last.timestamps && offer.timestamp.is_some())
+            && !iss.after(last.snd_nxt)
+        {
+            // Timestamps would tell the peer's old segments from new ones (RFC 6191 2). Without
+            // them our numbers have to, and those of a cookie are what they are.
+            core.counters.syn_dropped_half_open += 1;
+            return;
+        }
         let clock = now.tick.0.wrapping_add(core.secret.timestamp_offset(&tuple));
         let mut flags = Flags::SYN | Flags::ACK;
-        if offer.ecn {
+        if offer.ecn != 0 {
             flags = flags | Flags::ECE;
         }
         let mut answer = plain(tuple, iss, syn.seq + 1, flags, syn_window(core));
@@ -156,16 +202,24 @@ impl Engine {
         }
     }
 
-    /// An acknowledgement that belongs to nothing. Returns whether it was that of a cookie,
+    /// An acknowledgement that belongs to nothing, or to what a cookie may replace: `from`, a
+    /// half-open connection or a TIME_WAIT entry. Returns whether it was that of a cookie,
     /// which then is a connection, or is dropped where there is no room for one.
-    pub(super) fn on_cookie(&mut self, header: &Header, payload: &[u8], now: Clock) -> bool {
+    pub(super) fn on_cookie(
+        &mut self,
+        from: Option<Slot>,
+        header: &Header,
+        payload: &[u8],
+        now: Clock,
+    ) -> bool {
         const ONLY: u8 = Flags::ACK.0 | Flags::SYN.0 | Flags::RST.0;
         if !self.core.cookies.are_out(now.instant) || header.flags.0 & ONLY != Flags::ACK.0 {
             return false;
         }
         let Some(listener) = self.listeners.find(&header.tuple) else { return false };
         let Some((iss, offer)) = self.read_cookie(header, now) else {
-            self.core.counters.syn_cookies_rejected += 1;
+            // What belongs to something else was hardly meant for one.
+            self.core.counters.syn_cookies_rejected += u64::from(from.is_none());
             return false;
         };
         if !self.has_place(listener) {
@@ -183,24 +237,28 @@ impl Engine {
         conn.snd_una = iss + 1;
         conn.negotiate(core, &offer, irs, header.window, now);
         conn.set(flag::UNACCEPTED);
-        self.promote(listener, conn, None, header, payload, now);
+        match from.map(|slot| (slot.kind(), slot.index())) {
+            Some((Kind::Half, index)) => self.release_half(index),
+            Some((Kind::Wait, index)) => {
+                self.core.counters.time_wait_reused += 1;
+                self.core.waits.remove(index);
+            }
+            _ => {}
+        }
+        self.promote(listener, conn, from, header, payload, now);
         true
     }
 
-    /// Whether a segment of a half-open connection acknowledges a cookie.
-    pub(super) fn is_cookie(&self, header: &Header, now: Clock) -> bool {
-        self.core.cookies.are_out(now.instant) && self.read_cookie(header, now).is_some()
-    }
-
-    fn read_cookie(&self, header: &Header, now: Clock) -> Option<(SeqNum, Offer)> {
-        let core = &self.core;
+    fn read_cookie(&mut self, header: &Header, now: Clock) -> Option<(SeqNum, Offer)> {
+        let core = &mut self.core;
         let (iss, irs) = (header.ack - 1, header.seq - 1);
         let mss = core.cookies.check(&header.tuple, irs, iss, now.instant)?;
-        let mut offer = Offer { mss, scale: None, sack: false, timestamp: None, ecn: false };
+        let mut offer = Offer { mss, scale: None, sack: false, timestamp: None, ecn: 0 };
         if let Some((value, echo)) = header.options.timestamps {
             let clock = now.tick.0.wrapping_add(core.secret.timestamp_offset(&header.tuple));
-            (offer.scale, offer.sack, offer.ecn) = carried(echo, clock)?;
-            offer.ecn &= core.config.ecn != Ecn::Off;
+            let (scale, sack, ecn) = carried(echo, clock)?;
+            (offer.scale, offer.sack) = (scale, sack);
+            offer.ecn = ecn::passive(ecn && core.config.ecn != Ecn::Off, false);
             offer.timestamp = Some(value);
         }
         Some((iss, offer))
@@ -217,7 +275,8 @@ mod tests {
             for scale in (0..=14).map(Some).chain([None]) {
                 for sack in [false, true] {
                     let ecn = sack ^ scale.is_some_and(|scale| scale % 2 == 0);
-                    let offer = Offer { mss: 1460, scale, sack, timestamp: Some(1), ecn };
+                    let offer =
+                        Offer { mss: 1460, scale, sack, timestamp: Some(1), ecn: u8::from(ecn) };
                     let sent = carry(&offer, clock);
                     assert!(clock.wrapping_sub(sent) < 64, "{clock:x}: not after the clock");
                     for later in [0, 1, 1_000, 128_000] {
@@ -243,11 +302,13 @@ mod tests {
         let at = |ms: u64| Instant::from_millis(ms);
         let start = at(10 * PERIOD_MS);
         let iss = cookies.make(&tuple, SeqNum(7), 1459, start);
-        assert_eq!(cookies.check(&tuple, SeqNum(7), iss, start), Some(1440));
+        assert_eq!(cookies.check(&tuple, SeqNum(7), iss, start), Some(1452));
         assert_eq!(cookies.check(&tuple, SeqNum(8), iss, start), None);
+        assert_eq!(cookies.memory(), 0);
         assert!(cookies.spend(&tuple, SeqNum(7), iss, start));
+        assert!(cookies.memory() > 0);
         let late = at(12 * PERIOD_MS - 1);
-        assert_eq!(cookies.check(&tuple, SeqNum(7), iss, late), Some(1440));
+        assert_eq!(cookies.check(&tuple, SeqNum(7), iss, late), Some(1452));
         assert!(!cookies.spend(&tuple, SeqNum(7), iss, late), "in the next period, too");
         let over = at(12 * PERIOD_MS);
         assert_eq!(cookies.check(&tuple, SeqNum(7), iss, over), None);

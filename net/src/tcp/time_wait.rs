@@ -13,7 +13,7 @@ use super::timer::{Clock, Tick};
 #[derive(Debug)]
 pub(super) struct TimeWait {
     pub(super) tuple: FourTuple,
-    pub(super) snd_nxt: SeqNum,
+    snd_nxt: SeqNum,
     rcv_nxt: SeqNum,
     ts_recent: u32,
     ts_offset: u32,
@@ -27,6 +27,15 @@ pub(super) struct TimeWait {
 }
 
 const _: () = assert!(size_of::<TimeWait>() <= 72, "TIME_WAIT is compact");
+
+/// What a new connection with the same tuple has to mind.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Last {
+    /// The old one's numbers end here.
+    pub(super) snd_nxt: SeqNum,
+    /// Its segments bore timestamps.
+    pub(super) timestamps: bool,
+}
 
 const NONE: u32 = u32::MAX;
 
@@ -55,6 +64,11 @@ impl TimeWait {
             header.options.timestamps = Some((value, self.ts_recent));
         }
         header
+    }
+
+    /// Where the old connection's numbers end.
+    pub(super) fn last(&self) -> Last {
+        Last { snd_nxt: self.snd_nxt, timestamps: self.timestamps }
     }
 
     /// Whether a SYN may take over: its timestamp or, failing that, its sequence number is

@@ -308,19 +308,27 @@ impl Engine {
         let syn = flags.contains(Flags::SYN) && !flags.contains(Flags::ACK);
         let entry = self.core.waits.get(index);
         if syn && !flags.contains(Flags::RST) && entry.yields_to(header) {
-            let beyond = entry.snd_nxt;
+            let last = entry.last();
             if let Some(listener) = self.listeners.find(&header.tuple) {
                 // A SYN that is dropped leaves the entry as it was.
                 match self.admits(listener) {
                     Admission::Table => {
                         self.core.counters.time_wait_reused += 1;
                         self.core.drop_wait(index, &header.tuple);
-                        self.on_syn(listener, header, Some(beyond), now);
+                        self.on_syn(listener, header, Some(last.snd_nxt), now);
                     }
-                    // A cookie cannot be made to lie beyond the old connection's numbers.
-                    Admission::Cookie => self.core.counters.syn_dropped_half_open += 1,
+                    // The entry stays until the peer has proved its address.
+                    Admission::Cookie => self.send_cookie(header, Some(&last), now),
                     Admission::No => {}
                 }
+                return;
+            }
+        }
+        // The acknowledgement of a cookie that has answered such a SYN.
+        let opening = Header { seq: header.seq - 1, ..*header };
+        if !syn && entry.yields_to(&opening) {
+            let from = Slot::new(Kind::Wait, index);
+            if self.on_cookie(Some(from), header, payload, now) {
                 return;
             }
         }
@@ -339,7 +347,7 @@ impl Engine {
         {
             match self.admits(listener) {
                 Admission::Table => self.on_syn(listener, header, None, now),
-                Admission::Cookie => self.send_cookie(header, now),
+                Admission::Cookie => self.send_cookie(header, None, now),
                 Admission::No => {}
             }
             return;
@@ -355,7 +363,7 @@ impl Engine {
             self.core.counters.malformed += 1;
             return;
         }
-        if self.on_cookie(header, payload, now) {
+        if self.on_cookie(None, header, payload, now) {
             return;
         }
         // RFC 9293 3.10.7.1 and 3.10.7.2.

@@ -75,11 +75,44 @@ fn acks_outside_the_range_are_challenged_or_ignored() {
     p.engine.on_segment(&past, b"evil", p.now);
     p.one();
     assert_eq!(p.read(), b"");
+    // Older than anything that was sent, by however little.
+    p.pass(secs(1));
+    p.send(&[0; 20]);
+    p.out();
+    p.acknowledge(p.ack + 20);
+    let before = h(&p, p.ack - 22);
+    p.engine.on_segment(&before, b"evil", p.now);
+    p.one();
+    assert_eq!(p.read(), b"");
+    assert_eq!(p.engine.counters().bad_ack, 3);
     // A little old: overtaken on the way; its payload counts.
     let old = h(&p, p.ack - 10);
     p.engine.on_segment(&old, b"good", p.now);
     assert_eq!(p.read(), b"good");
-    assert_eq!(p.engine.counters().bad_ack, 2);
+    assert_eq!(p.engine.counters().bad_ack, 3);
+}
+
+#[test]
+fn a_window_bounds_how_old_an_ack_may_be() {
+    // RFC 5961 5.2: MAX.SND.WND, however small that is.
+    let mut p = Peer::listening(Config::default());
+    p.window = 2_000;
+    p.open(plain());
+    p.accept();
+    for _ in 0..4 {
+        p.send(&[0; 1_000]);
+        p.out();
+        p.acknowledge(p.ack + 1_000);
+    }
+    // The SYN's window was 65,535, and counts: nothing narrower was ever said before it.
+    let mut old = p.header(Flags::ACK);
+    old.ack = p.ack - 4_001;
+    p.engine.on_segment(&old, b"old", p.now);
+    assert_eq!(p.read(), b"old");
+    old.ack = p.ack - 4_002;
+    old.seq += 3;
+    p.engine.on_segment(&old, b"evil", p.now);
+    assert_eq!(p.read(), b"");
 }
 
 #[test]
@@ -172,6 +205,39 @@ fn segments_to_nobody_are_reset_within_a_limit() {
         p.engine.on_segment(&header(t, SeqNum(7), SeqNum(9), Flags::ACK), &[], p.now);
     }
     assert_eq!(p.out().len(), 5);
+}
+
+#[test]
+fn the_resets_one_gets_say_nothing_of_those_of_others() {
+    // Somebody forges segments of another's, to see from his own resets whether those hit a
+    // connection: whatever comes of them, his own are all answered.
+    let mut p = Peer::established(plain());
+    let (known, other) = (p.tuple, tuple("10.0.0.2:80", "10.0.0.1:5556"));
+    let mut counts = Vec::new();
+    for forged in [known, other] {
+        for _ in 0..2_000 {
+            p.engine.on_segment(&header(forged, SeqNum(7), SeqNum(9), Flags::ACK), &[], p.now);
+            p.out();
+        }
+        let own = tuple("10.0.0.2:81", "10.9.9.9:1");
+        let mut answered = 0;
+        for _ in 0..1_500 {
+            p.engine.on_segment(&header(own, SeqNum(7), SeqNum(9), Flags::ACK), &[], p.now);
+            answered += p.out().len();
+        }
+        counts.push(answered);
+        p.pass(secs(2));
+    }
+    assert_eq!(counts, [1_000, 1_000]);
+    assert_eq!(p.engine.counters().resets_limited, 2 * 500 + 1_000);
+    // All of a /64 is one, and cannot multiply its share.
+    let mut answered = 0;
+    for host in 0..1_500 {
+        let t = tuple("[fd00::2]:81", &format!("[fd00:1::{host:x}]:1"));
+        p.engine.on_segment(&header(t, SeqNum(7), SeqNum(9), Flags::ACK), &[], p.now);
+        answered += p.out().len();
+    }
+    assert_eq!(answered, 1_000);
 }
 
 #[test]

@@ -82,11 +82,11 @@ fn real_clients_connect_through_a_flood() {
 fn options_are_kept_with_timestamps_and_degrade_without() {
     for mss in [1, 48, 535, 536, 1000, 1300, 1400, 1460, 9000] {
         let known = match mss {
-            0..536 => 48,
-            536..1220 => 536,
-            1220..1360 => 1220,
-            1400 => 1400,
-            _ => 1460,
+            1 => 48,
+            535 => 384,
+            1000 => 800,
+            9000 => 1460,
+            exact => exact,
         };
         for scale in [None, Some(0), Some(7), Some(14)] {
             for sack in [false, true] {
@@ -351,21 +351,122 @@ fn stray_segments_open_nothing() {
     assert_eq!(p.engine.counters().syn_cookies_rejected, 0);
 }
 
-#[test]
-fn time_wait_is_not_taken_over_by_a_cookie() {
+/// A connection opened by a cookie and closed by us: its tuple is in TIME_WAIT.
+fn in_time_wait(options: Options) -> (Peer, Header) {
     let mut p = Peer::listening(always());
-    let answer = ask(&mut p, everything());
+    let answer = ask(&mut p, options);
+    let ack = completion(&p, &answer);
     complete(&mut p, &answer);
+    p.send(&[1; 500]);
     p.engine.close(p.conn, p.now);
     p.out();
-    p.ack = answer.header.seq + 2;
+    p.ack = answer.header.seq + 502;
     p.inject(0, Flags::ACK | Flags::FIN, &[]);
+    p.seq += 1;
     p.out();
     assert_eq!(p.engine.usage().time_wait, 1);
-    let mut syn = header(p.tuple, p.seq + 100_000, SeqNum(0), Flags::SYN);
-    syn.options = Options { timestamps: Some((5_000, 0)), ..everything() };
-    p.engine.on_segment(&syn, &[], p.now);
+    (p, ack)
+}
+
+#[test]
+fn a_cookie_takes_time_wait_over_when_it_comes_back() {
+    let (mut p, first) = in_time_wait(everything());
+    p.now += ms(100);
+    p.seq += 100_000;
+    let options = Options { timestamps: Some((5_000, 0)), ..everything() };
+    let answer = ask(&mut p, options);
+    // A SYN proves nothing: the entry stays, and forged ones are nothing to it.
+    assert_eq!((p.engine.usage().time_wait, p.engine.counters().time_wait_reused), (1, 0));
+    // Neither does a late copy of the ACK that opened the first connection.
+    p.engine.on_segment(&first, &[], p.now);
+    p.out();
+    assert_eq!((p.engine.usage().time_wait, p.engine.counters().accepts), (1, 1));
+    let ack = completion(&p, &answer);
+    for forged in [
+        Header { ack: ack.ack + 1, ..ack },
+        Header { seq: ack.seq + 1, ..ack },
+        Header { flags: Flags::ACK | Flags::RST, ..ack },
+    ] {
+        p.engine.on_segment(&forged, &[], p.now);
+        p.out();
+        assert_eq!(p.engine.usage().time_wait, 1);
+    }
+    complete(&mut p, &answer);
+    let counters = p.engine.counters();
+    assert_eq!((counters.time_wait_reused, counters.syn_cookies_accepted), (1, 2));
+    assert_eq!((p.engine.usage().time_wait, p.engine.usage().connections), (0, 1));
+    p.data(b"again");
+    assert_eq!(p.read(), b"again");
+    p.engine.check_invariants();
+}
+
+#[test]
+fn without_timestamps_a_cookie_lies_beyond_what_was_sent_or_is_not_sent() {
+    let options = Options { timestamps: None, ..everything() };
+    let mut sent = 0;
+    for port in 0..40 {
+        let (mut p, _) = in_time_wait(options);
+        let end = p.ack;
+        p.seq += 100_000 + port;
+        let mut syn = header(p.tuple, p.seq, SeqNum(0), Flags::SYN);
+        syn.options = options;
+        p.engine.on_segment(&syn, &[], p.now);
+        let out = p.out();
+        let dropped = p.engine.counters().syn_dropped_half_open;
+        assert_eq!(out.len() as u64 + dropped, 1);
+        if let Some(answer) = out.first() {
+            assert!(answer.header.seq.after(end));
+            complete(&mut p, answer);
+            assert_eq!(p.engine.usage().time_wait, 0);
+            sent += 1;
+        }
+    }
+    assert!((5..35).contains(&sent), "{sent}: about half of them");
+}
+
+#[test]
+fn a_half_open_connection_outlasts_a_cookie_that_finds_no_place() {
+    let mut p = Peer::listening(Config { max_half_open: 1, ..Config::default() });
+    flood(&mut p.engine, 1, p.now);
+    p.out();
+    let answer = ask_again(&mut p);
+    let blocked = tuple("10.0.0.2:80", "172.16.0.0:1024");
+    p.engine.on_segment(&header(blocked, SeqNum(1), SeqNum(0), Flags::RST), &[], p.now);
+    let second = ask_again(&mut p);
+    assert_eq!(p.engine.usage().half_open, 1);
+    p.ts = Some(1000);
+    let (late, ack) = (completion(&p, &answer), completion(&p, &second));
+    // The accept queue is full meanwhile.
+    let tuples: Vec<_> = (0..4).map(|n| tuple("10.0.0.2:80", &format!("10.0.0.9:{n}"))).collect();
+    for t in &tuples {
+        let mut syn = header(*t, SeqNum(9), SeqNum(0), Flags::SYN);
+        syn.options = plain();
+        p.engine.on_segment(&syn, &[], p.now);
+        let cookie = p.one().header.seq;
+        p.engine.on_segment(&header(*t, SeqNum(10), cookie + 1, Flags::ACK), &[], p.now);
+    }
+    p.engine.on_segment(&late, &[], p.now);
     p.none();
-    assert_eq!(p.engine.counters().syn_dropped_half_open, 1);
-    assert_eq!(p.engine.usage().time_wait, 1);
+    assert_eq!((p.engine.usage().half_open, p.engine.counters().accept_overflow), (1, 1));
+    while p.engine.accept(p.listener).is_some() {}
+    p.engine.on_segment(&ack, &[], p.now);
+    assert_eq!((p.engine.usage().half_open, p.engine.usage().connections), (0, 5));
+    p.engine.check_invariants();
+}
+
+#[test]
+fn accepted_cookies_are_in_the_count_of_memory() {
+    let mut p = Peer::listening(always());
+    let before = p.engine.usage().tables;
+    for port in 1..=200 {
+        let t = tuple("10.0.0.2:80", &format!("10.0.0.9:{port}"));
+        p.engine.on_segment(&header(t, SeqNum(9), SeqNum(0), Flags::SYN), &[], p.now);
+        let cookie = p.one().header.seq;
+        p.engine.on_segment(&header(t, SeqNum(10), cookie + 1, Flags::ACK), &[], p.now);
+        let conn = p.engine.accept(p.listener).unwrap();
+        p.engine.abort(conn, p.now);
+        p.out();
+    }
+    assert_eq!(p.engine.usage().connections, 0);
+    assert!(p.engine.usage().tables >= before + 200 * 16);
 }

@@ -244,3 +244,104 @@ fn a_router_that_marks_slows_a_transfer_without_loss() {
         assert_eq!((sender.retransmits, receiver.duplicate_bytes), (0, 0));
     }
 }
+
+/// An active open whose peer answers SYN number `answered` (from 0) with these bits.
+fn opened(answered: u64, flags: Flags, ecn: u8) -> Peer {
+    let mut p = Peer::listening(asking());
+    p.conn = p.engine.connect(tuple("10.0.0.2:1", "10.0.0.1:1"), p.now).unwrap();
+    let syn = p.one().header;
+    p.pass(ms(1_000 * ((1 << answered) - 1) + 100));
+    let mut answer = header(syn.tuple, SeqNum(9), syn.seq + 1, Flags::SYN | Flags::ACK | flags);
+    (answer.options, answer.ecn) = (plain(), ecn);
+    p.engine.on_segment(&answer, &[], p.now);
+    (p.tuple, p.seq, p.ack, p.iss) = (syn.tuple, SeqNum(10), syn.seq + 1, syn.seq);
+    p.out();
+    p
+}
+
+#[test]
+fn a_late_agreement_is_kept_in_part() {
+    // RFC 3168 6.1.1: the peer may believe in it, so its marks are echoed; but who has sent a
+    // SYN that does not ask sends nothing that may be marked. The same where the path has
+    // written into the SYN-ACK's field.
+    for (answered, bits, markable) in
+        [(0, 0, true), (1, 0, true), (2, 0, false), (3, 0, false), (0, CE, false), (0, ECT, false)]
+    {
+        let mut p = opened(answered, Flags::ECE, bits);
+        assert!(p.info().ecn);
+        p.send(b"question");
+        assert_eq!(p.one().header.ecn == ECT, markable, "{answered} {bits}");
+        p.acknowledge(p.ack + 8);
+        data(&mut p, Flags(0), CE, b"answer");
+        assert!(p.one().has(Flags::ECE));
+    }
+    assert!(!opened(3, Flags(0), 0).info().ecn);
+}
+
+#[test]
+fn who_was_told_of_an_agreement_is_echoed() {
+    // The SYN comes again without asking, our first answer having been late or not.
+    let mut p = Peer::listening(Config::default());
+    let asks = header(p.tuple, p.seq, SeqNum(0), Flags::SYN | Flags::ECE | Flags::CWR);
+    p.engine.on_segment(&asks, &[], p.now);
+    assert!(p.one().has(Flags::ECE));
+    p.engine.on_segment(&Header { flags: Flags::SYN, ..asks }, &[], p.now);
+    let answer = p.one().header;
+    assert_eq!(answer.flags, Flags::SYN | Flags::ACK);
+    (p.iss, p.ack) = (answer.seq, answer.seq + 1);
+    p.seq += 1;
+    p.inject(0, Flags::ACK, &[]);
+    p.accept();
+    data(&mut p, Flags(0), CE, b"marked");
+    assert!(p.one().has(Flags::ECE));
+    p.send(b"not markable");
+    assert_eq!(p.one().header.ecn, 0);
+}
+
+#[test]
+fn a_path_that_swallows_what_may_be_marked_is_given_up_on() {
+    let mut p = agreed();
+    for round in 0..3 {
+        p.send(&[5; 1_000]);
+        let out = p.one();
+        // The first copy is lost where it says that it may be marked; the second arrives.
+        assert_eq!(out.header.ecn, if round < 2 { ECT } else { 0 });
+        if out.header.ecn == ECT {
+            let again = p.pass(ms(250 << round)).remove(0).1;
+            assert_eq!((again.header.ecn, again.len()), (0, 1_000));
+        }
+        p.acknowledge(out.header.seq + 1_000);
+    }
+    assert_eq!(p.engine.counters().ecn_given_up, 1);
+    assert!(p.info().ecn, "the peer's marks are still echoed");
+    // A path that loses something, and not all of it, is another matter.
+    let mut p = agreed();
+    p.send(&[5; 10_000]);
+    p.out();
+    p.acknowledge(p.iss + 1 + 10_000);
+    for _ in 0..4 {
+        p.send(&[5; 1_000]);
+        let seq = p.one().header.seq;
+        p.pass(ms(900));
+        p.acknowledge(seq + 1_000);
+    }
+    p.send(b"more");
+    assert_eq!((p.one().header.ecn, p.engine.counters().ecn_given_up), (ECT, 0));
+}
+
+#[test]
+fn an_echo_while_nothing_is_out_means_nothing() {
+    let mut p = agreed();
+    p.send(&[5; 14_480]);
+    p.out();
+    p.acknowledge(p.iss + 1 + 14_480);
+    p.out();
+    let before = p.info();
+    for _ in 0..3 {
+        data(&mut p, Flags::ECE, ECT, b"?");
+        p.out();
+    }
+    let after = p.info();
+    assert_eq!((after.cwnd, after.ssthresh), (before.cwnd, before.ssthresh));
+    assert_eq!(p.engine.counters().ecn_reductions, 0);
+}

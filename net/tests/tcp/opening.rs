@@ -103,6 +103,24 @@ fn syn_ack_retries_and_expiry() {
 }
 
 #[test]
+fn a_flood_is_answered_fewer_times() {
+    // As in Linux: the fuller the table, the less patience with those who say nothing.
+    for (open, answers) in [(8, 6), (9, 3), (12, 3), (13, 2), (16, 2)] {
+        let mut p = Peer::listening(Config { max_half_open: 16, ..Config::default() });
+        for port in 1..=open {
+            let t = tuple("10.0.0.2:80", &format!("10.0.0.1:{port}"));
+            p.engine.on_segment(&header(t, SeqNum(1), SeqNum(0), Flags::SYN), &[], p.now);
+        }
+        let mut last = p.out().pop().unwrap().header.tuple;
+        last.remote_port = 1;
+        let sent = p.pass(secs(100));
+        let first = sent.iter().filter(|(_, s)| s.header.tuple == last).count();
+        assert_eq!(first + 1, answers, "{open} of 16");
+        assert_eq!(p.engine.usage().half_open, 0);
+    }
+}
+
+#[test]
 fn backlog_overflow_drops_the_ack_and_recovers() {
     // A backlog of 4: four wait, the fifth's handshake stays unfinished until one is taken.
     let mut p = Peer::listening(Config::default());
