@@ -194,10 +194,15 @@ impl World {
     /// Lets time pass until `done` says so, asked after every sweep, or until `limit`, when
     /// nothing happens before. Returns what `done` said last.
     pub fn run_until(&mut self, limit: Instant, mut done: impl FnMut() -> bool) -> bool {
+        self.run_watched(limit, |_| done())
+    }
+
+    /// As [`run_until`](Self::run_until), with a `done` that may look into the world.
+    pub fn run_watched(&mut self, limit: Instant, mut done: impl FnMut(&World) -> bool) -> bool {
         let mut sweeps = 0;
         loop {
             let moved = self.sweep();
-            if done() {
+            if done(self) {
                 return true;
             }
             if moved {

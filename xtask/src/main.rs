@@ -1,4 +1,4 @@
-//! The one door: `cargo xtask setup | demo | test | bench`.
+//! The one door: `cargo xtask setup | demo | test | sim | bench`.
 //!
 //! Each command does the set-up it needs by itself; CI calls `cargo xtask test` and
 //! nothing else. What every level of the tests proves is in `docs/TESTING.md`.
@@ -16,6 +16,7 @@ mod interop;
 mod process;
 mod report;
 mod setup;
+mod sim;
 mod test;
 
 use std::process::ExitCode;
@@ -48,6 +49,13 @@ enum Command {
     Differential(differential::Options),
     #[command(hide = true)]
     InteropInside(interop::InsideOptions),
+    /// Run simulated hosts under faults, seed by seed; arguments are passed on
+    #[command(disable_help_flag = true)]
+    Sim {
+        /// Arguments of the simulation itself (`--help` lists them)
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Run the benches, or the one that is named
     Bench {
         /// Name of one bench
@@ -67,6 +75,7 @@ fn main() -> ExitCode {
         Command::Interop(options) => interop::command(&options),
         Command::Differential(options) => differential::command(&options),
         Command::InteropInside(options) => interop::inside(&options),
+        Command::Sim { args } => sim::command(&args),
         Command::Bench { name, args } => bench::command(name.as_deref(), &args),
     };
     match result {

@@ -14,6 +14,7 @@ use crate::interop::{self, Backend};
 use crate::process::Cmd;
 use crate::report::{Outcome, Report};
 use crate::setup::{self, HUGEPAGES, Need};
+use crate::sim;
 
 /// Options of `cargo xtask test`.
 #[derive(clap::Args)]
@@ -51,6 +52,7 @@ pub(crate) fn command(options: &Options) -> io::Result<ExitCode> {
     } else {
         static_checks(&mut report);
         cargo_tests(&mut report);
+        report.step("sim", || sim::check(&log_of("sim")));
         interop::steps(&mut report, &[], &[]);
         differential::step(&mut report, &differential::Options::default());
         report.step("demo", demo::check);

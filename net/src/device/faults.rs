@@ -176,7 +176,10 @@ impl FaultyQueue {
         let lanes = [(&mut self.send, &faults.send, 0), (&mut self.receive, &faults.receive, 1)];
         for (lane, impairments, direction) in lanes {
             match lane {
-                Some(lane) => lane.impairments = impairments.clone(),
+                Some(lane) => {
+                    lane.impairments = impairments.clone();
+                    lane.in_burst &= impairments.burst > 0.0;
+                }
                 None if impairments.any() => {
                     let place = self.number as u64 * 2 + direction;
                     let seed = Rng::mix(faults.seed ^ Rng::mix(place));

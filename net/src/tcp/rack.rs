@@ -243,6 +243,7 @@ pub(super) fn detect(conn: &mut Conn, core: &mut Core, now: Clock) -> bool {
         let at = now.after(wait.div_ceil(1000));
         if !conn.rexmit_at.is_some() || conn.rexmit_at.since(at) > 0 {
             (conn.rexmit_at, conn.armed) = (at, Armed::Reordering);
+            core.arm(conn, now);
         }
     }
     if conn.flight() > 0 && !conn.rexmit_at.is_some() {

@@ -137,6 +137,8 @@ pub(super) fn acknowledge(conn: &mut Conn, core: &mut Core, header: &Header, now
     conn.rexmit_at = Tick::NONE;
     if conn.flight() > 0 {
         start_timer(conn, core, now);
+        // A timeout that has shrunk by more than it has been waited for comes earlier.
+        core.arm(conn, now);
     }
     if conn.has(flag::WANT_WRITE) {
         autotune::wake_writer(conn, core);
