@@ -180,7 +180,7 @@ impl Run {
             && let (Body::Tcp(tcp), Some((value, _))) = (&want.body, sent.header.options.timestamps)
             && let Some((stamp, _)) = tcp.options.as_ref().and_then(|o| o.stamps.as_ref())
         {
-            let error = i64::from(self.flows[flow].stamp_error(value, stamp)) * 1_000;
+            let error = i64::from(self.flows[flow].stamp_error(value, stamp)) * tick;
             if error.abs() > tolerance.max(tick) {
                 why = why.or(Some("timestamp"));
             }
