@@ -22,7 +22,7 @@ use crate::local::Network;
 use crate::resolver::Resolver;
 use crate::stack::{Exception, Setup, SharedStack, Stack, StackDriver};
 use crate::steering::PortSteering;
-use crate::tcp;
+use crate::tcp::{self, CongestionControl};
 
 /// How long shards wait for their first DHCP lease.
 const DHCP_PATIENCE: Duration = Duration::from_secs(30);
@@ -48,6 +48,8 @@ const DHCP_PATIENCE: Duration = Duration::from_secs(30);
 /// | `nameserver` | `nameserver = ["10.0.0.53", "[fd00::53]:53"]` | `THRONG_NAMESERVER`, comma separated |
 /// | `resolv_conf` | `resolv_conf = "/etc/resolv.conf"` | `THRONG_RESOLV_CONF` |
 /// | `hosts` | `hosts = "/etc/hosts"` | `THRONG_HOSTS` |
+/// | `congestion` | `congestion = "cubic"` or `"newreno"` | `THRONG_CONGESTION` |
+/// | `pacing` | `pacing = false` | `THRONG_PACING` |
 /// | `limits` | `[limits]` | |
 /// | | | `THRONG_CONFIG`: a file to begin with |
 #[derive(Clone, Debug, Default)]
@@ -183,6 +185,25 @@ impl Builder {
         self
     }
 
+    /// How TCP connections react to congestion, unless a listener, socket or stream says
+    /// otherwise. Default: CUBIC; on `kernel` what the host says. There a control that the host
+    /// lacks has `bind` and `connect` fail with `Unsupported`.
+    pub fn congestion(mut self, control: CongestionControl) -> Builder {
+        let name = match control {
+            CongestionControl::Cubic => "cubic",
+            CongestionControl::NewReno => "newreno",
+        };
+        self.raw.congestion = Some(name.into());
+        self
+    }
+
+    /// Whether TCP connections spread what the congestion window allows over the round trip,
+    /// where that takes a millisecond or more. Default: they do. Ignored on `kernel`.
+    pub fn pacing(mut self, pacing: bool) -> Builder {
+        self.raw.pacing = Some(pacing);
+        self
+    }
+
     /// The bounds of each shard.
     pub fn limits(mut self, limits: Limits) -> Builder {
         self.raw.limits = limits;
@@ -221,6 +242,7 @@ impl Builder {
             }
             return run(config, main, |_| {
                 let reactor = Rc::new(Reactor::new()?);
+                reactor.set_congestion(settings.congestion);
                 let names = Resolver::new(settings.names.clone(), &secret()?);
                 local::set(Rc::new(Network::host(reactor.clone(), names)));
                 Ok(Box::new(KernelDriver::new(reactor)))
@@ -340,6 +362,8 @@ impl Settings {
             max_connections: self.limits.connections,
             max_half_open: self.limits.half_open,
             max_time_wait: self.limits.time_wait,
+            congestion: self.congestion.unwrap_or_default(),
+            pacing: self.pacing,
             ..tcp::Config::default()
         }
     }

@@ -12,6 +12,7 @@ use throng_runtime::IdlePolicy;
 
 use crate::device::spec::{Backend, DeviceSpec};
 use crate::resolver;
+use crate::tcp::CongestionControl;
 
 /// What is wrong with a setting.
 #[derive(Debug, thiserror::Error)]
@@ -140,6 +141,8 @@ pub(crate) struct Raw {
     pub(crate) hosts: Option<PathBuf>,
     pub(crate) exception: Option<String>,
     pub(crate) exception_shared: bool,
+    pub(crate) congestion: Option<String>,
+    pub(crate) pacing: Option<bool>,
     pub(crate) limits: Limits,
 }
 
@@ -158,6 +161,8 @@ pub(crate) struct Settings {
     /// The interface of the exception path.
     pub(crate) exception: Option<String>,
     pub(crate) exception_shared: bool,
+    pub(crate) congestion: Option<CongestionControl>,
+    pub(crate) pacing: bool,
     pub(crate) limits: Limits,
 }
 
@@ -219,6 +224,12 @@ impl Raw {
         }
         if let Some(shared) = var("THRONG_EXCEPTION_SHARED") {
             self.exception_shared = parse("THRONG_EXCEPTION_SHARED", &shared, "true or false")?;
+        }
+        if let Some(congestion) = var("THRONG_CONGESTION") {
+            self.congestion = Some(congestion);
+        }
+        if let Some(pacing) = var("THRONG_PACING") {
+            self.pacing = Some(parse("THRONG_PACING", &pacing, "true or false")?);
         }
         Ok(())
     }
@@ -319,6 +330,12 @@ impl Raw {
         if let Some(name) = self.exception.as_ref().filter(|name| port == Some(*name)) {
             return Err(value("exception", name, "another interface than the device's"));
         }
+        let congestion = match self.congestion.as_deref() {
+            None => None,
+            Some("cubic") => Some(CongestionControl::Cubic),
+            Some("newreno") => Some(CongestionControl::NewReno),
+            Some(other) => return Err(value("congestion", other, "cubic or newreno")),
+        };
         let limits = self.limits.clone();
         limits.check()?;
         Ok(Settings {
@@ -334,6 +351,8 @@ impl Raw {
             names,
             exception: self.exception.clone(),
             exception_shared: self.exception_shared,
+            congestion,
+            pacing: self.pacing.unwrap_or(true),
             limits,
         })
     }
@@ -436,7 +455,7 @@ mod tests {
     fn a_file_and_the_environment_say_the_same() {
         let file = raw(
             "device = 'memory:x'\naddress = ['10.0.0.2/24', 'fd00::2/64']\ngateway = ['10.0.0.1']\n\
-             shards = 2\ncores = [1, 3]\nidle = 'adaptive'\nnameserver = ['10.0.0.53', '[fd00::53]:54']\n\
+             shards = 2\ncores = [1, 3]\nidle = 'adaptive'\ncongestion = 'newreno'\npacing = false\nnameserver = ['10.0.0.53', '[fd00::53]:54']\n\
              resolv_conf = '/r'\nhosts = '/h'\n[limits]\nconnections = 77\n",
         );
         let mut env = Raw::default();
@@ -451,6 +470,8 @@ mod tests {
                 "THRONG_RESOLV_CONF" => "/r",
                 "THRONG_HOSTS" => "/h",
                 "THRONG_IDLE" => "adaptive",
+                "THRONG_CONGESTION" => "newreno",
+                "THRONG_PACING" => "false",
                 _ => return None,
             };
             Some(text.to_owned())
@@ -463,6 +484,8 @@ mod tests {
         assert_eq!((file.shards, &file.cores), (env.shards, &env.cores));
         assert_eq!(file.device, env.device);
         assert_eq!(file.names, env.names);
+        assert_eq!((file.congestion, file.pacing), (Some(CongestionControl::NewReno), false));
+        assert_eq!((env.congestion, env.pacing), (file.congestion, file.pacing));
         assert_eq!(file.names.nameservers.len(), 2);
     }
 
@@ -480,6 +503,10 @@ mod tests {
             ("address = ['10.0.0.2/24']\nshards = 2\ncores = [0]", ["cores", "[0]", "2 shards"]),
             ("address = ['10.0.0.2/24']\nnameserver = ['dns']", ["nameserver", "dns", "10.0.0.53"]),
             ("address = ['10.0.0.2/24']\nidle = 'lazy'", ["idle", "lazy", "adaptive"]),
+            (
+                "address = ['10.0.0.2/24']\ncongestion = 'bbr'",
+                ["congestion", "bbr", "cubic or newreno"],
+            ),
             ("address = ['10.0.0.2/24']\nmac = '01:00:00:00:00:00'", ["mac", "01:00", "unicast"]),
             (
                 "address = ['10.0.0.2/24']\n[limits]\nmesh = 1",

@@ -9,7 +9,7 @@ use crate::kernel::KernelListener;
 use crate::local::{self, Network};
 use crate::stack::SharedStack;
 use crate::stream::TcpStream;
-use crate::tcp::ListenerId;
+use crate::tcp::{CongestionControl, ListenerId};
 
 /// Connections that may wait for `accept` where nobody says otherwise.
 const DEFAULT_BACKLOG: usize = 4_096;
@@ -108,6 +108,21 @@ impl TcpListener {
                 stack.register_accept(listener, cx);
                 Poll::Pending
             }
+        }
+    }
+
+    /// How connections react to congestion whose handshakes end from now on. Default: as the
+    /// configuration says.
+    ///
+    /// # Errors
+    /// On a listener of the host's: `Unsupported` where the host's kernel lacks it.
+    pub fn set_congestion(&self, control: CongestionControl) -> io::Result<()> {
+        match &self.0 {
+            Inner::Stack { stack, id } => {
+                stack.borrow_mut().engine.set_listener_congestion(*id, control);
+                Ok(())
+            }
+            Inner::Kernel(listener) => listener.set_congestion(control),
         }
     }
 

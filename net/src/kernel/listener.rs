@@ -13,7 +13,8 @@ use rustix::net::{SocketFlags, SocketType, acceptfrom_with, listen};
 use throng_runtime::{Instant, coop};
 
 use super::reactor::{Reactor, Readiness, Side, Source};
-use super::{KernelStream, open_shared, plain_addr};
+use super::{KernelStream, open_shared, plain_addr, set_congestion};
+use crate::tcp::CongestionControl;
 
 /// How long a listener waits where the host has no descriptor or memory for a connection.
 const BREAK: Duration = Duration::from_millis(100);
@@ -38,6 +39,9 @@ impl KernelListener {
     ) -> io::Result<KernelListener> {
         reactor.check_free(SocketType::STREAM, addr)?;
         let (fd, addr) = open_shared(addr, SocketType::STREAM)?;
+        if let Some(control) = reactor.congestion() {
+            set_congestion(&fd, control)?;
+        }
         listen(&fd, i32::try_from(backlog.max(1)).unwrap_or(i32::MAX))?;
         let ready = Rc::new(Readiness::new());
         let key = reactor.add(fd.as_fd(), Source::Plain(ready.clone()))?;
@@ -93,6 +97,10 @@ impl KernelListener {
         tracing::warn!(%error, addr = %self.addr, "cannot accept for now");
         self.paused.set(self.reactor.now() + BREAK);
         self.reactor.wake_at(self.key, self.paused.get());
+    }
+
+    pub(crate) fn set_congestion(&self, control: CongestionControl) -> io::Result<()> {
+        set_congestion(&self.fd, control)
     }
 
     pub(crate) fn local_addr(&self) -> SocketAddr {

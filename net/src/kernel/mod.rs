@@ -19,7 +19,10 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
-use rustix::net::sockopt::{set_ipv6_v6only, set_socket_reuseaddr, set_socket_reuseport};
+use rustix::io::Errno;
+use rustix::net::sockopt::{
+    set_ipv6_v6only, set_socket_reuseaddr, set_socket_reuseport, set_tcp_congestion, tcp_congestion,
+};
 use rustix::net::{
     AddressFamily, SocketAddrAny, SocketFlags, SocketType, bind, connect, getsockname, socket_with,
 };
@@ -29,6 +32,8 @@ pub(crate) use listener::KernelListener;
 pub(crate) use reactor::Reactor;
 pub(crate) use stream::KernelStream;
 pub(crate) use udp::KernelUdp;
+
+use crate::tcp::CongestionControl;
 
 /// The [`Driver`] of a shard whose network is the host's.
 #[derive(Debug)]
@@ -89,6 +94,32 @@ fn open(addr: &SocketAddr, kind: SocketType) -> io::Result<OwnedFd> {
     };
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     Ok(socket_with(family, kind, flags, None)?)
+}
+
+/// Has the host react to congestion on a TCP socket, and on what it accepts, in this way.
+fn set_congestion(fd: &OwnedFd, control: CongestionControl) -> io::Result<()> {
+    let name = host_name(control);
+    set_tcp_congestion(fd, name).map_err(|errno| match errno {
+        Errno::NOENT => {
+            let text = format!("the host's kernel has no congestion control {name}");
+            io::Error::new(io::ErrorKind::Unsupported, text)
+        }
+        errno => errno.into(),
+    })
+}
+
+fn host_name(control: CongestionControl) -> &'static str {
+    match control {
+        CongestionControl::Cubic => "cubic",
+        CongestionControl::NewReno => "reno",
+    }
+}
+
+/// How the host reacts to congestion on a TCP socket, if that is one of ours.
+fn congestion(fd: &OwnedFd) -> Option<CongestionControl> {
+    let name = tcp_congestion(fd).ok()?;
+    let ours = [CongestionControl::Cubic, CongestionControl::NewReno];
+    ours.into_iter().find(|control| host_name(*control) == name)
 }
 
 /// A socket bound to `addr`, whose port other shards can share; with its address.

@@ -22,6 +22,7 @@ use throng_runtime::Instant;
 use throng_runtime::driver::wait_readable;
 
 use super::stream::Socket;
+use crate::tcp::CongestionControl;
 
 /// Events taken at a time.
 const EVENTS: usize = 256;
@@ -49,6 +50,8 @@ pub(crate) struct Reactor {
     orphans: Cell<usize>,
     /// Whether the descriptor that ends a sleep is registered.
     unpark: Cell<bool>,
+    /// How new sockets react to congestion, if the configuration says.
+    congestion: Cell<Option<CongestionControl>>,
 }
 
 impl std::fmt::Debug for Reactor {
@@ -80,7 +83,17 @@ impl Reactor {
             alarms: RefCell::default(),
             orphans: Cell::new(0),
             unpark: Cell::new(false),
+            congestion: Cell::default(),
         })
+    }
+
+    /// How TCP sockets made from now on react to congestion; `None`: as the host says.
+    pub(crate) fn set_congestion(&self, control: Option<CongestionControl>) {
+        self.congestion.set(control);
+    }
+
+    pub(super) fn congestion(&self) -> Option<CongestionControl> {
+        self.congestion.get()
     }
 
     /// Wakes the tasks whose sockets have news. Returns whether there were any.

@@ -22,7 +22,7 @@ use super::reactor::{Reactor, Readiness, SCRATCH, Side, Source};
 use super::{open, plain_addr};
 use crate::local;
 use crate::tcp::segment::FourTuple;
-use crate::tcp::{self, Info, Keepalive, State};
+use crate::tcp::{self, CongestionControl, Info, Keepalive, State};
 
 /// How long a chunk that the host had no room for outlives its stream.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -101,6 +101,9 @@ impl KernelStream {
         // A mapped address is IPv4, as on a device.
         let (remote, from) = (canonical(remote), from.map(canonical));
         let fd = open(&remote, SocketType::STREAM)?;
+        if let Some(control) = reactor.congestion() {
+            super::set_congestion(&fd, control)?;
+        }
         let from = from.filter(|addr| !addr.ip().is_unspecified() || addr.port() != 0);
         if let Some(mut from) = from {
             if from.ip().is_unspecified() && remote.is_ipv4() {
@@ -315,6 +318,10 @@ impl KernelStream {
         socket2::SockRef::from(&self.socket.fd).set_tcp_notsent_lowat(bytes)
     }
 
+    pub(crate) fn set_congestion(&self, control: CongestionControl) -> io::Result<()> {
+        super::set_congestion(&self.socket.fd, control)
+    }
+
     pub(crate) fn set_linger(&self, linger: Option<Duration>) {
         self.socket.linger.set(linger);
     }
@@ -352,6 +359,8 @@ impl KernelStream {
             rto: Duration::ZERO,
             cwnd: 0,
             ssthresh: 0,
+            congestion: super::congestion(&socket.fd),
+            pacing_rate: None,
             snd_wnd: 0,
             rcv_wnd: 0,
             rcv_buffer: 0,

@@ -20,7 +20,9 @@ use crate::kernel::KernelStream;
 use crate::resolver::Destination;
 use crate::stack::{Interest, SharedStack};
 use crate::tcp::segment::FourTuple;
-use crate::tcp::{ConnId, ConnectionId, Engine, Info, Keepalive, RecvError, SendError, State};
+use crate::tcp::{
+    CongestionControl, ConnId, ConnectionId, Engine, Info, Keepalive, RecvError, SendError, State,
+};
 
 /// A TCP connection, on the shard that owns its flow.
 ///
@@ -291,6 +293,18 @@ impl TcpStream {
         Ok(())
     }
 
+    /// How the connection reacts to congestion from now on; the window stays what it is.
+    ///
+    /// # Errors
+    /// On a connection of the host's: `Unsupported` where the host's kernel lacks it.
+    pub fn set_congestion(&self, control: CongestionControl) -> io::Result<()> {
+        match &self.inner {
+            Inner::Stack { stack, id } => stack.borrow_mut().engine.set_congestion(*id, control),
+            Inner::Kernel(stream) => stream.set_congestion(control)?,
+        }
+        Ok(())
+    }
+
     /// The peer's address and port.
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
         match &self.inner {
@@ -308,7 +322,7 @@ impl TcpStream {
     }
 
     /// A snapshot of the connection, in the spirit of RFC 4898. Of a host's connection it
-    /// knows addresses, state, error and queues; the rest is zero.
+    /// knows addresses, state, error, queues and congestion control; the rest is zero.
     ///
     /// # Errors
     /// `NotConnected` when the connection is no more.

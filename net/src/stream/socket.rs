@@ -13,13 +13,14 @@ use crate::kernel::KernelStream;
 use crate::local;
 use crate::resolver::{Destination, Start, Token, eyeballs};
 use crate::stack::Interest;
-use crate::tcp::State;
+use crate::tcp::{CongestionControl, State};
 
 /// An active open in the making: where it comes from is settled before it connects.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TcpSocket {
     local: Option<SocketAddr>,
     kernel: bool,
+    congestion: Option<CongestionControl>,
 }
 
 impl TcpSocket {
@@ -40,11 +41,18 @@ impl TcpSocket {
         self
     }
 
+    /// How the connection will react to congestion. Default: as the configuration says.
+    pub fn congestion(mut self, control: CongestionControl) -> TcpSocket {
+        self.congestion = Some(control);
+        self
+    }
+
     /// Connects to an address, or to a name and a port. The names are the shard's resolver's,
     /// for a socket of the host's too.
     ///
     /// # Errors
-    /// As for [`TcpStream::connect`]; `AddrNotAvailable` where the bound address is not one
+    /// As for [`TcpStream::connect`] and, where a congestion control is set,
+    /// [`TcpStream::set_congestion`]; `AddrNotAvailable` where the bound address is not one
     /// of the interface or its flow belongs to another shard; `AddrInUse` where this very
     /// connection exists.
     pub fn connect<D: Destination>(
@@ -77,10 +85,17 @@ impl TcpSocket {
         let network = local::network()?;
         let Some(shared) = network.stack().filter(|_| !self.kernel) else {
             let reactor = network.open_reactor()?;
-            return KernelStream::connect(reactor, self.local, addr).await.map(TcpStream::on_host);
+            let stream = KernelStream::connect(reactor, self.local, addr).await?;
+            if let Some(control) = self.congestion {
+                stream.set_congestion(control)?;
+            }
+            return Ok(TcpStream::on_host(stream));
         };
         let id = shared.borrow_mut().connect(self.local, addr, throng_runtime::now())?;
         let stream = TcpStream::new(shared.clone(), id);
+        if let Some(control) = self.congestion {
+            stream.set_congestion(control)?;
+        }
         poll_fn(|cx| {
             let mut stack = shared.borrow_mut();
             if let Some(error) = stack.engine.take_error(id) {

@@ -73,6 +73,9 @@ pub struct Config {
     pub initial_window: u16,
     /// How connections begin to react to congestion. Default CUBIC.
     pub congestion: CongestionControl,
+    /// Whether what the congestion window allows is spread over the round trip, where that is
+    /// a millisecond or more and the window larger than the initial one. Default `false`.
+    pub pacing: bool,
     /// Explicit congestion notification (RFC 3168). Default [`Ecn::Passive`], as in Linux.
     pub ecn: Ecn,
     /// Whether full-sized segments that time out three times in a row are taken for too long for
@@ -122,6 +125,7 @@ impl Default for Config {
             orphan_retries: 8,
             initial_window: 10,
             congestion: CongestionControl::Cubic,
+            pacing: false,
             ecn: Ecn::Passive,
             black_hole_detection: true,
             nodelay: false,

@@ -6,6 +6,7 @@
 //! [`Congestion::undo`] takes.
 
 use super::config::CongestionControl;
+use super::core::Core;
 use super::cubic::Cubic;
 use super::hystart::{HyStart, Verdict};
 use super::reno::Reno;
@@ -16,9 +17,6 @@ use super::timer::Clock;
 
 /// No window grows beyond this.
 const MAX_WINDOW: u32 = 1 << 30;
-/// Segments that one acknowledgement can be worth in slow start (RFC 9406 4.3, L without
-/// pacing).
-const SLOW_START_LIMIT: u32 = 8;
 
 /// What a controller remembers, as the hot block holds it.
 pub(super) type Memory = ([u32; 4], u8);
@@ -47,8 +45,6 @@ pub(super) trait Controller: Copy {
 pub(super) struct Ack {
     /// Bytes it acknowledges that were not before.
     pub(super) acked: u32,
-    /// Most of them that count in slow start (RFC 3465 2.3, L).
-    pub(super) limit: u32,
     pub(super) mss: u32,
     /// SND.UNA, this acknowledgement taken in, and SND.NXT.
     pub(super) una: SeqNum,
@@ -129,7 +125,11 @@ impl Congestion {
     pub(super) fn on_ack(&mut self, ack: &Ack) {
         let mut acked = ack.acked;
         if self.in_slow_start() {
-            let mut worth = acked.min(ack.limit);
+            // RFC 3465 2.3: by what was acknowledged. No limit for each ACK, as in Linux and as
+            // RFC 9406 4.3 has it for who paces: receivers that merge segments, and ours do,
+            // answer a whole burst with one ACK, and eight segments for that would be linear.
+            // After a timeout there is one, the caller's.
+            let mut worth = acked;
             if self.kind == Kind::Start && self.ssthresh == u32::MAX {
                 let mut start = HyStart::load((self.memory, self.note));
                 let verdict = start.on_ack(ack);
@@ -145,7 +145,6 @@ impl Congestion {
                     }
                 }
             }
-            // RFC 3465: by what was acknowledged, as far as the threshold.
             let step = worth.min(self.ssthresh - self.cwnd);
             self.cwnd = (self.cwnd + step).min(MAX_WINDOW);
             acked = worth - step;
@@ -219,6 +218,7 @@ impl Congestion {
             self.ssthresh = self.cwnd;
         }
         self.cwnd = self.cwnd.min(initial);
+        self.begin_anew();
     }
 
     /// The reduction made when it was `before` was a mistake: nothing had been lost
@@ -239,6 +239,11 @@ impl Congestion {
             self.ssthresh = self.ssthresh.max(self.cwnd / 4 * 3);
         }
         self.cwnd = initial;
+        self.begin_anew();
+    }
+
+    /// Slow start begins again.
+    fn begin_anew(&mut self) {
         match self.kind {
             Kind::Start => self.watch(HyStart::default()),
             Kind::Cubic => self.with(|cubic: &mut Cubic| cubic.on_restart()),
@@ -275,28 +280,28 @@ impl Congestion {
 /// nothing is known to be lost.
 pub(super) fn on_progress(
     conn: &mut Conn,
+    core: &mut Core,
     header: &Header,
     (acked, flight): (u32, u32),
     now: Clock,
 ) {
-    // RFC 7661 in spirit: a window that is not used does not grow.
-    let limited = if conn.congestion.in_slow_start() {
-        flight.saturating_mul(2) > conn.congestion.cwnd
-    } else {
-        conn.has(flag::CWND_LIMITED)
-    };
-    if limited {
-        grow(conn, header, acked, now);
+    // RFC 7661 in spirit: a window that is not used does not grow. In slow start half of it
+    // is use enough, as in Linux: what was sent a round trip ago could not be more.
+    let half = || flight.saturating_mul(2) > conn.congestion.cwnd;
+    if conn.has(flag::CWND_LIMITED) || conn.congestion.in_slow_start() && half() {
+        grow(conn, core, header, acked, now);
     } else {
         conn.congestion.pause(now.tick.age(conn.progress_at));
     }
 }
 
-fn grow(conn: &mut Conn, header: &Header, acked: u32, now: Clock) {
-    let mss = u32::from(conn.mss);
+fn grow(conn: &mut Conn, core: &mut Core, header: &Header, acked: u32, now: Clock) {
     let rtt = if conn.congestion.kind == Kind::Start { echo_rtt(conn, header, now) } else { 0 };
-    let ack = Ack { limit: SLOW_START_LIMIT * mss, rtt, ..ack_of(conn, acked, now) };
-    conn.congestion.on_ack(&ack);
+    let starts = conn.congestion.kind == Kind::Start;
+    conn.congestion.on_ack(&Ack { rtt, ..ack_of(conn, acked, now) });
+    if starts && conn.congestion.kind != Kind::Start {
+        core.counters.hystart_exits += 1;
+    }
 }
 
 /// `acked` bytes were acknowledged after a timeout.
@@ -310,7 +315,6 @@ pub(super) fn on_repair(conn: &mut Conn, acked: u32, now: Clock) {
 fn ack_of(conn: &Conn, acked: u32, now: Clock) -> Ack {
     Ack {
         acked,
-        limit: acked,
         mss: conn.mss.into(),
         una: conn.snd_una,
         nxt: conn.snd_nxt,
@@ -330,5 +334,104 @@ fn echo_rtt(conn: &Conn, header: &Header, now: Clock) -> u32 {
             if ms < 1 << 18 { ms.max(1) * 1000 } else { 0 }
         }
         _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONTROLS: [CongestionControl; 2] = [CongestionControl::Cubic, CongestionControl::NewReno];
+
+    fn ack(acked: u32, mss: u32, now_ms: u32, srtt: u32) -> Ack {
+        let una = SeqNum(u32::MAX - 5);
+        Ack { acked, mss, una, nxt: una + acked, now_ms, srtt, rtt: srtt }
+    }
+
+    fn check(it: &Congestion, mss: u32) {
+        assert!((mss..=MAX_WINDOW).contains(&it.cwnd), "{it:?}");
+        assert!(it.ssthresh >= 2 * mss, "{it:?}");
+    }
+
+    #[test]
+    fn no_input_breaks_a_window() {
+        for control in CONTROLS {
+            for mss in [76, 1_448, 65_483] {
+                let mut it = Congestion::new(mss, control);
+                // 10 Gbit/s over 10 s is more than a window can be.
+                for (n, srtt) in [0, 1, 1_000, 10_000_000, 1 << 28].into_iter().enumerate() {
+                    for now in [0, 1, 2, 5_000, 1 << 31, u32::MAX, 3, 1] {
+                        for acked in [1, mss, 1 << 20, 1 << 30] {
+                            it.on_ack(&ack(acked, mss, now, srtt));
+                            check(&it, mss);
+                        }
+                        it.pause(now);
+                    }
+                    let before = it;
+                    it.on_loss([0, 1, 1 << 30, u32::MAX, 5][n], mss);
+                    check(&it, mss);
+                    it.on_ack(&ack(1 << 30, mss, 77, srtt));
+                    if n % 2 == 0 {
+                        it.undo(&before);
+                        check(&it, mss);
+                    }
+                    it.on_timeout(u32::MAX, mss, n % 2 == 0);
+                    it.on_timeout(0, mss, n % 2 == 1);
+                    check(&it, mss);
+                    it.on_restart(mss);
+                    it.on_mark(mss, mss);
+                    check(&it, mss);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn windows_of_a_gigabyte_still_grow_by_the_byte() {
+        for control in CONTROLS {
+            let mss = 1_448;
+            let mut it = Congestion::new(MAX_WINDOW, control);
+            it.on_loss(MAX_WINDOW, mss);
+            let begin = it.cwnd;
+            // A round trip of acknowledgements for a segment each: in none is there a whole byte.
+            for _ in 0..begin / mss {
+                it.on_ack(&ack(mss, mss, 1, 1_000));
+            }
+            let grown = it.cwnd - begin;
+            assert!((1_000..=20_000).contains(&grown), "{control:?}: {grown}");
+        }
+    }
+
+    #[test]
+    fn a_shorter_segment_moves_no_plateau() {
+        let mut it = Congestion::new(1_000_000, CongestionControl::Cubic);
+        it.on_loss(1_000_000, 1_448);
+        it.on_ack(&ack(1_448, 1_448, 1, 100_000));
+        let plateau = |it: &Congestion| Cubic::load((it.memory, it.note)).plateau();
+        assert_eq!(plateau(&it), 1_000_000.0);
+        for now in 2..4_000 {
+            it.on_ack(&ack(500, 500, now, 100_000));
+        }
+        assert_eq!(plateau(&it), 1_000_000.0);
+        assert!(it.cwnd < 1_000_000, "{it:?}");
+    }
+
+    #[test]
+    fn an_undone_reduction_leaves_no_trace() {
+        let mut it = Congestion::new(500_000, CongestionControl::Cubic);
+        it.on_loss(500_000, 1_000);
+        for now in 1..3_000 {
+            it.on_ack(&ack(1_000, 1_000, now, 100_000));
+        }
+        let before = it;
+        it.on_loss(400_000, 1_000);
+        it.undo(&before);
+        assert_eq!((it.cwnd, it.ssthresh), (before.cwnd, before.ssthresh));
+        let (mut one, mut other) = (before, it);
+        for now in 3_000..6_000 {
+            one.on_ack(&ack(1_000, 1_000, now, 100_000));
+            other.on_ack(&ack(1_000, 1_000, now, 100_000));
+        }
+        assert_eq!((one.cwnd, one.memory), (other.cwnd, other.memory));
     }
 }

@@ -94,6 +94,10 @@ throng_runtime::metrics! {
         counter dsacks_out: u64,
         /// Segments retransmitted.
         counter retransmits: u64,
+        /// Times new data waited for its pacing time.
+        counter paced: u64,
+        /// First slow starts that HyStart++ ended.
+        counter hystart_exits: u64,
         /// Fast recoveries entered.
         counter recoveries: u64,
         /// Window and keepalive probes sent.

@@ -38,6 +38,12 @@ enum Prior {
 }
 
 impl Cubic {
+    /// Where the curve is flat.
+    #[cfg(test)]
+    pub(super) fn plateau(&self) -> f32 {
+        self.w_max
+    }
+
     fn prior(&self) -> f32 {
         match self.prior {
             Prior::Same => self.w_max,

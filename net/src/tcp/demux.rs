@@ -32,6 +32,15 @@ impl Slot {
         Slot((kind as u32) << 30 | index)
     }
 
+    /// What the timing wheel holds for a connection that waits to be [paced](super::pacing).
+    pub(super) fn paced(index: u32) -> Slot {
+        Slot(index)
+    }
+
+    pub(super) fn is_paced(self) -> bool {
+        self.0 >> 30 == 0
+    }
+
     pub(super) fn kind(self) -> Kind {
         match self.0 >> 30 {
             1 => Kind::Conn,

@@ -300,6 +300,9 @@ impl Engine {
         establish(conn, core, now);
         core.counters.accepts += 1;
         if let Some(listener) = listeners.get_mut(id) {
+            if let Some(control) = listener.congestion {
+                conn.congestion.choose(control);
+            }
             listener.ready.push_back(conn.id());
             if !listener.event {
                 listener.event = true;

@@ -56,9 +56,9 @@ impl HyStart {
 
     /// RFC 9406 4.2, for an acknowledgement in slow start.
     pub(super) fn on_ack(&mut self, ack: &Ack) -> Verdict {
-        // Over, or begun before a pause: the mark is not in what is out.
-        let left = self.end - ack.una;
-        if left == 0 || left > ack.nxt - ack.una {
+        // Over, or begun before a pause: the mark is not in what is out. Not with the very
+        // last of a round: what that lets out is sent only after this turn's other arrivals.
+        if self.end - ack.una > ack.nxt - ack.una {
             self.end = ack.nxt;
             (self.last, self.current, self.samples) = (self.current, 0, 0);
             if self.rounds > 0 {

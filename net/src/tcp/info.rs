@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use throng_runtime::Instant;
 
+use super::config::CongestionControl;
 use super::core::Core;
 use super::error::Error;
+use super::pacing;
 use super::segment::FourTuple;
 use super::state::{Conn, Phase, State, flag, mark};
 
@@ -35,6 +37,10 @@ pub struct Info {
     pub cwnd: u32,
     /// Slow-start threshold.
     pub ssthresh: u32,
+    /// What moves the congestion window; `None`: another control, of the host's.
+    pub congestion: Option<CongestionControl>,
+    /// Bytes a second that new data is spread to; `None` where it is not paced.
+    pub pacing_rate: Option<u64>,
     /// The peer's window, scaled.
     pub snd_wnd: u32,
     /// The window last advertised, what is left of it.
@@ -103,6 +109,8 @@ impl Info {
             rto: Duration::from_millis(conn.rtt.rto_ms(&core.rto, 0).into()),
             cwnd: conn.congestion.cwnd,
             ssthresh: conn.congestion.ssthresh,
+            congestion: Some(conn.congestion.control()),
+            pacing_rate: pacing::rate(conn, core).map(|rate| rate.bytes),
             snd_wnd: conn.snd_wnd,
             rcv_wnd: conn.offered(),
             rcv_buffer: conn.room(),

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
+use super::config::CongestionControl;
 use super::engine::{ConnId, ListenerId};
 use super::error::Error;
 use super::segment::{Addr, FourTuple};
@@ -17,6 +18,8 @@ pub(super) struct Listener {
     pub(super) half_open: usize,
     /// An `Acceptable` event waits to be popped.
     pub(super) event: bool,
+    /// What its connections have where it is not the engine's.
+    pub(super) congestion: Option<CongestionControl>,
 }
 
 #[derive(Debug, Default)]
@@ -40,8 +43,14 @@ impl Listeners {
         };
         let (generation, entry) = &mut self.entries[index];
         let backlog = backlog.max(1);
-        *entry =
-            Some(Listener { addr, backlog, ready: VecDeque::new(), half_open: 0, event: false });
+        *entry = Some(Listener {
+            addr,
+            backlog,
+            ready: VecDeque::new(),
+            half_open: 0,
+            event: false,
+            congestion: None,
+        });
         self.by_addr.insert(key, index as u32);
         Ok(ListenerId { index: index as u32, generation: *generation })
     }

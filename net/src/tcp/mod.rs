@@ -30,6 +30,7 @@ mod limiter;
 mod listen;
 mod options;
 mod output;
+mod pacing;
 mod path;
 mod queue;
 mod rack;

@@ -3,11 +3,13 @@
 
 use super::autotune;
 use super::core::{Core, plain};
+use super::demux::Slot;
 use super::ecn;
 use super::egress::{Egress, Full};
 use super::handshake::syn_header;
 use super::hole;
 use super::options::sack_len;
+use super::pacing::{self, Pace, Rate};
 use super::path;
 use super::rack;
 use super::recovery;
@@ -38,6 +40,7 @@ struct Output<'a, E> {
     mss: u32,
     /// Segments left of this turn's share.
     share: u32,
+    rate: Option<Rate>,
 }
 
 /// Sends what `conn` has to send, at most its share.
@@ -64,7 +67,13 @@ pub(super) fn transmit(
         let taken = sack_len(sack.iter().flatten().count());
         mss = mss.saturating_sub(u32::from(taken)).max(1);
     }
-    Output { conn, core, egress, now, sack, mss, share }.run()
+    let rate = pacing::rate(conn, core);
+    if rate.is_none()
+        && let Some(cold) = &mut conn.cold
+    {
+        cold.snd.pace = Pace::default();
+    }
+    Output { conn, core, egress, now, sack, mss, share, rate }.run()
 }
 
 /// SACK blocks that a segment has room for (RFC 2018 3).
@@ -97,12 +106,14 @@ fn transmit_plain(
         return None;
     }
     let flight = conn.flight();
-    let len = conn.queued() - flight;
+    let (queued, paced) =
+        conn.cold.as_ref().map_or((0, false), |cold| (cold.snd.len(), cold.snd.pace.is_set()));
+    let len = queued - flight;
     let mss = u32::from(conn.mss);
     if len > 0 {
         let room = conn.snd_wnd.min(conn.congestion.cwnd).saturating_sub(flight);
         let held = len < mss && !conn.has(flag::NODELAY) && conn.short_end.after(conn.snd_una);
-        if len > mss || len > room || flight == 0 && is_restart(conn, core, now) || held {
+        if len > mss || len > room || flight == 0 && is_restart(conn, core, now) || held || paced {
             return None;
         }
     } else if !conn.has(flag::ACK_NOW) {
@@ -337,8 +348,10 @@ impl<E: Egress> Output<'_, E> {
             if !force && *pipe + self.mss > self.conn.congestion.cwnd {
                 break;
             }
-            *pipe += self.resend(from, to)?;
+            let sent = self.resend(from, to)?;
+            *pipe += sent;
             self.share -= 1;
+            self.pay(sent);
         }
         Ok(())
     }
@@ -420,6 +433,11 @@ impl<E: Egress> Output<'_, E> {
             }
             let window = conn.snd_wnd.saturating_sub(conn.flight());
             let congestion = conn.congestion.cwnd.saturating_sub(pipe);
+            let congestion = match &self.rate {
+                Some(rate) => congestion.min(self.allowance(rate)),
+                None => congestion,
+            };
+            let conn = &mut *self.conn;
             if unsent > congestion && congestion < window {
                 conn.set(flag::CWND_LIMITED);
             }
@@ -444,6 +462,7 @@ impl<E: Egress> Output<'_, E> {
             }
             pipe += self.send_new(len, unsent, fin_due && window > len)?;
         }
+        self.wait_for_pace(pipe);
         Ok(())
     }
 
@@ -469,6 +488,37 @@ impl<E: Egress> Output<'_, E> {
             hole::on_probe(self.conn, self.core, self.now);
         }
         sent
+    }
+
+    /// What may be sent now at the pace of `rate`.
+    fn allowance(&self, rate: &Rate) -> u32 {
+        let pace = self.conn.cold.as_ref().map_or(Pace::default(), |cold| cold.snd.pace);
+        rate.allowance(pace, self.conn.flight(), self.now)
+    }
+
+    /// `len` bytes of payload have gone out.
+    fn pay(&mut self, len: u32) {
+        if let Some(rate) = &self.rate
+            && let Some(cold) = &mut self.conn.cold
+        {
+            cold.snd.pace.take(len, rate, self.now);
+        }
+    }
+
+    /// Has a timer set where only the pace keeps a segment back, with `pipe` bytes on their way.
+    fn wait_for_pace(&mut self, pipe: u32) {
+        let Some(rate) = &self.rate else { return };
+        let conn = &*self.conn;
+        let window = conn.snd_wnd.saturating_sub(conn.flight());
+        let ready = conn.unsent().min(window).min(conn.congestion.cwnd.saturating_sub(pipe));
+        let segment = conn.unsent().min(self.mss);
+        if self.share == 0 || ready < segment || self.allowance(rate) >= segment {
+            return;
+        }
+        let slot = Slot::paced(conn.index);
+        if let Some(cold) = &mut self.conn.cold {
+            cold.snd.pace.wait(ready, rate, slot, self.core, self.now);
+        }
     }
 
     /// Nagle's algorithm as amended by Minshall (and as in Linux): a short segment waits
@@ -506,6 +556,7 @@ impl<E: Egress> Output<'_, E> {
         }
         let short = !len.is_multiple_of(self.mss);
         note_sent(self.conn, self.core, len + u32::from(fin), short, self.now);
+        self.pay(len);
         self.core.counters.bytes_out += u64::from(len);
         self.share = self.share.saturating_sub(len.div_ceil(self.mss).max(1));
         Ok(len)

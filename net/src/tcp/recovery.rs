@@ -88,7 +88,7 @@ pub(super) fn acknowledge(conn: &mut Conn, core: &mut Core, header: &Header, now
             if conn.short_end.before(conn.snd_una) {
                 conn.short_end = conn.snd_una;
             }
-            congestion::on_progress(conn, header, (acked, flight), now);
+            congestion::on_progress(conn, core, header, (acked, flight), now);
         }
         Phase::Recovery if header.ack.at_or_after(conn.recover) => {
             conn.phase = Phase::Open;

@@ -14,6 +14,7 @@
 
 use bytes::Bytes;
 
+use super::pacing::Pace;
 use super::queue::{CHUNK_OVERHEAD, Chunk, ChunkQueue};
 
 /// The bytes from SND.UNA on, in the pieces the application gave.
@@ -27,6 +28,8 @@ pub(super) struct SendQueue {
     len: u32,
     /// What all chunks count for in the memory budget.
     charge: u32,
+    /// How fast they go out.
+    pub(super) pace: Pace,
 }
 
 impl SendQueue {
@@ -105,6 +108,7 @@ impl SendQueue {
     pub(super) fn clear(&mut self) -> u32 {
         self.chunks.clear();
         (self.skip, self.len) = (0, 0);
+        self.pace = Pace::default();
         std::mem::take(&mut self.charge)
     }
 

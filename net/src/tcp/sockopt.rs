@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::config::Keepalive;
-use super::engine::{ConnId, Engine, can_send, get_owned};
+use super::config::{CongestionControl, Keepalive};
+use super::engine::{ConnId, Engine, ListenerId, can_send, get_owned};
 use super::rtt::millis;
 use super::settings::Settings;
 use super::state::{Conn, flag};
@@ -19,6 +19,21 @@ impl Engine {
             } else {
                 conn.unset(flag::NODELAY);
             }
+        }
+    }
+
+    /// How the connection goes on reacting to congestion; its window stays.
+    pub fn set_congestion(&mut self, id: ConnId, control: CongestionControl) {
+        if let Some(conn) = get_owned(&mut self.conns, id) {
+            conn.congestion.choose(control);
+        }
+    }
+
+    /// How connections of the listener react to congestion whose handshakes end from now on.
+    /// At first it is [`Config::congestion`](super::Config::congestion).
+    pub fn set_listener_congestion(&mut self, id: ListenerId, control: CongestionControl) {
+        if let Some(listener) = self.listeners.get_mut(id) {
+            listener.congestion = Some(control);
         }
     }
 

@@ -5,6 +5,7 @@ use throng_runtime::Instant;
 use super::core::Core;
 use super::demux::Kind;
 use super::engine::Engine;
+use super::pacing;
 use super::rack;
 use super::recovery;
 use super::rtt::millis;
@@ -24,6 +25,11 @@ impl Engine {
         let mut any = !due.is_empty();
         for slot in due {
             match slot.kind() {
+                _ if slot.is_paced() => {
+                    if let Some(conn) = self.conns.try_get_mut(slot.index()) {
+                        pacing::on_timer(conn, &mut self.core);
+                    }
+                }
                 Kind::Half => self.on_timer_half(slot.index()),
                 _ => {
                     let conn = self.conns.get_mut(slot.index());

@@ -61,6 +61,7 @@ macro_rules! backend {
             opening::a_source_of_another_family_is_refused
             opening::a_cancelled_connect_is_gone
             options::all_are_taken_and_info_tells
+            options::listeners_and_sockets_choose_their_congestion_control
             options::a_probed_peer_that_answers_stays
             options::small_writes_do_not_wait_for_one_another
             options::a_send_stream_is_a_stream

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use futures::{AsyncReadExt, AsyncWriteExt};
-use throng_net::Keepalive;
 use throng_net::tcp::State;
+use throng_net::{CongestionControl, Keepalive, TcpSocket};
 use throng_runtime::sleep;
 
 use crate::world::{Ends, signal};
@@ -31,6 +31,10 @@ pub(crate) async fn all_are_taken_and_info_tells(ends: Ends) {
     stream.set_notsent_lowat(Some(0)).unwrap();
     stream.set_notsent_lowat(Some(u32::MAX)).unwrap();
     stream.set_notsent_lowat(None).unwrap();
+    for control in [CongestionControl::NewReno, CongestionControl::Cubic] {
+        stream.set_congestion(control).unwrap();
+        assert_eq!(stream.info().unwrap().congestion, Some(control));
+    }
     stream.readable().await.unwrap();
     let info = stream.info().unwrap();
     assert_eq!(info.tuple.local_addr(), stream.local_addr().unwrap());
@@ -45,6 +49,32 @@ pub(crate) async fn all_are_taken_and_info_tells(ends: Ends) {
     stream.set_user_timeout(Some(age)).unwrap();
     stream.set_linger(Some(age)).unwrap();
     stream.abort();
+}
+
+pub(crate) async fn listeners_and_sockets_choose_their_congestion_control(ends: Ends) {
+    let (addr, far) = ends
+        .far
+        .serve(|listener| async move {
+            let mut seen = Vec::new();
+            listener.set_congestion(CongestionControl::NewReno).unwrap();
+            for _ in 0..2 {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                seen.push(stream.info().unwrap().congestion);
+                listener.set_congestion(CongestionControl::Cubic).unwrap();
+                // The next one comes after it.
+                stream.write_all(b"x").await.unwrap();
+            }
+            seen
+        })
+        .await;
+    for control in [CongestionControl::Cubic, CongestionControl::NewReno] {
+        let socket = TcpSocket::new().congestion(control);
+        let mut stream = socket.connect(addr).await.unwrap();
+        assert_eq!(stream.info().unwrap().congestion, Some(control));
+        assert_eq!(&stream.read_chunk(1).await.unwrap()[..], b"x");
+    }
+    let expected = [CongestionControl::NewReno, CongestionControl::Cubic].map(Some);
+    assert_eq!(far.done().await, expected);
 }
 
 pub(crate) async fn a_probed_peer_that_answers_stays(ends: Ends) {

@@ -319,7 +319,7 @@ fn a_long_path_is_not_held_back_by_a_small_beginning() {
         assert!(ok, "{got}");
         let cwnd = w.engines[0].info(client, w.now).unwrap().cwnd;
         let buffer = w.engines[1].info(server, w.now).unwrap().rcv_buffer;
-        assert!(buffer >= 2 * cwnd, "{buffer} {cwnd}");
+        assert!(buffer >= (2 * cwnd).min(6 << 20), "{buffer} {cwnd}");
         w.engines[1].check_invariants();
         w.now - start
     };

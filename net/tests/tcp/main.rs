@@ -4,18 +4,23 @@
 
 mod autotune;
 mod basic;
+mod bottleneck;
 mod checks;
 mod closing;
 mod cookies;
+mod cubic;
 mod dsack;
 mod ecn;
+mod hystart;
 mod opening;
+mod pacing;
 mod peer;
 mod pmtu;
 mod rack;
 mod random;
 mod receiving;
 mod regressions;
+mod reno;
 mod sending;
 mod table;
 mod tlp;
