@@ -12,6 +12,9 @@ use super::seq::SeqNum;
 use super::state::{Conn, State, flag};
 use super::timer::{Clock, Tick};
 
+/// How soon after resetting a peer's old connection a SYN is sent again, in milliseconds.
+const OLD_CONNECTION: u32 = 2;
+
 /// The window a SYN announces: unscaled (RFC 7323 2.2).
 pub(super) fn syn_window(core: &Core) -> u16 {
     core.config.initial_recv_buffer.min(core.config.recv_buffer).min(0xffff) as u16
@@ -166,6 +169,12 @@ pub(super) fn on_segment_syn_sent(conn: &mut Conn, core: &mut Core, header: &Hea
     if flags.contains(Flags::ACK) && !acknowledged {
         core.counters.bad_ack += 1;
         core.reset_for(header, 0, now);
+        if conn.retries == 0 && conn.rexmit_at.is_some() {
+            // RFC 9293 3.5.1: an old connection of the peer's, which our RST has just ended. The
+            // SYN goes again as soon as that has arrived, once.
+            conn.rexmit_at = now.after(OLD_CONNECTION);
+            core.arm(conn, now);
+        }
         return;
     }
     if flags.contains(Flags::RST) {

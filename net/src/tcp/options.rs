@@ -28,7 +28,12 @@ impl Offer {
         let options = &syn.options;
         let default = DEFAULT_MSS[usize::from(!syn.tuple.remote.is_ipv4())];
         Offer {
-            mss: options.mss.unwrap_or(default).clamp(MIN_MSS, our_mss.max(MIN_MSS)),
+            // Nobody means nothing by it: it is taken for none, as in Linux.
+            mss: options
+                .mss
+                .filter(|mss| *mss > 0)
+                .unwrap_or(default)
+                .clamp(MIN_MSS, our_mss.max(MIN_MSS)),
             // RFC 7323 2.3: more than 14 is taken for 14.
             scale: options.window_scale.map(|s| s.min(14)),
             sack: options.sack_permitted,

@@ -185,6 +185,9 @@ fn on_keepalive(conn: &mut Conn, core: &mut Core, now: Clock) {
         conn.keep_at = now.after(idle - silent);
     } else if conn.keep_probes >= keepalive.count {
         core.time_out(conn);
+        // As Linux does: a peer that is there after all, and was not heard, learns of it.
+        conn.set(flag::SEND_RST);
+        core.want_transmit(conn);
     } else {
         conn.keep_probes += 1;
         conn.set(flag::SEND_PROBE);

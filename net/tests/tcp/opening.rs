@@ -322,16 +322,47 @@ fn syn_sent_ignores_what_is_not_its_answer() {
 
 #[test]
 fn a_peer_that_names_no_mss_gets_the_default() {
-    for (local, remote, mss) in
-        [("10.0.0.2:80", "10.0.0.1:5", 536), ("[fd00::2]:80", "[fd00::1]:5", 1220)]
+    let (v4, v6) = (("10.0.0.2:80", "10.0.0.1:5"), ("[fd00::2]:80", "[fd00::1]:5"));
+    // One of zero is none.
+    for ((local, remote), named, mss) in
+        [(v4, None, 536), (v6, None, 1220), (v4, Some(0), 536), (v4, Some(1), 48)]
     {
         let mut e = Engine::new(Config::default(), [1; 32], Instant::ZERO);
         let listener = e.listen("[::]:80".parse().unwrap(), 1).unwrap();
         let t = tuple(local, remote);
-        e.on_segment(&header(t, SeqNum(1), SeqNum(0), Flags::SYN), &[], Instant::ZERO);
+        let mut syn = header(t, SeqNum(1), SeqNum(0), Flags::SYN);
+        syn.options.mss = named;
+        e.on_segment(&syn, &[], Instant::ZERO);
         let iss = drain(&mut e, Instant::ZERO)[0].header.seq;
         e.on_segment(&header(t, SeqNum(2), iss + 1, Flags::ACK), &[], Instant::ZERO);
         let conn = e.accept(listener).unwrap();
         assert_eq!(e.info(conn, Instant::ZERO).unwrap().mss, mss);
     }
+}
+
+#[test]
+fn an_old_connection_of_the_peers_is_reset_and_the_syn_goes_again_at_once() {
+    let mut now = Instant::from_millis(10);
+    let mut e = Engine::new(Config::default(), [1; 32], now);
+    let t = tuple("10.0.0.1:1", "10.0.0.2:2");
+    e.connect(t, now).unwrap();
+    let syn = drain(&mut e, now)[0].header.seq;
+    let mut resent = Vec::new();
+    for _ in 0..2 {
+        // What a connection that we know nothing of says to the SYN.
+        e.on_segment(&header(t, SeqNum(70), SeqNum(500), Flags::ACK), &[], now);
+        let out = drain(&mut e, now);
+        assert_eq!((out[0].header.flags, out[0].header.seq), (Flags::RST, SeqNum(500)));
+        let begin = now;
+        let mut out = Vec::new();
+        while out.is_empty() {
+            now = e.poll_timeout().unwrap();
+            e.on_timeout(now);
+            out = drain(&mut e, now);
+        }
+        assert_eq!((out[0].header.flags, out[0].header.seq), (Flags::SYN, syn));
+        resent.push((now - begin).as_millis());
+    }
+    // Once only: nobody is to make us send at their pace.
+    assert!(resent[0] <= 4 && resent[1] >= 1_000, "{resent:?}");
 }

@@ -466,7 +466,9 @@ fn keepalive_probes_then_ends() {
     p.none();
     assert!(p.pass(ms(8900)).is_empty());
     let sent = p.pass(secs(60));
-    assert_eq!(sent.len(), 3, "{sent:?}");
+    assert_eq!(sent.len(), 4, "{sent:?}");
+    // The end is told, should the peer only have been deaf.
+    assert!(sent[3].1.has(Flags::RST | Flags::ACK) && sent[3].1.header.seq == p.ack);
     assert_eq!(p.recv(), Err(RecvError::Closed(Error::TimedOut)));
     assert_eq!(p.engine.usage().timers, 0);
 

@@ -290,7 +290,7 @@ pub(crate) const ALL: &[Script] = &[
         let edge = new_bytes(&first);
         x.ack = 1 + edge;
         x.send_silently(seg("A"));
-        let next = x.swallow(40);
+        let next = x.swallow(150);
         x.note(format!("{} bytes, then {} more", edge, new_bytes(&next)));
     }),
     v4("nagle", |x| {
