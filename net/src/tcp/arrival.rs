@@ -219,8 +219,10 @@ pub(super) fn on_segment(
         if header.flags.contains(Flags::ECE) {
             ecn::on_echo(conn, core, flight, cwnd);
         }
-        // RFC 9293 3.10.7.4: the window, unless the segment is older than the last update.
-        if conn.snd_wl1.before(header.seq)
+        // RFC 9293 3.10.7.4: the window, unless the segment is older than the last update. What
+        // acknowledges more is newer, as in Linux, also where a retransmission carries it.
+        if acked > 0
+            || conn.snd_wl1.before(header.seq)
             || (conn.snd_wl1 == header.seq && conn.snd_wl2.at_or_before(header.ack))
         {
             (conn.snd_wl1, conn.snd_wl2) = (header.seq, header.ack);

@@ -90,6 +90,8 @@ pub struct Engine {
     pub(super) core: Core,
     /// The clock at the last call that told it.
     pub(super) clock: Clock,
+    /// When timers were run last.
+    pub(super) timers_at: Instant,
 }
 
 impl Engine {
@@ -102,6 +104,7 @@ impl Engine {
             listeners: Listeners::default(),
             core: Core::new(config, &secret),
             clock: Clock::new(now),
+            timers_at: now,
         }
     }
 

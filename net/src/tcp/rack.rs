@@ -247,7 +247,7 @@ pub(super) fn detect(conn: &mut Conn, core: &mut Core, now: Clock) -> bool {
         }
     }
     if conn.flight() > 0 && !conn.rexmit_at.is_some() {
-        recovery::start_timer(conn, core, now);
+        recovery::resume_timer(conn, core, now);
     }
     if any {
         core.want_transmit(conn);
@@ -262,6 +262,6 @@ pub(super) fn on_timeout(conn: &mut Conn, core: &mut Core, now: Clock) {
     }
     recovery::react(conn, core);
     if !conn.rexmit_at.is_some() {
-        recovery::start_timer(conn, core, now);
+        recovery::resume_timer(conn, core, now);
     }
 }

@@ -167,6 +167,19 @@ pub(super) fn start_timer(conn: &mut Conn, core: &mut Core, now: Clock) {
     }
 }
 
+/// Takes the retransmission timer up again after another one that ran in its place: it has been
+/// running since the last progress. Else timers that come one after the other would put it off
+/// for ever.
+pub(super) fn resume_timer(conn: &mut Conn, core: &mut Core, now: Clock) {
+    let waited = now.tick.age(conn.progress_at);
+    let rest = now.after(conn.rtt.rto_ms(&core.rto, 0).saturating_sub(waited).max(1));
+    start_timer(conn, core, now);
+    if rest.since(conn.rexmit_at) < 0 {
+        (conn.rexmit_at, conn.armed) = (rest, Armed::Timeout);
+        core.want_transmit(conn);
+    }
+}
+
 fn sample_rtt(conn: &mut Conn, core: &Core, header: &Header, now: Clock) {
     if conn.has(flag::TIMING) {
         if header.ack.at_or_after(conn.rtt_seq) {

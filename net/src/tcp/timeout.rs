@@ -1,5 +1,7 @@
 //! Timers that have run out, and the invariants that hold between any two calls.
 
+use std::time::Duration;
+
 use throng_runtime::Instant;
 
 use super::core::Core;
@@ -16,10 +18,34 @@ use super::tlp;
 /// Timers run by one `on_timeout`.
 const BUDGET: usize = 4096;
 
+/// A clock that goes on by more than this at once goes in steps.
+const LEAP: Duration = Duration::from_secs(20 * 86_400);
+
 impl Engine {
     /// Runs timers that are due, a bounded number. Returns whether any was.
     pub fn on_timeout(&mut self, now: Instant) -> bool {
+        if now.saturating_since(self.timers_at) > LEAP {
+            self.leap(now);
+        }
+        self.timers_at = now;
         let now = self.tell(now);
+        self.run_timers(now)
+    }
+
+    /// Runs what has come up on the way to `now`, in steps: ticks that are farther apart than
+    /// 24 days do not compare, and a clock can jump, say where a machine has slept.
+    #[cold]
+    fn leap(&mut self, now: Instant) {
+        while now.saturating_since(self.timers_at) > LEAP
+            && let Some(next) = self.core.wheel.next_deadline()
+            && next + LEAP < now
+        {
+            self.timers_at = self.timers_at.max(next) + LEAP / 2;
+            self.run_timers(Clock::new(self.timers_at));
+        }
+    }
+
+    fn run_timers(&mut self, now: Clock) -> bool {
         let mut due = Vec::new();
         self.core.wheel.advance(now.instant, BUDGET, &mut |slot| due.push(slot));
         let mut any = !due.is_empty();

@@ -11,6 +11,7 @@ mod cookies;
 mod cubic;
 mod dsack;
 mod ecn;
+mod fuzzed;
 mod hystart;
 mod opening;
 mod pacing;
