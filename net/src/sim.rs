@@ -27,6 +27,8 @@ pub struct HostConfig {
     pub addresses: Vec<IpCidr>,
     /// Default gateways, one of each family at most.
     pub gateways: Vec<IpAddr>,
+    /// Whether addresses come by DHCP, too.
+    pub dhcp: bool,
     /// The engine's settings; the MSS is cut to the device's MTU.
     pub tcp: tcp::Config,
     /// What sequence numbers, ports and hash keys grow from.
@@ -45,6 +47,7 @@ impl HostConfig {
         HostConfig {
             addresses: addresses.iter().map(parse).collect(),
             gateways: Vec::new(),
+            dhcp: false,
             tcp: tcp::Config::default(),
             seed,
             names: resolver::Config::empty(),
@@ -77,7 +80,7 @@ pub fn add_host(world: &mut World, devices: Vec<Box<dyn Device>>, config: &HostC
             unparkers: (0..shards).map(|i| unparker(ShardId(i as u16))).collect(),
             addresses: config.addresses.clone(),
             gateways: config.gateways.clone(),
-            dhcp: false,
+            dhcp: config.dhcp,
             tcp: config.tcp.clone(),
             secret,
             max_neighbors: 4_096,

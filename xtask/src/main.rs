@@ -1,4 +1,4 @@
-//! The one door: `cargo xtask setup | demo | test | sim | bench`.
+//! The one door: `cargo xtask setup | demo | test | sim | fuzz | bench`.
 //!
 //! Each command does the set-up it needs by itself; CI calls `cargo xtask test` and
 //! nothing else. What every level of the tests proves is in `docs/TESTING.md`.
@@ -9,6 +9,7 @@ mod bench;
 mod cargo;
 mod demo;
 mod differential;
+mod fuzz;
 mod guest;
 mod host;
 mod hugepages;
@@ -56,6 +57,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Run a fuzz target by cargo-fuzz: needs a nightly toolchain
+    Fuzz(fuzz::Options),
     /// Run the benches, or the one that is named
     Bench {
         /// Name of one bench
@@ -76,6 +79,7 @@ fn main() -> ExitCode {
         Command::Differential(options) => differential::command(&options),
         Command::InteropInside(options) => interop::inside(&options),
         Command::Sim { args } => sim::command(&args),
+        Command::Fuzz(options) => fuzz::command(&options),
         Command::Bench { name, args } => bench::command(name.as_deref(), &args),
     };
     match result {

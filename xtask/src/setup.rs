@@ -66,6 +66,8 @@ const PYTHON: &[&str] = &["websockets==17.4", "kosoku==0.1.0", "grpcio==1.85.1"]
 
 /// The version of cargo-deny that is built into `target/tools`.
 const CARGO_DENY: &str = "0.20.2";
+/// The version of cargo-fuzz.
+const CARGO_FUZZ: &str = "0.13.2";
 
 /// Hugepages of 2 MiB that demo, test and bench reserve while they run.
 pub(crate) const HUGEPAGES: u64 = 512;
@@ -234,30 +236,42 @@ pub(crate) fn python() -> Result<PathBuf, String> {
 /// # Errors
 /// Why it is not to be had.
 pub(crate) fn cargo_deny() -> Result<PathBuf, String> {
+    cargo_tool("cargo-deny", CARGO_DENY)
+}
+
+/// cargo-fuzz, likewise.
+///
+/// # Errors
+/// Why it is not to be had.
+pub(crate) fn cargo_fuzz() -> Result<PathBuf, String> {
+    cargo_tool("cargo-fuzz", CARGO_FUZZ)
+}
+
+fn cargo_tool(name: &str, version: &str) -> Result<PathBuf, String> {
     let root = host::target().join("tools");
-    let ours = root.join("bin/cargo-deny");
+    let ours = root.join("bin").join(name);
     let fits = |program: &PathBuf| {
         let done = Cmd::new(program).arg("--version").limit(Duration::from_secs(20)).run();
-        matches!(done, Ok(done) if done.output.trim().ends_with(CARGO_DENY))
+        matches!(done, Ok(done) if done.output.trim().ends_with(version))
     };
-    if let Some(found) = [Some(ours.clone()), host::find_program("cargo-deny")]
+    if let Some(found) = [Some(ours.clone()), host::find_program(name)]
         .into_iter()
         .flatten()
         .find(|program| program.exists() && fits(program))
     {
         return Ok(found);
     }
-    println!("building cargo-deny {CARGO_DENY} (once, about a minute)");
-    // Unoptimised: it builds in a third of the time and checks our graph in a second.
+    println!("building {name} {version} (once, about a minute)");
+    // Unoptimised: it builds in a third of the time and has little to do itself.
     let build = crate::cargo::cargo(["install", "--locked", "--debug", "--quiet"])
         .arg("--root")
         .arg(&root)
         .arg("--target-dir")
         .arg(root.join("build"))
-        .args(["--version", CARGO_DENY, "cargo-deny"])
+        .args(["--version", version, name])
         .env("CARGO_PROFILE_DEV_DEBUG", "0")
         .env("CARGO_INCREMENTAL", "0")
-        .log(host::logs().join("cargo-deny-build.log"))
+        .log(host::logs().join(format!("{name}-build.log")))
         .limit(Duration::from_secs(900));
     match build.run() {
         Ok(done) if done.ok() => {
