@@ -22,6 +22,7 @@ pub fn fields(info: &Info) -> Vec<Field> {
     let unsent = (info.send_queue as u64).saturating_sub(info.in_flight.into());
     vec![
         ("tcpi_state", 0, 1, state(info.state)),
+        ("tcpi_ca_state", 1, 1, ca_state(info)),
         ("tcpi_retransmits", 2, 1, info.retries.into()),
         ("tcpi_backoff", 4, 1, info.retries.into()),
         ("tcpi_options", 5, 1, options),
@@ -30,6 +31,8 @@ pub fn fields(info: &Info) -> Vec<Field> {
         ("tcpi_rto", 8, 4, micros(info.rto)),
         ("tcpi_snd_mss", 16, 4, info.mss.into()),
         ("tcpi_unacked", 24, 4, segments(info.in_flight)),
+        ("tcpi_sacked", 28, 4, segments(info.sacked)),
+        ("tcpi_lost", 32, 4, segments(info.lost)),
         ("tcpi_rtt", 68, 4, micros(info.srtt)),
         ("tcpi_rttvar", 72, 4, micros(info.rttvar)),
         ("tcpi_snd_ssthresh", 76, 4, ssthresh.into()),
@@ -52,6 +55,17 @@ pub fn bytes(info: &Info) -> Vec<u8> {
     let scale = |scale: Option<u8>| scale.unwrap_or(0) & 15;
     bytes[6] = scale(info.snd_scale) | scale(info.rcv_scale) << 4;
     bytes
+}
+
+/// Linux's TCP_CA_Open, Disorder, Recovery or Loss. After a mark, where Linux is in TCP_CA_CWR, the
+/// engine is as ever.
+fn ca_state(info: &Info) -> u64 {
+    match info {
+        Info { timed_out: true, .. } => 4,
+        Info { recovering: true, .. } => 3,
+        Info { sacked: 1.., .. } => 1,
+        _ => 0,
+    }
 }
 
 /// The number Linux has for a state.

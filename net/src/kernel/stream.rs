@@ -371,6 +371,7 @@ impl KernelStream {
             ecn: false,
             sack: false,
             recovering: false,
+            timed_out: false,
             in_flight: 0,
             sacked: 0,
             lost: 0,

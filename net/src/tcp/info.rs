@@ -61,6 +61,8 @@ pub struct Info {
     pub ecn: bool,
     /// Whether loss recovery is under way, by fast retransmit or by timeout.
     pub recovering: bool,
+    /// Whether a timeout began it.
+    pub timed_out: bool,
     /// Sent and not acknowledged, in sequence space.
     pub in_flight: u32,
     /// Of that, what the peer has reported by SACK.
@@ -121,6 +123,7 @@ impl Info {
             sack: conn.has(flag::SACK),
             ecn: conn.ecn != 0,
             recovering: conn.phase != Phase::Open,
+            timed_out: conn.phase == Phase::Loss,
             in_flight: conn.flight(),
             sacked: board.map_or(0, |board| board.sacked()),
             lost: board.map_or(0, |board| board.lost()),

@@ -94,8 +94,7 @@ impl Settings {
             match words.as_slice() {
                 [] => {}
                 [word, ..] if word.starts_with('#') => {}
-                // Sets in a kernel what the engine's settings are without it.
-                [script] if script.ends_with("defaults.sh") => {}
+                [script] if script.ends_with("defaults.sh") => self.defaults(),
                 ["sysctl", ..] => self.sysctls(line)?,
                 ["sleep", seconds] => {
                     let seconds: f64 = read("sleep", seconds)?;
@@ -107,6 +106,13 @@ impl Settings {
             }
         }
         Ok(sleep)
+    }
+
+    /// What packetdrill's own files have a shell script set, as far as it can be seen on the wire.
+    fn defaults(&mut self) {
+        let config = &mut self.config;
+        (config.initial_recv_buffer, config.recv_buffer) = (540_000, 15_728_640);
+        (config.initial_send_buffer, config.send_buffer) = (262_144, 4_194_304);
     }
 
     /// `sysctl -q -w name=value name="a b c"`.
