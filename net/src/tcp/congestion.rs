@@ -9,6 +9,7 @@ use super::config::CongestionControl;
 use super::core::Core;
 use super::cubic::Cubic;
 use super::hystart::{HyStart, Verdict};
+use super::options::{MIN_MSS, TIMESTAMPS_LEN};
 use super::reno::Reno;
 use super::segment::Header;
 use super::seq::SeqNum;
@@ -255,6 +256,17 @@ impl Congestion {
     pub(super) fn pause(&mut self, ms: u32) {
         if self.kind == Kind::Cubic {
             self.with(|cubic: &mut Cubic| cubic.pause(ms));
+        }
+    }
+
+    /// Checks what always holds.
+    pub(super) fn check(&self) {
+        assert!(self.cwnd <= MAX_WINDOW, "{self:?}");
+        // Two of the least segments: those of today may be longer than when it was set.
+        let least = 2 * u32::from(MIN_MSS - TIMESTAMPS_LEN);
+        assert!(self.ssthresh >= least, "{self:?}");
+        if self.kind == Kind::Cubic {
+            Cubic::load((self.memory, self.note)).check();
         }
     }
 

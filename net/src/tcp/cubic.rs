@@ -44,6 +44,12 @@ impl Cubic {
         self.w_max
     }
 
+    /// Checks what always holds.
+    pub(super) fn check(&self) {
+        let all = [self.w_max, self.k, self.w_est];
+        assert!(all.iter().all(|value| value.is_finite() && *value >= 0.0), "{self:?}");
+    }
+
     fn prior(&self) -> f32 {
         match self.prior {
             Prior::Same => self.w_max,

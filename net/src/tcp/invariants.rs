@@ -134,6 +134,7 @@ fn check(conn: &Conn) {
     }
     let syn_sent = matches!(conn.state, State::SynSent | State::SynReceived);
     assert!(syn_sent || conn.congestion.cwnd >= u32::from(conn.mss), "a segment fits the window");
+    conn.congestion.check();
     // A deadline has a node in the wheel, or the transmit queue will see to it.
     let deadline = conn.rexmit_at.earliest(conn.ack_at).earliest(conn.keep_at);
     if deadline.is_some() && !conn.has(flag::QUEUED) {

@@ -257,7 +257,7 @@ pub(super) fn on_timeout(conn: &mut Conn, core: &mut Core, now: Clock) {
     conn.rtt.back_off(&core.rto);
     let flight = conn.flight();
     ecn::on_loss(conn);
-    conn.congestion.on_timeout(flight, u32::from(conn.mss), first && conn.phase != Phase::Loss);
+    conn.congestion.on_timeout(flight, u32::from(conn.mss), first);
     conn.phase = Phase::Loss;
     conn.recover = conn.snd_nxt;
     conn.dup_acks = 0;

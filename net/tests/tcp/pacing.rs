@@ -84,26 +84,30 @@ fn a_late_timer_is_made_up_for_by_one_portion() {
 
 #[test]
 fn avoidance_is_paced_at_a_fifth_more_than_the_window() {
-    let mut p = grown(paced(), ms(100));
-    p.pass(ms(50));
-    // The echo of a mark would do as well: duplicates show a loss.
-    let cwnd = p.info().cwnd;
-    for _ in 0..3 {
-        p.inject(0, Flags::ACK, &[]);
+    let mut b = Bottleneck::new(paced(), ms(100));
+    b.left = 1 << 30;
+    assert!(b.until(secs(2), |b| b.info().cwnd > 200_000));
+    b.lose = true;
+    assert!(b.until(secs(2), |b| b.info().recovering));
+    assert!(b.until(secs(2), |b| !b.info().recovering));
+    b.run(ms(500));
+    let rate = |b: &Bottleneck| {
+        let info = b.info();
+        f64::from(info.cwnd) * 1.2 / info.srtt.as_secs_f64()
+    };
+    let told = b.info().pacing_rate.expect("paced") as f64;
+    assert!((told / rate(&b) - 1.0).abs() < 0.001, "{told} {}", rate(&b));
+    // Two seconds of it: no ten milliseconds see more than the rate and what a bucket holds.
+    b.sent.clear();
+    b.run(secs(2));
+    let bound = rate(&b) * 0.01 + 2.0 * (rate(&b) * 0.001).max(2.0 * 1448.0);
+    for (i, (from, _)) in b.sent.iter().enumerate() {
+        let near = b.sent[i..].iter().take_while(|(at, _)| at.saturating_since(*from) <= ms(10));
+        let bytes: usize = near.map(|(_, len)| len).sum();
+        assert!(bytes as f64 <= bound, "{bytes} bytes, not {bound}");
     }
-    p.out();
-    p.now += ms(50);
-    p.acknowledge(p.iss + 1 + 30 * MSS as u32);
-    let info = p.info();
-    assert!(info.ssthresh < cwnd && !info.recovering, "{info:?}");
-    let expected = |cwnd: u32, srtt: Duration| f64::from(cwnd) * 1.2 / srtt.as_secs_f64();
-    match info.pacing_rate {
-        Some(rate) => {
-            let wanted = expected(info.cwnd, info.srtt);
-            assert!((rate as f64 - wanted).abs() / wanted < 0.01, "{rate} {wanted}");
-        }
-        None => assert!(info.cwnd <= 10 * MSS as u32, "{info:?}"),
-    }
+    let all: usize = b.sent.iter().map(|(_, len)| len).sum();
+    assert!(all as f64 > rate(&b) / 1.2 * 1.7, "{all} bytes in two seconds");
 }
 
 #[test]

@@ -141,3 +141,20 @@ fn an_echo_does_not_raise_a_window_of_one_segment() {
     assert_eq!((info.cwnd, info.ssthresh), (MSS, 2 * MSS));
     assert_eq!(p.engine.counters().ecn_reductions, 1);
 }
+
+#[test]
+fn a_timeout_sets_the_threshold_though_data_goes_again_already() {
+    // What was too long for the path goes again, which is no congestion; that it is lost once
+    // more is.
+    let mut p = Peer::established_with(reno(), everything());
+    p.send(&[1; 20_000]);
+    assert_eq!(p.out().len(), 10);
+    let said = TooBig { mtu: 1_000, quoted: 1_500 };
+    p.engine.on_icmp_too_big(p.tuple, p.iss + 1, said, p.now);
+    assert_eq!((p.out().len(), p.info().ssthresh), (10, u32::MAX));
+    p.pass(secs(2));
+    let info = p.info();
+    assert!(p.engine.counters().timeouts > 0);
+    assert_eq!(info.cwnd, info.mss.into());
+    assert_eq!(info.ssthresh, 5 * 948, "half of the initial window");
+}
