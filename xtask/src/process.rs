@@ -324,6 +324,11 @@ pub(crate) struct Background {
 }
 
 impl Background {
+    /// Its process.
+    pub(crate) fn id(&self) -> Pid {
+        self.group.as_ref().expect("only stop() and wait() take the group").id
+    }
+
     /// It has not ended yet.
     pub(crate) fn alive(&mut self) -> bool {
         match &mut self.group {

@@ -40,6 +40,7 @@ const BENCH: &[Package] =
 const TOOLS: &[Package] = &[
     Package { name: "iproute2", probe: Program("ip"), why: "links and addresses" },
     Package { name: "ethtool", probe: Program("ethtool"), why: "checksum offload of veth" },
+    Package { name: "nftables", probe: Program("nft"), why: "a router that marks" },
     Package { name: "iputils-ping", probe: Program("ping"), why: "ICMP and fragments" },
     Package { name: "dnsmasq-base", probe: Program("dnsmasq"), why: "DHCP server" },
     Package { name: "curl", probe: Program("curl"), why: "HTTP/1.1 and HTTP/2 client" },

@@ -13,6 +13,7 @@ use super::Backend;
 use super::capture::Capture;
 use super::checks::{self, Verdict};
 use super::examples;
+use super::internet;
 use super::link::{self, Link};
 use super::tls;
 use crate::process::{Background, Cmd};
@@ -91,6 +92,10 @@ pub(crate) fn command(options: &Options) -> io::Result<ExitCode> {
     if options.backend == Backend::Examples {
         examples::all(&mut run, &options.server);
         tls::all(&mut run, &options.server);
+        return Ok(run.exit_code());
+    }
+    if options.backend == Backend::Internet {
+        internet::all(&mut run, &options.server);
         return Ok(run.exit_code());
     }
     let start = Instant::now();

@@ -7,6 +7,7 @@ mod capture;
 mod checks;
 mod examples;
 mod inside;
+mod internet;
 mod link;
 mod tls;
 
@@ -41,12 +42,14 @@ pub(crate) enum Backend {
     Guest,
     /// The examples, over plain TAP
     Examples,
+    /// A router that marks or is narrow, and a flood of SYNs, over plain TAP
+    Internet,
 }
 
 impl Backend {
     /// Those of every run, in their order.
-    pub(crate) const ALL: [Backend; 4] =
-        [Backend::Examples, Backend::NetTap, Backend::AfXdp, Backend::Tap];
+    pub(crate) const ALL: [Backend; 5] =
+        [Backend::Examples, Backend::NetTap, Backend::AfXdp, Backend::Tap, Backend::Internet];
 
     /// Its name on the command line and in reports.
     pub(crate) fn name(self) -> &'static str {
@@ -56,6 +59,7 @@ impl Backend {
             Backend::Tap => "tap",
             Backend::Guest => "guest",
             Backend::Examples => "examples",
+            Backend::Internet => "internet",
         }
     }
 
@@ -64,10 +68,21 @@ impl Backend {
         host::can_own_network()?;
         match self {
             Backend::Tap | Backend::Examples => Ok(()),
+            Backend::Internet => nftables(),
             Backend::NetTap | Backend::Guest => host::dpdk(),
             Backend::AfXdp if !host::is_root() => Err("loading an XDP program needs root".into()),
             Backend::AfXdp => host::dpdk(),
         }
+    }
+}
+
+/// The router can mark; if not, why.
+fn nftables() -> Result<(), String> {
+    let probe = Cmd::new("nft").args(["list", "tables"]).wrapped(host::own_network());
+    match probe.limit(Duration::from_secs(20)).run() {
+        Ok(done) if done.ok() => Ok(()),
+        Ok(done) => Err(format!("nft: {}: {}", done.how(), done.output.trim())),
+        Err(error) => Err(error.to_string()),
     }
 }
 
