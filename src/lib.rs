@@ -4,8 +4,8 @@
 pub use throng_http as http;
 pub use throng_net as net;
 pub use throng_net::{
-    Builder, ConfigError, CongestionControl, Destination, IdlePolicy, Limits, SendStream, ShardId,
-    TcpListener, TcpSocket, TcpStream, UdpSocket, lookup_host,
+    Builder, ConfigError, CongestionControl, Destination, Ecn, IdlePolicy, Limits, SendStream,
+    ShardId, TcpListener, TcpSocket, TcpStream, UdpSocket, lookup_host,
 };
 pub use throng_runtime as runtime;
 pub use throng_runtime::{OnThread, sleep, spawn_blocking, spawn_local, spawn_on, timeout};

@@ -22,7 +22,7 @@ use crate::local::Network;
 use crate::resolver::Resolver;
 use crate::stack::{Exception, Setup, SharedStack, Stack, StackDriver};
 use crate::steering::PortSteering;
-use crate::tcp::{self, CongestionControl};
+use crate::tcp::{self, CongestionControl, Ecn};
 
 /// How long shards wait for their first DHCP lease.
 const DHCP_PATIENCE: Duration = Duration::from_secs(30);
@@ -50,6 +50,8 @@ const DHCP_PATIENCE: Duration = Duration::from_secs(30);
 /// | `hosts` | `hosts = "/etc/hosts"` | `THRONG_HOSTS` |
 /// | `congestion` | `congestion = "cubic"` or `"newreno"` | `THRONG_CONGESTION` |
 /// | `pacing` | `pacing = false` | `THRONG_PACING` |
+/// | `ecn` | `ecn = "off"`, `"passive"` or `"on"` | `THRONG_ECN` |
+/// | `black_hole_detection` | `black_hole_detection = false` | `THRONG_BLACK_HOLE_DETECTION` |
 /// | `limits` | `[limits]` | |
 /// | | | `THRONG_CONFIG`: a file to begin with |
 #[derive(Clone, Debug, Default)]
@@ -201,6 +203,26 @@ impl Builder {
     /// where that takes a millisecond or more. Default: they do. Ignored on `kernel`.
     pub fn pacing(mut self, pacing: bool) -> Builder {
         self.raw.pacing = Some(pacing);
+        self
+    }
+
+    /// Whether TCP connections use explicit congestion notification (RFC 3168): none, those
+    /// whose peer asks for it (the default), or those and ours, which ask. Ignored on `kernel`,
+    /// where the host says.
+    pub fn ecn(mut self, ecn: Ecn) -> Builder {
+        let name = match ecn {
+            Ecn::Off => "off",
+            Ecn::Passive => "passive",
+            Ecn::On => "on",
+        };
+        self.raw.ecn = Some(name.into());
+        self
+    }
+
+    /// Whether a TCP connection whose long segments vanish tries shorter ones, after three
+    /// timeouts. Default: it does. Ignored on `kernel`, where the host says.
+    pub fn black_hole_detection(mut self, detect: bool) -> Builder {
+        self.raw.black_hole_detection = Some(detect);
         self
     }
 
@@ -364,6 +386,8 @@ impl Settings {
             max_time_wait: self.limits.time_wait,
             congestion: self.congestion.unwrap_or_default(),
             pacing: self.pacing,
+            ecn: self.ecn,
+            black_hole_detection: self.black_hole_detection,
             ..tcp::Config::default()
         }
     }

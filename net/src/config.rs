@@ -12,7 +12,7 @@ use throng_runtime::IdlePolicy;
 
 use crate::device::spec::{Backend, DeviceSpec};
 use crate::resolver;
-use crate::tcp::CongestionControl;
+use crate::tcp::{CongestionControl, Ecn};
 
 /// What is wrong with a setting.
 #[derive(Debug, thiserror::Error)]
@@ -143,6 +143,8 @@ pub(crate) struct Raw {
     pub(crate) exception_shared: bool,
     pub(crate) congestion: Option<String>,
     pub(crate) pacing: Option<bool>,
+    pub(crate) ecn: Option<String>,
+    pub(crate) black_hole_detection: Option<bool>,
     pub(crate) limits: Limits,
 }
 
@@ -163,6 +165,8 @@ pub(crate) struct Settings {
     pub(crate) exception_shared: bool,
     pub(crate) congestion: Option<CongestionControl>,
     pub(crate) pacing: bool,
+    pub(crate) ecn: Ecn,
+    pub(crate) black_hole_detection: bool,
     pub(crate) limits: Limits,
 }
 
@@ -230,6 +234,13 @@ impl Raw {
         }
         if let Some(pacing) = var("THRONG_PACING") {
             self.pacing = Some(parse("THRONG_PACING", &pacing, "true or false")?);
+        }
+        if let Some(ecn) = var("THRONG_ECN") {
+            self.ecn = Some(ecn);
+        }
+        if let Some(detect) = var("THRONG_BLACK_HOLE_DETECTION") {
+            let detect = parse("THRONG_BLACK_HOLE_DETECTION", &detect, "true or false")?;
+            self.black_hole_detection = Some(detect);
         }
         Ok(())
     }
@@ -336,6 +347,12 @@ impl Raw {
             Some("newreno") => Some(CongestionControl::NewReno),
             Some(other) => return Err(value("congestion", other, "cubic or newreno")),
         };
+        let ecn = match self.ecn.as_deref() {
+            None | Some("passive") => Ecn::Passive,
+            Some("on") => Ecn::On,
+            Some("off") => Ecn::Off,
+            Some(other) => return Err(value("ecn", other, "off, passive or on")),
+        };
         let limits = self.limits.clone();
         limits.check()?;
         Ok(Settings {
@@ -353,6 +370,8 @@ impl Raw {
             exception_shared: self.exception_shared,
             congestion,
             pacing: self.pacing.unwrap_or(true),
+            ecn,
+            black_hole_detection: self.black_hole_detection.unwrap_or(true),
             limits,
         })
     }
@@ -439,6 +458,25 @@ mod tests {
         let mut env = Raw::default();
         let bad = env.apply_env(|key| (key == "THRONG_EXCEPTION_SHARED").then(|| "maybe".into()));
         assert!(bad.expect_err("no boolean").to_string().contains("true or false"));
+    }
+
+    #[test]
+    fn ecn_has_three_settings() {
+        let with = |more: &str| format!("device = 'tap:x'\naddress = ['10.0.0.2/24']\n{more}");
+        for (text, ecn) in [("", Ecn::Passive), ("ecn = 'on'", Ecn::On), ("ecn = 'off'", Ecn::Off)]
+        {
+            assert_eq!(raw(&with(text)).settings(4).unwrap().ecn, ecn);
+        }
+        assert!(error(&with("ecn = 'maybe'")).contains("off, passive or on"));
+        let mut env = Raw::default();
+        let set = |key: &str| match key {
+            "THRONG_ECN" => Some("on".to_owned()),
+            "THRONG_BLACK_HOLE_DETECTION" => Some("false".to_owned()),
+            _ => None,
+        };
+        env.apply_env(set).unwrap();
+        let settings = env.settings(4).unwrap();
+        assert_eq!((settings.ecn, settings.black_hole_detection), (Ecn::On, false));
     }
 
     #[test]

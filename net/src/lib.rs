@@ -35,6 +35,6 @@ pub use config::{ConfigError, Limits};
 pub use listener::TcpListener;
 pub use resolver::{Destination, lookup_host};
 pub use stream::{SendStream, TcpSocket, TcpStream};
-pub use tcp::{CongestionControl, Info, Keepalive};
+pub use tcp::{CongestionControl, Ecn, Info, Keepalive};
 pub use throng_runtime::{IdlePolicy, ShardId};
 pub use udp::UdpSocket;
