@@ -381,18 +381,11 @@ impl Stack {
         };
         if tuple.local_port == 0 {
             // The reply has to come back to this shard, whoever does the hashing.
-            let first = self.ephemeral.first();
+            let (sharding, shard) = (self.steering.sharding(), self.shard);
             let local = IpAddr::from(local_ip);
-            let mut ports = self.steering.sharding().source_ports(
-                local,
-                remote,
-                self.shard,
-                ports::RANGE,
-                first,
-            );
-            let free =
-                |port: &u16| !self.engine.tuple_in_use(&FourTuple { local_port: *port, ..tuple });
-            tuple.local_port = ports.find(free).ok_or_else(|| {
+            let ports = |first| sharding.source_ports(local, remote, shard, ports::RANGE, first);
+            let port = self.engine.choose_port(&tuple, ports::RANGE, ports);
+            tuple.local_port = port.ok_or_else(|| {
                 let text = format!("no free port for another connection to {remote}");
                 io::Error::new(io::ErrorKind::AddrNotAvailable, text)
             })?;

@@ -1,4 +1,5 @@
-//! Source ports (RFC 6056 3.3.1: random, then onwards from there).
+//! Local ports that are not told apart by the peer: of listeners and datagrams (RFC 6056 3.3.1:
+//! random, then onwards from there). For connections see [`Engine::choose_port`](crate::tcp::Engine::choose_port).
 
 use std::ops::RangeInclusive;
 

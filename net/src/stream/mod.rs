@@ -261,8 +261,10 @@ impl TcpStream {
         Ok(())
     }
 
-    /// How long sent data may stay unacknowledged before the connection is given up
-    /// (RFC 5482); `None`, the default: as many retransmissions as the configuration says.
+    /// How long sent data may stay unacknowledged, or queued data wait for a closed window, before
+    /// the connection is given up (RFC 5482); `None`, the default: as many retransmissions as the
+    /// configuration says, and with a closed window for as long as the peer answers. It also
+    /// overrides the number of keepalive probes.
     pub fn set_user_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
         match &self.inner {
             Inner::Stack { stack, id } => stack.borrow_mut().engine.set_user_timeout(*id, timeout),

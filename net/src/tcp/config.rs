@@ -46,6 +46,9 @@ pub struct Config {
     pub max_half_open: usize,
     /// Most TIME_WAIT entries; beyond it the oldest is recycled. Default 262,144.
     pub max_time_wait: usize,
+    /// Most connections that their application has closed and that are not at their end, TIME_WAIT
+    /// not counted; beyond it `close` resets. Default 262,144.
+    pub max_orphans: usize,
     /// Bounds of the retransmission timeout (RFC 6298 2.4, 2.5). The minimum is 200 ms as in
     /// Linux, where the RFC has one second.
     pub rto_min: Duration,
@@ -63,6 +66,10 @@ pub struct Config {
     pub syn_retries: u8,
     /// SYN-ACKs sent again before a half-open connection is forgotten. Default 5.
     pub syn_ack_retries: u8,
+    /// Whether the peer gets a reset whose final ACK finds the accept queue full. Otherwise that ACK
+    /// is dropped, the SYN-ACK goes again, and the peer, which takes itself for connected, has its
+    /// data wait. Default `false`, as in Linux.
+    pub abort_on_overflow: bool,
     /// Retransmissions of the same data before the connection fails (RFC 1122 4.2.3.5).
     /// Default 15.
     pub data_retries: u8,
@@ -113,6 +120,7 @@ impl Default for Config {
             max_connections: 1 << 20,
             max_half_open: 1 << 16,
             max_time_wait: 1 << 18,
+            max_orphans: 1 << 18,
             rto_min: Duration::from_millis(200),
             rto_max: Duration::from_secs(120),
             rto_initial: Duration::from_secs(1),
@@ -121,6 +129,7 @@ impl Default for Config {
             fin_wait_2: Duration::from_secs(60),
             syn_retries: 6,
             syn_ack_retries: 5,
+            abort_on_overflow: false,
             data_retries: 15,
             orphan_retries: 8,
             initial_window: 10,

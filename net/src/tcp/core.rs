@@ -12,6 +12,7 @@ use super::error::Error;
 use super::isn::Secret;
 use super::limiter::Limiter;
 use super::path::Paths;
+use super::ports::Ports;
 use super::rtt::{RtoLimits, millis};
 use super::segment::{Flags, FourTuple, Header, Options};
 use super::seq::SeqNum;
@@ -45,6 +46,8 @@ pub(super) struct Core {
     pub(super) pool: Pool,
     pub(super) send_used: u64,
     pub(super) recv_used: u64,
+    /// Connections whose application has let go of them.
+    pub(super) orphans: usize,
     /// Connections refused for engine-wide send memory, in the order they asked.
     starved: VecDeque<ConnId>,
     /// How many of them are gone.
@@ -56,6 +59,7 @@ pub(super) struct Core {
     pub(super) settings: SettingsTable,
     pub(super) paths: Paths,
     pub(super) resets: Limiter,
+    pub(super) ports: Ports,
 }
 
 impl Core {
@@ -74,6 +78,7 @@ impl Core {
             rcv_scale: (0..14).find(|s| config.recv_buffer >> s <= 0xffff).unwrap_or(14),
             demux: Demux::new(secret.demux),
             cookies: Cookies::new(secret.cookies),
+            ports: Ports::new(secret.ports),
             waits: WaitTable::new(millis(config.time_wait), config.max_time_wait),
             wheel: TimerWheel::new(),
             events: VecDeque::new(),
@@ -83,6 +88,7 @@ impl Core {
             pool: Pool::default(),
             send_used: 0,
             recv_used: 0,
+            orphans: 0,
             starved: VecDeque::new(),
             starved_gone: 0,
             promised: 0,
@@ -264,6 +270,7 @@ impl Core {
             let hash = self.demux.hash(&conn.tuple);
             let removed = self.demux.remove(hash, conn.slot());
             debug_assert!(removed, "a mapped connection is in the table");
+            self.ports.release(&conn.tuple);
         }
     }
 
@@ -384,6 +391,7 @@ impl Core {
         let hash = self.demux.hash(tuple);
         let removed = self.demux.remove(hash, Slot::new(Kind::Wait, index));
         debug_assert!(removed, "a TIME_WAIT entry is in the table");
+        self.ports.release(tuple);
         self.waits.remove(index);
     }
 }

@@ -18,6 +18,9 @@ throng_runtime::metrics! {
         counter connects: u64,
         /// Passive opens completed.
         counter accepts: u64,
+        /// Searches for a source port that found every one in use. While none comes free for that
+        /// destination, further active opens to it fail without a search and are not counted.
+        limit ports_exhausted: u64,
         /// Active opens that failed.
         counter connect_failures: u64,
         /// Connections ended by the peer's reset.
@@ -42,6 +45,8 @@ throng_runtime::metrics! {
         limit syn_dropped_connections: u64,
         /// Final handshake ACKs dropped: the accept queue was full.
         limit accept_overflow: u64,
+        /// Connections reset at their close: there were too many orphans.
+        limit orphans_reset: u64,
         /// SYN-ACKs sent again.
         counter syn_ack_retransmits: u64,
         /// Half-open connections forgotten.

@@ -284,10 +284,13 @@ impl Engine {
         let unread = conn.cold.as_ref().is_some_and(|cold| !cold.ready.is_empty());
         let open = !matches!(conn.state, State::Closed | State::TimeWait);
         let linger = core.settings.get(conn.settings).linger;
-        if conn.state == State::SynSent || open && (unread || linger == 1) {
+        let many = open && core.orphans >= core.config.max_orphans;
+        if conn.state == State::SynSent || open && (unread || linger == 1) || many {
+            core.counters.orphans_reset += u64::from(many);
             core.abort(conn);
         }
         conn.set(flag::ORPHAN);
+        core.orphans += 1;
         conn.unset(flag::WANT_WRITE);
         conn.keep_at = Tick::NONE;
         if open && conn.state != State::Closed {
@@ -311,6 +314,7 @@ impl Engine {
         let Some(conn) = get_owned(&mut self.conns, id) else { return };
         self.core.abort(conn);
         conn.set(flag::ORPHAN);
+        self.core.orphans += 1;
         self.core.drop_queues(conn, false);
         self.settle(id.index);
     }
@@ -383,6 +387,7 @@ impl Engine {
             && conn.has(flag::LIVE)
             && !conn.has(flag::MAPPED | flag::SEND_RST)
         {
+            self.core.orphans -= 1;
             self.core.drop_queues(conn, false);
             if let Some(node) = conn.node.take() {
                 self.core.wheel.remove(node);

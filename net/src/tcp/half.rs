@@ -243,6 +243,10 @@ impl Engine {
             return;
         }
         if !self.has_place(listener) {
+            if self.core.config.abort_on_overflow {
+                self.core.reset_for(header, 0, now);
+                self.drop_half(index);
+            }
             return;
         }
 

@@ -10,6 +10,8 @@ throng_runtime::metrics! {
     pub struct Usage {
         /// Connections, ended ones the application has not closed included.
         gauge connections: usize,
+        /// Connections that their application has closed and that are not at their end.
+        gauge orphans: usize,
         /// Half-open passive connections.
         gauge half_open: usize,
         /// TIME_WAIT entries.
@@ -33,6 +35,7 @@ impl Engine {
     pub fn usage(&self) -> Usage {
         Usage {
             connections: self.conns.len(),
+            orphans: self.core.orphans,
             half_open: self.halves.len(),
             time_wait: self.core.waits.len(),
             timers: self.core.wheel.len(),
@@ -46,6 +49,7 @@ impl Engine {
                 + self.core.paths.memory()
                 + self.core.cookies.memory()
                 + self.core.resets.memory()
+                + self.core.ports.memory()
                 + self.core.demux.memory(),
         }
     }
@@ -78,6 +82,8 @@ impl Engine {
             check(conn);
         }
         assert_eq!(live, self.conns.len(), "connections in use");
+        let orphans = self.conns.iter().filter(|(_, conn)| conn.has(flag::ORPHAN)).count();
+        assert_eq!(orphans, self.core.orphans, "orphans");
         assert_eq!(boxes, self.core.pool.taken, "boxes in use");
         assert_eq!(recv_used, self.core.recv_used, "receive memory");
         assert_eq!(settings, self.core.settings.users(), "settings in use");

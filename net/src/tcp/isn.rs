@@ -14,6 +14,8 @@ pub(super) struct Secret {
     pub(super) cookies: [u64; 2],
     /// Key of the groups of peers that limits are for.
     pub(super) limits: [u64; 2],
+    /// For the choice of source ports.
+    pub(super) ports: [u64; 2],
     /// Keys of the demux hash.
     pub(super) demux: [u64; 6],
 }
@@ -36,6 +38,7 @@ impl Secret {
             timestamps: [derive(3), derive(4)],
             cookies: [derive(5), derive(6)],
             limits: [derive(7), derive(8)],
+            ports: [derive(32), derive(33)],
             demux: std::array::from_fn(|i| derive(16 + i as u64)),
         }
     }

@@ -32,6 +32,7 @@ mod options;
 mod output;
 mod pacing;
 mod path;
+mod ports;
 mod queue;
 mod rack;
 mod rcv;

@@ -37,10 +37,6 @@ pub(super) fn on_ack(
     } else if conn.flight() > 0 && is_duplicate {
         conn.dup_acks = conn.dup_acks.saturating_add(1);
     }
-    if conn.has(flag::PERSIST) && window == 0 {
-        // RFC 9293 3.8.6.1: a peer that answers probes may keep its window closed for ever.
-        conn.progress_at = now.tick;
-    }
     tlp::on_ack(conn, core, header, (len, &news));
     rack::detect(conn, core, now);
     react(conn, core);

@@ -49,8 +49,10 @@ impl Engine {
         self.core.arm(conn, clock);
     }
 
-    /// How long sent data may stay unacknowledged before the connection fails (RFC 5482).
-    /// Resolution 1 ms, at most 24 days.
+    /// How long sent data may stay unacknowledged, or queued data wait for a closed window,
+    /// before the connection fails (RFC 9293 3.9.1, RFC 5482, TCP_USER_TIMEOUT of Linux). Where
+    /// there is a keepalive, too, this is what ends a silent connection. Resolution 1 ms, at most
+    /// 24 days.
     pub fn set_user_timeout(&mut self, id: ConnId, timeout: Option<Duration>) {
         let timeout = timeout.map_or(0, |t| millis(t).max(1));
         let mut old = 0;

@@ -223,6 +223,9 @@ impl Engine {
             return false;
         };
         if !self.has_place(listener) {
+            if self.core.config.abort_on_overflow {
+                self.core.reset_for(header, 0, now);
+            }
             return true;
         }
         let irs = header.seq - 1;

@@ -11,6 +11,7 @@ use super::pacing;
 use super::rack;
 use super::recovery;
 use super::rtt::millis;
+use super::settings::Settings;
 use super::state::{Armed, Conn, State, flag};
 use super::timer::{Clock, Tick};
 use super::tlp;
@@ -178,7 +179,7 @@ fn on_rexmit(conn: &mut Conn, core: &mut Core, now: Clock) {
                 // RFC 9293 3.8.6.2.1: the override timeout of silly-window avoidance.
                 conn.set(flag::OVERRIDE);
             } else {
-                conn.keep_probes += 1;
+                conn.keep_probes = conn.keep_probes.saturating_add(1);
                 conn.set(flag::SEND_PROBE);
             }
             recovery::start_timer(conn, core, now);
@@ -201,7 +202,8 @@ fn on_impatience(conn: &mut Conn, core: &mut Core) {
 /// RFC 9293 3.8.4.
 fn on_keepalive(conn: &mut Conn, core: &mut Core, now: Clock) {
     conn.keep_at = Tick::NONE;
-    let Some(keepalive) = core.settings.get(conn.settings).keepalive else { return };
+    let Settings { keepalive, user_timeout: timeout, .. } = core.settings.get(conn.settings);
+    let Some(keepalive) = keepalive else { return };
     let idle = millis(keepalive.idle).max(1);
     let silent = now.tick.age(conn.last_rcv);
     if conn.flight() > 0 || conn.has(flag::PERSIST) {
@@ -209,15 +211,24 @@ fn on_keepalive(conn: &mut Conn, core: &mut Core, now: Clock) {
         conn.keep_at = now.after(idle);
     } else if silent < idle {
         conn.keep_at = now.after(idle - silent);
-    } else if conn.keep_probes >= keepalive.count {
+    } else if is_dead(conn.keep_probes, silent, keepalive.count, timeout) {
         core.time_out(conn);
         // As Linux does: a peer that is there after all, and was not heard, learns of it.
         conn.set(flag::SEND_RST);
         core.want_transmit(conn);
     } else {
-        conn.keep_probes += 1;
+        conn.keep_probes = conn.keep_probes.saturating_add(1);
         conn.set(flag::SEND_PROBE);
         core.want_transmit(conn);
         conn.keep_at = now.after(millis(keepalive.interval).max(1));
+    }
+}
+
+/// Whether a peer that has been silent for so long, in milliseconds, and for so many probes is
+/// given up. A user timeout overrides the number of probes, as in Linux.
+fn is_dead(probes: u8, silent: u32, count: u8, user_timeout: u32) -> bool {
+    match user_timeout {
+        0 => probes >= count,
+        timeout => probes > 0 && silent >= timeout,
     }
 }
