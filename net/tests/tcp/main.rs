@@ -25,6 +25,7 @@ mod receiving;
 mod regressions;
 mod reno;
 mod sending;
+mod sws;
 mod table;
 mod tlp;
 mod transfer;
