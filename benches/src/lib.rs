@@ -7,3 +7,4 @@ pub mod callgrind;
 pub mod engine;
 pub mod network;
 pub mod pair;
+pub mod relay;

@@ -26,8 +26,8 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use throng::Builder;
 use throng::net::device::tap;
+use throng::{Builder, Limits};
 
 use exchange::Exchange;
 use exchanges::Script;
@@ -37,6 +37,8 @@ use subject::Subject;
 
 /// Exchanges under way at once with each subject.
 const AT_ONCE: usize = 24;
+/// The largest receive window of both, small enough to be filled in a moment.
+const RECEIVE_BUFFER: u32 = 256 << 10;
 /// How often an exchange is played when it ends otherwise than it should.
 const ATTEMPTS: usize = 3;
 
@@ -196,8 +198,7 @@ fn kernel() -> io::Result<Subject> {
     // A namespace may not choose every controller; the exchanges end before they differ.
     let controller = "net/ipv4/tcp_congestion_control";
     setting(controller, "cubic").or_else(|_| setting(controller, "reno"))?;
-    // As much as ours has.
-    setting("net/ipv4/tcp_rmem", "4096 131072 262144")?;
+    setting("net/ipv4/tcp_rmem", &format!("4096 131072 {RECEIVE_BUFFER}"))?;
     // Exchanges must not learn from each other.
     setting("net/ipv4/tcp_no_metrics_save", "1")?;
     setting("net/ipv6/conf/default/accept_ra", "0")?;
@@ -215,7 +216,10 @@ fn throng() -> io::Result<Subject> {
     // Nobody but our stack speaks on these.
     setting("net/ipv6/conf/default/disable_ipv6", "1")?;
     let link = Link::start(peer_tap("dpeer")?)?;
+    let mut limits = Limits::default();
+    limits.receive_buffer = RECEIVE_BUFFER;
     let builder = Builder::new()
+        .limits(limits)
         .device("tap:dthrong")
         .mac("02:00:00:00:00:01")
         .address("10.79.0.1/16")
