@@ -2,6 +2,7 @@
 
 #![allow(unreachable_pub, dead_code)]
 
+mod attack;
 mod autotune;
 mod basic;
 mod bottleneck;
