@@ -290,6 +290,7 @@ impl Congestion {
 
 /// `header` has acknowledged `acked` bytes of `flight` that were out, and SND.UNA has moved;
 /// nothing is known to be lost.
+#[inline]
 pub(super) fn on_progress(
     conn: &mut Conn,
     core: &mut Core,
@@ -307,6 +308,8 @@ pub(super) fn on_progress(
     }
 }
 
+/// The window was the limit. Apart, so that segments for which it was not cost a test only.
+#[inline(never)]
 fn grow(conn: &mut Conn, core: &mut Core, header: &Header, acked: u32, now: Clock) {
     let rtt = if conn.congestion.kind == Kind::Start { echo_rtt(conn, header, now) } else { 0 };
     let starts = conn.congestion.kind == Kind::Start;
