@@ -223,11 +223,16 @@ impl Congestion {
     }
 
     /// The reduction made when it was `before` was a mistake: nothing had been lost
-    /// (RFC 9438 4.9, RFC 4015 3.2). What it has grown since stays.
+    /// (RFC 9438 4.9, RFC 4015 3.2). What it has grown since stays, and so does another control
+    /// that was chosen since.
     #[allow(dead_code, reason = "loss recovery will call it")]
     pub(super) fn undo(&mut self, before: &Congestion) {
         let cwnd = self.cwnd.max(before.cwnd);
+        let chosen = self.control();
         *self = Congestion { cwnd, ..*before };
+        if chosen != self.control() {
+            self.choose(chosen);
+        }
     }
 
     /// After silence longer than a timeout (RFC 5681 4.1, the restart window). What the window
@@ -448,5 +453,8 @@ mod tests {
             other.on_ack(&ack(1_000, 1_000, now, 100_000));
         }
         assert_eq!((one.cwnd, one.memory), (other.cwnd, other.memory));
+        it.choose(CongestionControl::NewReno);
+        it.undo(&before);
+        assert_eq!((it.control(), it.cwnd), (CongestionControl::NewReno, before.cwnd));
     }
 }

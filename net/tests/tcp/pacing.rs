@@ -189,7 +189,7 @@ fn a_path_that_is_never_full_is_as_fast_as_without() {
         b.now.saturating_since(begin).as_secs_f64()
     };
     let (plain, paced) = (time(false), time(true));
-    assert!(paced < plain * 1.25, "{plain} s, paced {paced} s");
+    assert!(paced < plain * 1.1, "{plain} s, paced {paced} s");
 }
 
 #[test]
@@ -203,7 +203,6 @@ fn a_shallow_queue_loses_less() {
         (b.dropped, b.received)
     };
     let (plain, paced) = (losses(false), losses(true));
-    eprintln!("plain {plain:?}, paced {paced:?}");
     assert!(paced.0 < plain.0, "plain {plain:?}, paced {paced:?}");
     assert!(paced.1 > plain.1, "plain {plain:?}, paced {paced:?}");
 }
