@@ -52,6 +52,7 @@ const DHCP_PATIENCE: Duration = Duration::from_secs(30);
 /// | `pacing` | `pacing = false` | `THRONG_PACING` |
 /// | `ecn` | `ecn = "off"`, `"passive"` or `"on"` | `THRONG_ECN` |
 /// | `black_hole_detection` | `black_hole_detection = false` | `THRONG_BLACK_HOLE_DETECTION` |
+/// | `abort_on_overflow` | `abort_on_overflow = true` | `THRONG_ABORT_ON_OVERFLOW` |
 /// | `limits` | `[limits]` | |
 /// | | | `THRONG_CONFIG`: a file to begin with |
 #[derive(Clone, Debug, Default)]
@@ -226,6 +227,14 @@ impl Builder {
         self
     }
 
+    /// Whether a client whose handshake finds a listener's backlog full is reset. Default: it is
+    /// not, and what it sends waits until there is a place. Ignored on `kernel`, where the host
+    /// says.
+    pub fn abort_on_overflow(mut self, abort: bool) -> Builder {
+        self.raw.abort_on_overflow = abort;
+        self
+    }
+
     /// The bounds of each shard.
     pub fn limits(mut self, limits: Limits) -> Builder {
         self.raw.limits = limits;
@@ -384,10 +393,12 @@ impl Settings {
             max_connections: self.limits.connections,
             max_half_open: self.limits.half_open,
             max_time_wait: self.limits.time_wait,
+            max_orphans: self.limits.orphans,
             congestion: self.congestion.unwrap_or_default(),
             pacing: self.pacing,
             ecn: self.ecn,
             black_hole_detection: self.black_hole_detection,
+            abort_on_overflow: self.abort_on_overflow,
             ..tcp::Config::default()
         }
     }

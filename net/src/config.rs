@@ -72,6 +72,9 @@ pub struct Limits {
     pub half_open: usize,
     /// Connections in TIME_WAIT; beyond it the oldest ends early. Default 262,144.
     pub time_wait: usize,
+    /// Connections that were closed and are not at their end, TIME_WAIT not counted; beyond it a
+    /// close is a reset. Default 262,144.
+    pub orphans: usize,
     /// Bytes one connection may queue for sending, at most; beyond two congestion windows, or
     /// this, writes wait. Default 4 MiB.
     pub send_buffer: u32,
@@ -109,6 +112,7 @@ impl Default for Limits {
             connections: 1 << 20,
             half_open: 1 << 16,
             time_wait: 1 << 18,
+            orphans: 1 << 18,
             send_buffer: 4 << 20,
             initial_send_buffer: 256 << 10,
             receive_buffer: 6 << 20,
@@ -145,6 +149,7 @@ pub(crate) struct Raw {
     pub(crate) pacing: Option<bool>,
     pub(crate) ecn: Option<String>,
     pub(crate) black_hole_detection: Option<bool>,
+    pub(crate) abort_on_overflow: bool,
     pub(crate) limits: Limits,
 }
 
@@ -167,6 +172,7 @@ pub(crate) struct Settings {
     pub(crate) pacing: bool,
     pub(crate) ecn: Ecn,
     pub(crate) black_hole_detection: bool,
+    pub(crate) abort_on_overflow: bool,
     pub(crate) limits: Limits,
 }
 
@@ -241,6 +247,9 @@ impl Raw {
         if let Some(detect) = var("THRONG_BLACK_HOLE_DETECTION") {
             let detect = parse("THRONG_BLACK_HOLE_DETECTION", &detect, "true or false")?;
             self.black_hole_detection = Some(detect);
+        }
+        if let Some(abort) = var("THRONG_ABORT_ON_OVERFLOW") {
+            self.abort_on_overflow = parse("THRONG_ABORT_ON_OVERFLOW", &abort, "true or false")?;
         }
         Ok(())
     }
@@ -372,6 +381,7 @@ impl Raw {
             pacing: self.pacing.unwrap_or(true),
             ecn,
             black_hole_detection: self.black_hole_detection.unwrap_or(true),
+            abort_on_overflow: self.abort_on_overflow,
             limits,
         })
     }
@@ -406,6 +416,7 @@ impl Limits {
         within("connections", self.connections as u64, 1, 1 << 26)?;
         within("half_open", self.half_open as u64, 1, 1 << 24)?;
         within("time_wait", self.time_wait as u64, 1, 1 << 26)?;
+        within("orphans", self.orphans as u64, 0, 1 << 26)?;
         within("send_buffer", self.send_buffer.into(), 2_048, 1 << 30)?;
         within("initial_send_buffer", self.initial_send_buffer.into(), 2_048, 1 << 30)?;
         within("initial_receive_buffer", self.initial_receive_buffer.into(), 2_048, 1 << 30)?;

@@ -382,11 +382,15 @@ fn take_payload(conn: &mut Conn, core: &mut Core, seq: SeqNum, payload: &[u8], f
     if data.is_empty() {
         return;
     }
-    if !autotune::has_memory(conn, core, data.len() as u32, seq == conn.rcv_nxt) {
+    let kept = autotune::memory_for(conn, core, data.len() as u32, seq == conn.rcv_nxt);
+    if kept < data.len() as u32 {
         core.counters.recv_memory_dropped += 1;
         *fin = false;
         core.ack_now(conn);
-        return;
+        data = &data[..kept as usize];
+        if data.is_empty() {
+            return;
+        }
     }
     if seq != conn.rcv_nxt {
         // RFC 5681 4.2: out of order is acknowledged at once, with SACK.

@@ -127,7 +127,7 @@ pub(super) fn free_window(conn: &Conn, core: &Core) -> u32 {
         return free;
     }
     // The last quarter is handed out in small parts, and who reads all there is always gets
-    // on: see `has_memory`.
+    // on: see `memory_for`.
     let left = core.config.recv_memory.saturating_sub(core.recv_used);
     let part = (left / 16).min(u64::from(u32::MAX)) as u32;
     // Two segments, in the units of the window field: so many are acknowledged at once.
@@ -136,19 +136,19 @@ pub(super) fn free_window(conn: &Conn, core: &Core) -> u32 {
     free.min(part.max(least))
 }
 
-/// Whether the budget has room for `len` bytes more. What is out of order may take half of it,
+/// How many of `len` bytes more the budget has room for: all, none or a segment. What is out of order may take half of it,
 /// and makes way for what is in order: else holes could not be filled. Beyond the bound a
 /// connection that holds nothing still takes in a segment, as in Linux: others that nobody
 /// reads must not be the end of it. So no more is held than the bound and a segment for each
 /// connection.
-pub(super) fn has_memory(conn: &mut Conn, core: &mut Core, len: u32, in_order: bool) -> bool {
+pub(super) fn memory_for(conn: &mut Conn, core: &mut Core, len: u32, in_order: bool) -> u32 {
     let wanted = u64::from(len + CHUNK_OVERHEAD);
     let limit = core.config.recv_memory;
     if !in_order {
-        return core.recv_used + wanted <= limit / 2;
+        return if core.recv_used + wanted <= limit / 2 { len } else { 0 };
     }
     if core.recv_used + wanted <= limit {
-        return true;
+        return len;
     }
     if let Some(cold) = &mut conn.cold {
         let before = cold.charge();
@@ -156,12 +156,14 @@ pub(super) fn has_memory(conn: &mut Conn, core: &mut Core, len: u32, in_order: b
         core.recv_used -= u64::from(before - cold.charge());
     }
     if core.recv_used + wanted <= limit {
-        return true;
+        return len;
     }
-    let holds_nothing = conn.cold.as_ref().is_none_or(|cold| cold.ready.is_empty());
-    let forced = holds_nothing && len <= u32::from(core.mss(&conn.tuple));
-    core.counters.recv_memory_forced += u64::from(forced);
-    forced
+    if conn.cold.as_ref().is_some_and(|cold| !cold.ready.is_empty()) {
+        return 0;
+    }
+    core.counters.recv_memory_forced += 1;
+    // Of what was merged (GRO), the first.
+    len.min(core.mss(&conn.tuple).into())
 }
 
 /// How much a connection may queue for sending, sent or not: two congestion windows, so that

@@ -240,7 +240,8 @@ impl Engine {
             core.starve(conn);
             return Err(SendError::WouldBlock(bytes));
         }
-        if send_room(conn, core) == 0 {
+        // An empty queue has room, whatever its bounds.
+        if conn.cold.is_some() && send_room(conn, core) == 0 {
             conn.set(flag::WANT_WRITE);
             return Err(SendError::WouldBlock(bytes));
         }

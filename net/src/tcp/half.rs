@@ -318,9 +318,11 @@ impl Engine {
 
     /// Forgets a half-open connection.
     pub(super) fn drop_half(&mut self, index: u32) {
-        let hash = self.core.demux.hash(&self.halves.get(index).tuple);
+        let tuple = self.halves.get(index).tuple;
+        let hash = self.core.demux.hash(&tuple);
         let removed = self.core.demux.remove(hash, Slot::new(Kind::Half, index));
         debug_assert!(removed, "a half-open connection is in the table");
+        self.core.ports.release(&tuple);
         self.release_half(index);
     }
 

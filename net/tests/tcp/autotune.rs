@@ -301,6 +301,35 @@ fn ten_thousand_slow_readers_leave_the_others_their_pace() {
 }
 
 #[test]
+fn at_the_bound_the_first_segment_of_a_merged_one_is_kept() {
+    let config = Config { recv_memory: 40_000, initial_recv_buffer: 50_000, ..Config::default() };
+    let mut p = Peer::established_with(config, Options { timestamps: None, ..everything() });
+    // Somebody holds all of it.
+    let (t, seq, ack, reader) = (p.tuple, p.seq, p.ack, p.conn);
+    p.tuple.remote_port = 7_000;
+    p.seq = SeqNum(77);
+    p.open(Options { timestamps: None, ..everything() });
+    p.accept();
+    while p.engine.usage().recv_memory < 38_600 {
+        p.data(&[1; 100]);
+        p.out();
+    }
+    (p.tuple, p.seq, p.ack, p.conn) = (t, seq, ack, reader);
+    for _ in 0..3 {
+        p.inject(0, Flags::ACK, &[2; 5_000]);
+        p.seq += 1_460;
+        assert_eq!(p.one().header.ack, p.seq);
+        // With something unread, nothing more.
+        p.inject(0, Flags::ACK, &[2; 5_000]);
+        assert_eq!(p.one().header.ack, p.seq);
+        assert_eq!(p.read(), [2; 1_460]);
+        p.out();
+    }
+    assert_eq!(p.engine.counters().recv_memory_forced, 3);
+    assert_eq!(p.engine.counters().recv_memory_dropped, 6);
+}
+
+#[test]
 fn a_long_path_is_not_held_back_by_a_small_beginning() {
     // 100 ms there and back and no loss: it takes no longer than with large buffers at once.
     let time = |config: Config| {
