@@ -5,6 +5,7 @@ use super::core::Core;
 use super::ecn;
 use super::error::Error;
 use super::handshake::{establish, on_segment_syn_sent};
+use super::options::TIMESTAMPS_LEN;
 use super::queue::CHUNK_OVERHEAD;
 use super::recovery;
 use super::segment::{Flags, Header, SackBlock};
@@ -340,8 +341,11 @@ fn deliver(conn: &mut Conn, core: &mut Core, payload: &[u8]) {
 fn schedule_ack(conn: &mut Conn, core: &mut Core, len: u32) {
     let unacknowledged = conn.rcv_nxt - conn.last_ack;
     if len > u32::from(conn.rcv_mss) {
-        // Software that merges segments (GRO) may hand in longer ones than a peer sends.
-        conn.rcv_mss = len.min(u32::from(core.mss(&conn.tuple))) as u16;
+        // What merges segments (receive offload) may hand in longer ones than a peer sends, and
+        // two of them count for two also where timestamps make them shorter than the MSS.
+        let options = if conn.has(flag::TIMESTAMPS) { TIMESTAMPS_LEN } else { 0 };
+        let most = core.mss(&conn.tuple).saturating_sub(options).max(1);
+        conn.rcv_mss = len.min(most.into()) as u16;
     }
     let full = unacknowledged >= 2 * u32::from(conn.rcv_mss);
     conn.set(if full { flag::ACK_NOW } else { flag::ACK_LATER });

@@ -170,13 +170,15 @@ fn note_sent(conn: &mut Conn, core: &Core, len: u32, short: bool, now: Clock) {
     } else if conn.marks & mark::LOGGED != 0 || conn.rtt_at != now.micros {
         rack::note_sent(conn, core, len, now);
     }
+    let first = conn.snd_nxt;
     conn.snd_nxt += len;
     if short {
         conn.short_end = conn.snd_nxt;
     }
     if !conn.has(flag::TIMING) && conn.phase == Phase::Open {
         conn.set(flag::TIMING);
-        conn.rtt_seq = conn.snd_nxt;
+        // Of a run, the first segment.
+        conn.rtt_seq = first + len.min(conn.mss.into());
         conn.rtt_at = now.micros;
     }
     conn.unset(flag::OVERRIDE);

@@ -15,6 +15,7 @@ mod ecn;
 mod fuzzed;
 mod hystart;
 mod lifecycle;
+mod offload;
 mod opening;
 mod pacing;
 mod peer;
