@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use serde_json::json;
+use throng_sim::goodput;
 use throng_sim::plan::Plan;
 use throng_sim::run::{Options, Outcome, note_panics, run};
 use throng_sim::shrink::shrink;
@@ -50,6 +51,9 @@ struct Args {
     /// One JSON object on the last line
     #[arg(long)]
     json: bool,
+    /// Instead: what a stream achieves over the cheap paths of the goodput table
+    #[arg(long)]
+    goodput: bool,
     /// Name what a seed can switch on, and end
     #[arg(long)]
     list: bool,
@@ -66,11 +70,29 @@ fn main() -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
+    if args.goodput {
+        return goodput();
+    }
     note_panics(args.seed.is_some());
     match args.seed {
         Some(seed) => one(seed, &args),
         None => many(&args),
     }
+}
+
+/// The cheap part of `cargo xtask bench goodput`.
+fn goodput() -> ExitCode {
+    let cells: Vec<_> = goodput::table().into_iter().filter(goodput::Shape::is_cheap).collect();
+    let snapshot = match goodput::snapshot() {
+        Ok(snapshot) => snapshot,
+        Err(error) => {
+            eprintln!("no snapshot: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let (_, worse) = goodput::measure(&cells, &snapshot);
+    worse.iter().for_each(|text| println!("WORSE: {text}"));
+    if worse.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// How to run a seed again.

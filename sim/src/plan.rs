@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use throng_net::device::faults::Impairments;
 use throng_net::device::memory::{Checksum, Options, Segmentation, Spread};
-use throng_net::tcp::{Config, Ecn};
+use throng_net::tcp::{Config, CongestionControl, Ecn};
 
 use crate::dice::Dice;
 use crate::switch::{ALL, JOBS, Set, Switch};
@@ -259,6 +259,10 @@ fn host(seed: u64, on: Set, side: Side) -> HostPlan {
     if has(Switch::OtherWindow) {
         (tcp.initial_window, tcp.burst) = (window, burst);
     }
+    if has(Switch::OtherControl) {
+        tcp.congestion = CongestionControl::NewReno;
+    }
+    tcp.pacing ^= has(Switch::Pacing);
     tcp.black_hole_detection = has(Switch::Detection) || on.has(Switch::BlackHole);
     HostPlan { shards, device, tcp, backlog, accept_after }
 }

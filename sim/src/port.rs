@@ -67,6 +67,8 @@ impl Control {
         let headers = match data.get(12..14) {
             Some([0x08, 0x00]) if data.len() >= 54 && data[23] == 6 => 50,
             Some([0x86, 0xdd]) if data.len() >= 74 && data[20] == 6 => 70,
+            // ICMP's checksum covers what it quotes.
+            Some([0x86, 0xdd]) if data.len() >= 74 && data[20] == 58 => 56,
             _ => 80,
         };
         for piece in data[..data.len().min(headers)].chunks(8) {

@@ -38,8 +38,11 @@ pub(crate) fn pass(plan: &RouterPlan, dice: &mut Dice, frame: &mut [u8]) -> Verd
         true => (frame[ETHERNET + 6], 40),
         false => (frame[ETHERNET + 9], usize::from(frame[ETHERNET] & 15) * 4),
     };
-    if protocol == 6 {
-        edit_syn(plan, &mut frame[ETHERNET + header..]);
+    // A corrupted header may claim any length.
+    if protocol == 6
+        && let Some(tcp) = frame.get_mut(ETHERNET + header..)
+    {
+        edit_syn(plan, tcp);
     }
     Verdict::Pass
 }

@@ -242,8 +242,9 @@ impl<'a> Run<'a> {
             let mut control = lock(&machine.control);
             control.deaf = false;
             let router = self.plan.routers[side].clone();
-            // What a path can be like for ever stays.
-            let lasting = self.plan.on.has(Switch::SmallMtu) && router.speaks;
+            // What a path can be like for ever stays; but who has sent a cookie knows only the
+            // first segment for the cookie's, and resets what comes after the loss of it.
+            let lasting = router.speaks && !self.plan.on.has(Switch::Cookies);
             control.router =
                 RouterPlan { marks: 0.0, mtu: if lasting { router.mtu } else { 0 }, ..router };
         }

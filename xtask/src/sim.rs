@@ -28,3 +28,9 @@ pub(crate) fn check(log: &Path) -> Outcome {
     let seeds = ["--seeds", SEEDS, "--seconds", SECONDS];
     Outcome::of_check("sim", cargo(run).args(seeds).log(log).limit(LIMIT).run())
 }
+
+/// What a stream achieves over the paths that are cheap to simulate, against the snapshot.
+pub(crate) fn check_goodput(log: &Path) -> Outcome {
+    let run = ["run", "--locked", "--quiet", "--package", "throng-sim", "--", "--goodput"];
+    Outcome::of_check("goodput", cargo(run).log(log).limit(LIMIT).run())
+}

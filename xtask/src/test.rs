@@ -53,6 +53,7 @@ pub(crate) fn command(options: &Options) -> io::Result<ExitCode> {
         static_checks(&mut report);
         cargo_tests(&mut report);
         report.step("sim", || sim::check(&log_of("sim")));
+        report.step("goodput", || sim::check_goodput(&log_of("goodput")));
         interop::steps(&mut report, &[], &[]);
         differential::step(&mut report, &differential::Options::default());
         report.step("demo", demo::check);
