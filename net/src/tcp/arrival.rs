@@ -122,6 +122,7 @@ pub(super) fn on_segment(
                 if (value.wrapping_sub(conn.ts_recent) as i32) < 0 && !stale {
                     core.counters.paws_dropped += 1;
                     if len > 0 {
+                        report_old(conn, core, header.seq, payload.len() as u32);
                         core.ack_now(conn);
                     } else {
                         core.challenge(conn, tick);
@@ -152,7 +153,7 @@ pub(super) fn on_segment(
         } else {
             if header.seq.before(conn.rcv_nxt) {
                 core.counters.duplicate_bytes += payload.len() as u64;
-                report_twice(conn, core, header.seq, payload.len() as u32);
+                report_old(conn, core, header.seq, payload.len() as u32);
             }
             core.ack_now(conn);
         }
@@ -358,9 +359,24 @@ fn report_twice(conn: &mut Conn, core: &mut Core, start: SeqNum, len: u32) {
     if len == 0 || !conn.has(flag::SACK) {
         return;
     }
+    let end = start + len;
     let cold = conn.cold.get_or_insert_with(|| core.pool.take());
-    cold.extra().twice = Some(SackBlock { start, end: start + len });
+    match &mut cold.extra().twice {
+        // What goes on where the last one ended came in the same turn.
+        Some(block) if block.end == start => block.end = end,
+        twice => *twice = Some(SackBlock { start, end }),
+    }
     conn.set(flag::UNUSUAL);
+}
+
+/// Reports what of a segment that is dropped lies below RCV.NXT. Late first copies of what was
+/// sent twice have old timestamps.
+#[cold]
+fn report_old(conn: &mut Conn, core: &mut Core, seq: SeqNum, len: u32) {
+    let behind = conn.rcv_nxt.0.wrapping_sub(seq.0);
+    if behind < 1 << 30 {
+        report_twice(conn, core, seq, len.min(behind));
+    }
 }
 
 /// Payload of a segment that overlaps the window, anywhere in it.

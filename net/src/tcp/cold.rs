@@ -2,12 +2,14 @@
 
 use throng_runtime::prefetch_read;
 
+use super::prr::Prr;
 use super::rack::Rack;
 use super::rcv::{Reassembly, Rope};
 use super::scoreboard::Scoreboard;
 use super::segment::SackBlock;
 use super::snd::SendQueue;
 use super::tlp::Probe;
+use super::undo::Undo;
 
 /// Queues and scoreboard of a connection. Taken when the first byte is queued or received,
 /// given back when all of it is drained.
@@ -29,6 +31,8 @@ pub(super) struct Extra {
     /// Good where the connection says that it is kept; see [`log`](super::rack::log).
     pub(super) sent: Scoreboard,
     pub(super) rack: Rack,
+    pub(super) prr: Prr,
+    pub(super) undo: Option<Undo>,
     pub(super) probe: Probe,
     /// What came twice, to be reported with the next segment (RFC 2883).
     pub(super) twice: Option<SackBlock>,
@@ -91,6 +95,11 @@ impl Cold {
         self.extra.as_ref().is_some_and(|extra| extra.twice.is_some())
     }
 
+    /// What the last reduction of the window may be taken back by.
+    pub(super) fn undo(&self) -> Option<&Undo> {
+        self.extra.as_ref()?.undo.as_ref()
+    }
+
     /// What a probe of the tail is up to.
     pub(super) fn probe(&self) -> Probe {
         self.extra.as_ref().map_or(Probe::None, |extra| extra.probe)
@@ -131,6 +140,7 @@ impl Cold {
             extra.sent.clear();
             extra.probe = Probe::None;
             extra.twice = None;
+            extra.undo = None;
         }
     }
 
@@ -167,6 +177,7 @@ impl Pool {
         if self.free.len() < KEPT {
             cold.snd.shrink();
             cold.ready.shrink();
+            cold.forget_sent();
             if cold.extra.as_ref().is_some_and(|extra| extra.is_large()) {
                 cold.extra = None;
             }

@@ -225,7 +225,6 @@ impl Congestion {
     /// The reduction made when it was `before` was a mistake: nothing had been lost
     /// (RFC 9438 4.9, RFC 4015 3.2). What it has grown since stays, and so does another control
     /// that was chosen since.
-    #[allow(dead_code, reason = "loss recovery will call it")]
     pub(super) fn undo(&mut self, before: &Congestion) {
         let cwnd = self.cwnd.max(before.cwnd);
         let chosen = self.control();

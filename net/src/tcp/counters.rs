@@ -95,6 +95,10 @@ throng_runtime::metrics! {
         counter reordering_paths: u64,
         /// Acknowledgements that report what arrived twice (RFC 2883).
         counter dsacks_in: u64,
+        /// Timeouts for what was only late, and taken back (RFC 5682, RFC 3522, RFC 3708).
+        counter spurious_timeouts: u64,
+        /// Fast recoveries for what was only late, and taken back.
+        counter spurious_recoveries: u64,
         /// Reports sent of what arrived twice (RFC 2883).
         counter dsacks_out: u64,
         /// Segments retransmitted.

@@ -33,6 +33,7 @@ mod output;
 mod pacing;
 mod path;
 mod ports;
+mod prr;
 mod queue;
 mod rack;
 mod rcv;
@@ -53,6 +54,7 @@ mod timeout;
 mod timer;
 mod tlp;
 mod trace;
+mod undo;
 mod wire;
 
 pub use config::{Config, CongestionControl, Ecn, Keepalive};

@@ -3,6 +3,7 @@
 
 use super::cold::Extra;
 use super::core::Core;
+use super::prr;
 use super::recovery;
 use super::scoreboard::{Delivered, Sending};
 use super::segment::{Header, SackBlock};
@@ -32,6 +33,11 @@ pub(super) struct Rack {
 pub(super) struct News {
     /// Bytes newly reported.
     pub(super) sacked: u32,
+    /// Bytes newly reported or acknowledged without a report; nothing where no scoreboard is
+    /// needed.
+    pub(super) delivered: u32,
+    /// Whether any of those up to `recover` were sent once only.
+    pub(super) fresh: bool,
     /// What came twice, if that was reported (RFC 2883).
     pub(super) duplicate: Option<SackBlock>,
     /// Whether it acknowledges no more than the one before.
@@ -65,6 +71,13 @@ impl Rack {
     }
 }
 
+impl Rack {
+    /// What was taken for the arrival of something sent again was the first copy's.
+    pub(super) fn doubt(&mut self) {
+        self.latest = None;
+    }
+}
+
 /// What an acknowledgement's times are compared with.
 struct Times {
     /// In microseconds.
@@ -95,6 +108,7 @@ pub(super) fn log(conn: &mut Conn) -> Option<&mut Extra> {
         conn.marks |= mark::LOGGED;
         extra.sent.begin(una, nxt, at);
         extra.rack = Rack { fack: una, ..Rack::default() };
+        extra.undo = None;
     } else {
         extra.sent.forget_below(una);
         if extra.rack.fack.before(una) {
@@ -109,6 +123,7 @@ pub(super) fn note_sent(conn: &mut Conn, core: &Core, len: u32, now: Clock) {
     let end = conn.snd_nxt + len;
     if let Some(extra) = log(conn) {
         extra.sent.sent(end, now.micros);
+        extra.prr.note_sent(len);
     }
     if conn.armed == Armed::Probe {
         tlp::put_off(conn, core, len, now);
@@ -117,8 +132,13 @@ pub(super) fn note_sent(conn: &mut Conn, core: &Core, len: u32, now: Clock) {
 
 /// `from..end` went again.
 pub(super) fn note_resent(conn: &mut Conn, from: SeqNum, end: SeqNum, now: Clock) {
+    let timestamp = now.tick.0.wrapping_add(conn.ts_offset);
     if let Some(extra) = log(conn) {
         extra.sent.resent(from, end, now.micros);
+        extra.prr.note_sent(end - from);
+        if let Some(undo) = &mut extra.undo {
+            undo.note_resent(from, end, timestamp);
+        }
         conn.set(flag::UNUSUAL);
     }
 }
@@ -141,11 +161,16 @@ pub(super) fn take_in(
         news.duplicate = blocks[0].take();
         on_duplicate(conn, core);
     }
-    let out = conn.snd_nxt - una;
+    let (out, recover) = (conn.snd_nxt - una, conn.recover);
     let times = Times::of(conn, header, now);
     let Some(Extra { sent, rack, .. }) = log(conn) else { return news };
     let mut reordered = false;
-    let mut seen = |part: Delivered| reordered |= rack.deliver(part, &times);
+    let (mut delivered, mut fresh) = (0, false);
+    let mut seen = |part: Delivered| {
+        delivered += part.len;
+        fresh |= !part.twice && part.end.at_or_before(recover);
+        reordered |= rack.deliver(part, &times);
+    };
     sent.acknowledge(una, &mut seen);
     // In order of their numbers, lest a report look like reordering.
     blocks.sort_by_key(|block| block.map(|block| block.start.0.wrapping_sub(una.0)));
@@ -159,6 +184,7 @@ pub(super) fn take_in(
         }
     }
     let marked = sent.is_marked();
+    (news.delivered, news.fresh) = (delivered, fresh);
     if reordered && conn.marks & mark::REORDERS == 0 {
         conn.marks |= mark::REORDERS;
         core.counters.reordering_paths += 1;
@@ -260,7 +286,8 @@ pub(super) fn on_timeout(conn: &mut Conn, core: &mut Core, now: Clock) {
     if detect(conn, core, now) {
         core.counters.reordering_timeouts += 1;
     }
-    recovery::react(conn, core);
+    recovery::react(conn, core, &News::default());
+    prr::reduce(conn, &News::default(), false);
     if !conn.rexmit_at.is_some() {
         recovery::resume_timer(conn, core, now);
     }

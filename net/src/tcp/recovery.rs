@@ -7,13 +7,15 @@ use super::core::Core;
 use super::ecn;
 use super::hole;
 use super::path;
-use super::rack;
+use super::prr;
+use super::rack::{self, News};
 use super::scoreboard::{DUP_THRESH, Scoreboard};
 use super::segment::Header;
 use super::seq::SeqNum;
 use super::state::{Armed, Conn, Phase, flag};
 use super::timer::{Clock, Tick};
 use super::tlp;
+use super::undo::{self, Undo};
 
 /// An acknowledgement in SND.UNA..=SND.NXT of a segment with `len` of its own; `window` is
 /// what it announces, scaled.
@@ -32,31 +34,41 @@ pub(super) fn on_ack(
     } else {
         len == 0 && window == conn.snd_wnd && !conn.has(flag::ECHOES)
     };
-    if header.ack != conn.snd_una {
+    let forward = header.ack != conn.snd_una;
+    if forward {
         acknowledge(conn, core, header, now);
     } else if conn.flight() > 0 && is_duplicate {
         conn.dup_acks = conn.dup_acks.saturating_add(1);
     }
     tlp::on_ack(conn, core, header, (len, &news));
-    rack::detect(conn, core, now);
-    react(conn, core);
+    undo::on_ack(conn, core, header, &news, (forward, forward || is_duplicate));
+    let lost = rack::detect(conn, core, now);
+    react(conn, core, &news);
+    // Without SACK a partial acknowledgement shows another loss.
+    prr::reduce(conn, &news, forward && !lost && conn.has(flag::SACK));
     if news.sacked > 0 || conn.dup_acks > 0 {
         core.want_transmit(conn);
     }
 }
 
 /// Starts recovery where something is lost and none is under way.
-pub(super) fn react(conn: &mut Conn, core: &mut Core) {
+pub(super) fn react(conn: &mut Conn, core: &mut Core, news: &News) {
     if conn.phase == Phase::Open && conn.flight() > 0 && is_lost(conn) {
-        enter_recovery(conn, core);
+        enter_recovery(conn, core, news);
     }
 }
 
 /// An acknowledgement that was overtaken on its way: what it reports may still be news.
 pub(super) fn on_sack_only(conn: &mut Conn, core: &mut Core, header: &Header, now: Clock) {
-    if conn.flight() > 0 && rack::take_in(conn, core, header, conn.snd_una, now).sacked > 0 {
+    if conn.flight() == 0 {
+        return;
+    }
+    let news = rack::take_in(conn, core, header, conn.snd_una, now);
+    undo::on_ack(conn, core, header, &news, (false, news.sacked > 0));
+    if news.sacked > 0 {
         rack::detect(conn, core, now);
-        react(conn, core);
+        react(conn, core, &news);
+        prr::reduce(conn, &news, false);
         core.want_transmit(conn);
     }
 }
@@ -91,6 +103,8 @@ pub(super) fn acknowledge(conn: &mut Conn, core: &mut Core, header: &Header, now
             rack::on_recovered(conn);
             conn.unset(flag::FORCE_RETRANSMIT);
             conn.dup_acks = 0;
+            // RFC 9937 6.
+            conn.congestion.cwnd = conn.congestion.ssthresh;
             if !conn.has(flag::SACK) {
                 // RFC 6582 3.2 (1): not a burst. With SACK the window was kept full.
                 let out = conn.flight().max(mss) + mss;
@@ -99,9 +113,10 @@ pub(super) fn acknowledge(conn: &mut Conn, core: &mut Core, header: &Header, now
         }
         Phase::Recovery => {
             if !conn.has(flag::SACK) {
-                // RFC 6582 3.2 (2): a partial acknowledgement names the next loss.
-                let segments = acked.div_ceil(mss).min(255) as u8;
-                conn.dup_acks = conn.dup_acks.saturating_sub(segments);
+                // RFC 6582 3.2 (2): a partial acknowledgement names the next loss. All that it
+                // covers but the retransmission was a duplicate's reason.
+                let segments = acked.div_ceil(mss).min(256) as u8;
+                conn.dup_acks = conn.dup_acks.saturating_sub(segments.saturating_sub(1));
                 conn.set(flag::FORCE_RETRANSMIT);
                 lose_head(conn);
             }
@@ -133,8 +148,6 @@ pub(super) fn acknowledge(conn: &mut Conn, core: &mut Core, header: &Header, now
     conn.rexmit_at = Tick::NONE;
     if conn.flight() > 0 {
         start_timer(conn, core, now);
-        // A timeout that has shrunk by more than it has been waited for comes earlier.
-        core.arm(conn, now);
     }
     if conn.has(flag::WANT_WRITE) {
         autotune::wake_writer(conn, core);
@@ -158,8 +171,8 @@ pub(super) fn start_timer(conn: &mut Conn, core: &mut Core, now: Clock) {
         conn.rexmit_at = conn.rexmit_at.earliest(limit);
     }
     if conn.rexmit_at.since(conn.node_at) < 0 {
-        // Its turn to send arms the wheel.
-        core.want_transmit(conn);
+        // It comes earlier, if it has shrunk by more than it has been waited for.
+        core.arm(conn, now);
     }
 }
 
@@ -228,11 +241,13 @@ fn lose_head(conn: &mut Conn) {
     }
 }
 
-fn enter_recovery(conn: &mut Conn, core: &mut Core) {
+fn enter_recovery(conn: &mut Conn, core: &mut Core, news: &News) {
     core.counters.recoveries += 1;
     tlp::forget(conn);
+    undo::begin(conn, false);
     conn.phase = Phase::Recovery;
     conn.recover = conn.snd_nxt;
+    prr::begin(conn, news);
     if !conn.has(flag::SACK) {
         lose_head(conn);
     }
@@ -252,8 +267,15 @@ pub(super) fn on_timeout(conn: &mut Conn, core: &mut Core, now: Clock) {
     tlp::forget(conn);
     conn.rtt.back_off(&core.rto);
     let flight = conn.flight();
+    match conn.phase {
+        Phase::Open => undo::begin(conn, true),
+        Phase::Loss if !first => undo::give_up_frto(conn),
+        _ => undo::forget(conn),
+    }
     ecn::on_loss(conn);
-    conn.congestion.on_timeout(flight, u32::from(conn.mss), first);
+    // In recovery the threshold is of this very flight; what is left of that says nothing.
+    let reduces = first && conn.phase != Phase::Recovery;
+    conn.congestion.on_timeout(flight, u32::from(conn.mss), reduces);
     conn.phase = Phase::Loss;
     conn.recover = conn.snd_nxt;
     conn.dup_acks = 0;
@@ -280,6 +302,7 @@ pub(super) fn on_timeout(conn: &mut Conn, core: &mut Core, now: Clock) {
 /// peer has not reported it. The window is not reduced, but reached by slow start
 /// (RFC 1191 6.5), from the initial window on.
 pub(super) fn send_again(conn: &mut Conn, core: &mut Core, now: Clock) {
+    undo::forget(conn);
     conn.congestion.start_again(conn.initial_window(core));
     conn.phase = Phase::Loss;
     conn.recover = conn.snd_nxt;
@@ -310,6 +333,11 @@ pub(super) fn pipe(conn: &Conn) -> u32 {
 /// What goes again next, and up to where at most: what is lost, or has to go in any case.
 pub(super) fn next_lost(conn: &Conn) -> Option<(SeqNum, SeqNum)> {
     let board = marked(conn);
+    let undo = conn.cold.as_ref().and_then(|cold| cold.undo());
+    if undo.is_some_and(Undo::holds_back) && !conn.has(flag::FORCE_RETRANSMIT) {
+        // RFC 5682 3.1, step 2: new data, to see what the old did.
+        return None;
+    }
     if let Some(due) = board.and_then(Scoreboard::next_due) {
         return Some(due);
     }

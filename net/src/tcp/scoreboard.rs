@@ -48,6 +48,7 @@ impl Part {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Delivered {
     pub(super) end: SeqNum,
+    pub(super) len: u32,
     /// When it was sent last, in microseconds modulo 2^32.
     pub(super) at: u32,
     /// Whether it was sent more than once.
@@ -158,7 +159,8 @@ impl Scoreboard {
         {
             let end = if part.end.after(una) { una } else { part.end };
             if !part.is(SACKED) {
-                seen(Delivered { end, at: part.at, twice: part.is(TWICE) });
+                let len = end - self.start;
+                seen(Delivered { end, len, at: part.at, twice: part.is(TWICE) });
             }
             self.uncount(part.bits, end - self.start);
             self.start = end;
@@ -214,7 +216,7 @@ impl Scoreboard {
                 self.islands += 1;
                 self.parts[i].bits = part.bits & TWICE | SACKED;
                 let twice = part.is(TWICE);
-                seen(Delivered { end: part.end, at: part.at, twice });
+                seen(Delivered { end: part.end, len, at: part.at, twice });
             }
             from = part.end;
         }
@@ -308,6 +310,14 @@ impl Scoreboard {
         let bits = part.bits & TWICE | LOST;
         self.parts[i].bits = bits;
         self.count(bits, len);
+    }
+
+    /// Nothing counts as lost any more.
+    pub(super) fn forgive(&mut self) {
+        for part in &mut self.parts {
+            part.bits &= !LOST;
+        }
+        (self.lost, self.due) = (0, 0);
     }
 
     /// `start..end` was sent again at `at`.

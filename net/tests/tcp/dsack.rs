@@ -82,6 +82,36 @@ fn four_blocks_at_most_and_three_beside_timestamps() {
 }
 
 #[test]
+fn duplicates_of_one_turn_that_lie_in_a_row_are_one_report() {
+    let mut p = receiving();
+    p.data(&[1; 900]);
+    p.out();
+    p.inject(-900, Flags::ACK, &[1; 300]);
+    p.inject(-600, Flags::ACK, &[1; 300]);
+    assert_eq!(blocks(&mut p), [(0, 600)]);
+    // Else it is the latest.
+    p.inject(-900, Flags::ACK, &[1; 300]);
+    p.inject(-300, Flags::ACK, &[1; 300]);
+    assert_eq!(blocks(&mut p), [(600, 900)]);
+}
+
+#[test]
+fn a_late_first_copy_is_reported_although_its_timestamp_is_old() {
+    let mut p = Peer::established(everything());
+    p.ts = Some(2_000);
+    p.data(&[1; 500]);
+    p.out();
+    p.ts = Some(1_500);
+    p.inject(-500, Flags::ACK, &[1; 500]);
+    assert_eq!(blocks(&mut p), [(0, 500)]);
+    assert_eq!(p.engine.counters().paws_dropped, 1);
+    // Not what would be new.
+    p.inject(100, Flags::ACK, &[1; 500]);
+    assert_eq!(blocks(&mut p), []);
+    assert_eq!(p.info().out_of_order, 0);
+}
+
+#[test]
 fn no_report_without_sack_and_none_of_an_empty_probe() {
     let mut p = Peer::established(plain());
     p.data(&[1; 500]);
