@@ -36,7 +36,8 @@ pub struct Config {
     /// may take in one segment. Default 256 MiB.
     pub recv_memory: u64,
     /// Most out-of-order ranges held for one connection; a segment that would open another
-    /// is dropped and counted. Default 64.
+    /// is dropped and counted. A queue that overflows while a window doubles leaves a hole
+    /// after each segment or two. Default 512.
     pub max_ranges: usize,
     /// Most connections; beyond it `connect` answers [`Error::ConnectionLimit`](super::Error)
     /// and SYNs are dropped and counted. Default 1,048,576.
@@ -116,7 +117,7 @@ impl Default for Config {
             initial_recv_buffer: 64 << 10,
             send_memory: 256 << 20,
             recv_memory: 256 << 20,
-            max_ranges: 64,
+            max_ranges: 512,
             max_connections: 1 << 20,
             max_half_open: 1 << 16,
             max_time_wait: 1 << 18,

@@ -17,7 +17,7 @@ use super::seq::SeqNum;
 pub(super) const DUP_THRESH: u32 = 3;
 
 /// Most ranges of the peer's remembered; news that would need more is ignored (it repeats them).
-const MAX_ISLANDS: u32 = 256;
+const MAX_ISLANDS: u32 = 1024;
 /// Parts beyond which new data joins the last one, whose time it then has.
 const MAX_PARTS: usize = 8192;
 

@@ -32,6 +32,6 @@ mod sws;
 mod table;
 mod tlp;
 mod transfer;
-mod urgent;
 mod undo;
+mod urgent;
 mod world;

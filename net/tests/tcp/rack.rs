@@ -147,7 +147,7 @@ fn a_million_little_blocks_take_bounded_memory() {
         // The invariants bound the scoreboard.
         p.sack(&[block(0), block(1), block(2), block(3)]);
     }
-    assert_eq!(p.info().sacked, 256);
+    assert_eq!(p.info().sacked, 1024);
     p.out();
     p.take(60_000, &[]);
     assert_eq!((p.info().in_flight, p.info().owns_buffers), (0, false));

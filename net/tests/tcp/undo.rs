@@ -183,11 +183,11 @@ fn a_timeout_in_recovery_reduces_no_further() {
 #[test]
 fn who_chooses_another_control_meanwhile_keeps_it() {
     let (mut p, at) = recovering(true);
-    p.engine.set_congestion_control(p.conn, CongestionControl::NewReno);
+    p.engine.set_congestion(p.conn, CongestionControl::NewReno);
     echo(&mut p, 5000, at, &[]);
     assert_eq!(taken_back(&p), (0, 1));
     assert_eq!((p.info().cwnd, p.info().ssthresh), (10_000, u32::MAX));
-    assert_eq!(p.info().congestion_control, CongestionControl::NewReno);
+    assert_eq!(p.info().congestion, Some(CongestionControl::NewReno));
 }
 
 #[test]
