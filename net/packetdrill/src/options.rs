@@ -20,6 +20,8 @@ pub(crate) struct Settings {
     user_timeout: i32,
     /// Seconds; `None`: off.
     linger: Option<i32>,
+    /// Bytes, without a sign; all of them: no limit.
+    notsent_lowat: i32,
 }
 
 impl Default for Settings {
@@ -32,6 +34,7 @@ impl Default for Settings {
             keep: (7_200, 75, 9),
             user_timeout: 0,
             linger: None,
+            notsent_lowat: -1,
         }
     }
 }
@@ -60,6 +63,7 @@ impl Host {
             (libc::SOL_TCP, libc::TCP_KEEPINTVL) => settings.keep.1 = at_least(1)?,
             (libc::SOL_TCP, libc::TCP_KEEPCNT) => settings.keep.2 = at_least(1)?.min(127),
             (libc::SOL_TCP, libc::TCP_USER_TIMEOUT) => settings.user_timeout = at_least(0)?,
+            (libc::SOL_TCP, libc::TCP_NOTSENT_LOWAT) => settings.notsent_lowat = number,
             _ => return Err(Errno(libc::ENOPROTOOPT)),
         }
         self.apply(fd, level, name)?;
@@ -89,6 +93,7 @@ impl Host {
             (libc::SOL_TCP, libc::TCP_KEEPINTVL) => settings.keep.1,
             (libc::SOL_TCP, libc::TCP_KEEPCNT) => settings.keep.2,
             (libc::SOL_TCP, libc::TCP_USER_TIMEOUT) => settings.user_timeout,
+            (libc::SOL_TCP, libc::TCP_NOTSENT_LOWAT) => settings.notsent_lowat,
             (libc::SOL_TCP, libc::TCP_MAXSEG) => self.info(fd)?.mss.into(),
             (libc::SOL_TCP, libc::TCP_INFO) => return Ok(tcp_info::bytes(&self.info(fd)?)),
             _ => return Err(Errno(libc::ENOPROTOOPT)),
@@ -109,6 +114,10 @@ impl Host {
             (libc::SOL_TCP, libc::TCP_USER_TIMEOUT) => {
                 let timeout = Duration::from_millis(settings.user_timeout.max(0) as u64);
                 self.engine.set_user_timeout(conn, Some(timeout).filter(|time| !time.is_zero()));
+            }
+            (libc::SOL_TCP, libc::TCP_NOTSENT_LOWAT) => {
+                let bytes = Some(settings.notsent_lowat as u32).filter(|bytes| *bytes != u32::MAX);
+                self.engine.set_notsent_lowat(conn, bytes);
             }
             (libc::SOL_SOCKET, libc::SO_KEEPALIVE)
             | (libc::SOL_TCP, libc::TCP_KEEPIDLE | libc::TCP_KEEPINTVL | libc::TCP_KEEPCNT) => {
@@ -135,6 +144,9 @@ impl Host {
         }
         if settings.user_timeout > 0 {
             self.apply(fd, libc::SOL_TCP, libc::TCP_USER_TIMEOUT)?;
+        }
+        if settings.notsent_lowat != -1 {
+            self.apply(fd, libc::SOL_TCP, libc::TCP_NOTSENT_LOWAT)?;
         }
         if settings.keepalive {
             self.apply(fd, libc::SOL_SOCKET, libc::SO_KEEPALIVE)?;
