@@ -462,6 +462,10 @@ impl Duel {
             assert!(turns < TURNS, "{} after {:?}", self.told(), self.now);
             if self.wire.iter().all(VecDeque::is_empty) {
                 self.next_timer();
+            } else {
+                // Every path takes its time; without any, what is found lost at once and sent
+                // again at once goes on for ever.
+                self.pass(Duration::from_millis(1));
             }
             for from in 0..2 {
                 for _ in 0..self.wire[from].len() {

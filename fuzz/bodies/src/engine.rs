@@ -223,10 +223,11 @@ impl Bench {
         }
         let tuple = self.engine.tuple(conn.id).expect("a connection that is read has a tuple");
         let remote = self.remotes.iter().find(|r| r.tuple == tuple).expect("one of ours");
+        let before = conn.read.clone();
         let places = conn.read.take().unwrap_or_else(|| remote.ours.clone());
         let places = places.into_iter().filter(|at| is_stream(&bytes, at.0));
         let places: Vec<SeqNum> = places.map(|at| at + bytes.len() as u32).collect();
-        assert!(!places.is_empty(), "read what the peer did not write there");
+        assert!(!places.is_empty(), "read what the peer did not write there: {before:?}");
         conn.read = Some(places);
         true
     }

@@ -9,8 +9,9 @@ use throng_net::tcp::{Flags, FourTuple, Header, Options, SackBlock, SeqNum};
 use crate::draw::Draw;
 use crate::settings;
 
-/// Initial sequence numbers remembered; a stream's bytes are told by them.
-const REMEMBERED: usize = 16;
+/// Initial sequence numbers remembered, by which a stream's bytes are told: more than a run has
+/// events, for a connection may be read long after its SYN.
+const REMEMBERED: usize = 1_024;
 
 /// Bytes after which every stream begins anew: sequence numbers are a multiple of it.
 const PERIOD: usize = 1 << 17;
