@@ -152,3 +152,62 @@ fn a_million_little_blocks_take_bounded_memory() {
     p.take(60_000, &[]);
     assert_eq!((p.info().in_flight, p.info().owns_buffers), (0, false));
 }
+
+#[test]
+fn a_fin_is_lost_and_found_with_the_tail() {
+    let mut p = Peer::distant(Config::default(), false, 10_000);
+    p.engine.shutdown_write(p.conn, p.now);
+    assert!(p.out()[9].has(Flags::FIN));
+    p.pass(ms(40));
+    p.sack(&[(1000, 9000)]);
+    assert_eq!(p.starts(), [0]);
+    p.pass(ms(40));
+    p.take(9000, &[]);
+    let last = p.one();
+    assert!(last.has(Flags::FIN) && last.len() == 1000, "{last:?}");
+    p.pass(ms(40));
+    p.take(10_001, &[]);
+    assert_eq!((p.state(), p.engine.counters().timeouts), (State::FinWait2, 0));
+}
+
+#[test]
+fn a_narrower_path_in_the_middle_of_recovery() {
+    let mut p = flying(20_000);
+    p.sack(&[(1000, 4000)]);
+    p.out();
+    let una = p.ack;
+    p.engine.on_icmp_too_big(p.tuple, una, TooBig { mtu: 640, quoted: 1040 }, p.now);
+    p.engine.check_invariants();
+    // Whatever is out and was not reported goes again, in short segments.
+    let mut high = 0;
+    for _ in 0..100 {
+        let out = p.out();
+        high =
+            out.iter().map(|s| s.header.seq + s.len() as u32 - (p.iss + 1)).max().unwrap_or(high);
+        p.pass(ms(40));
+        p.take(high.max(p.ack - (p.iss + 1)), &[]);
+    }
+    let info = p.info();
+    assert_eq!((info.in_flight, info.send_queue, info.recovering, info.lost), (0, 0, false, 0));
+    assert_eq!(info.mss, 600);
+}
+
+#[test]
+fn a_window_that_shuts_in_recovery_keeps_nothing_back_for_ever() {
+    let mut p = flying(10_000);
+    p.window = 0;
+    p.sack(&[(1000, 4000)]);
+    // What the peer was promised room for goes again; nothing new does.
+    assert_eq!(p.starts(), [0]);
+    p.pass(ms(40));
+    p.take(4000, &[]);
+    p.pass(secs(3));
+    p.window = 0xffff;
+    p.take(10_000, &[]);
+    let mut acked = 10_000;
+    for _ in 0..20 {
+        acked += p.out().iter().map(Segment::len).sum::<usize>() as u32;
+        p.take(acked, &[]);
+    }
+    assert_eq!((p.info().in_flight, p.info().send_queue), (0, 0));
+}
