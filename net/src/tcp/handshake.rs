@@ -172,7 +172,7 @@ pub(super) fn on_segment_syn_sent(conn: &mut Conn, core: &mut Core, header: &Hea
         if conn.retries == 0 && conn.rexmit_at.is_some() {
             // RFC 9293 3.5.1: an old connection of the peer's, which our RST has just ended. The
             // SYN goes again as soon as that has arrived, once.
-            conn.rexmit_at = now.after(OLD_CONNECTION);
+            conn.rexmit_at = conn.rexmit_at.earliest(now.after(OLD_CONNECTION));
             core.arm(conn, now);
         }
         return;

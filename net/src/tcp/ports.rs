@@ -74,7 +74,10 @@ impl Ports {
         }
         let destination = (tuple.local, tuple.remote, tuple.remote_port);
         if let Some(free) = self.crowded.get_mut(&destination) {
-            free.push_back(tuple.local_port);
+            // The one given out last is still in front.
+            if free.front() != Some(&tuple.local_port) {
+                free.push_back(tuple.local_port);
+            }
             if free.len() >= ENOUGH {
                 self.crowded.remove(&destination);
             }

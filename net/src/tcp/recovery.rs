@@ -40,7 +40,7 @@ pub(super) fn on_ack(
     } else if conn.flight() > 0 && is_duplicate {
         conn.dup_acks = conn.dup_acks.saturating_add(1);
     }
-    tlp::on_ack(conn, core, header, (len, &news));
+    tlp::on_ack(conn, core, header, (len, &news), now);
     undo::on_ack(conn, core, header, &news, (forward, forward || is_duplicate));
     let lost = rack::detect(conn, core, now);
     react(conn, core, &news);

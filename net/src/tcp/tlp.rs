@@ -109,8 +109,19 @@ pub(super) fn forget(conn: &mut Conn) {
 
 /// An acknowledgement of a segment with `len` of its own: it may tell what the probe has found
 /// (TLP_process_ack of RFC 8985 7.4.2).
-pub(super) fn on_ack(conn: &mut Conn, core: &mut Core, header: &Header, said: (u32, &News)) {
+pub(super) fn on_ack(
+    conn: &mut Conn,
+    core: &mut Core,
+    header: &Header,
+    said: (u32, &News),
+    now: Clock,
+) {
     if !conn.has(flag::UNUSUAL) {
+        return;
+    }
+    if conn.flight() == 0 && probe(conn) == Probe::Due {
+        // What it was to ask for has come.
+        forget(conn);
         return;
     }
     let Probe::Out { end, again, flight } = probe(conn) else { return };
@@ -121,7 +132,11 @@ pub(super) fn on_ack(conn: &mut Conn, core: &mut Core, header: &Header, said: (u
     let both = news.duplicate.is_some_and(|block| block.end == end);
     // Without an option and again the same number: both copies arrived at a peer without D-SACK.
     let bare = header.options.sack[0].is_none() && len == 0 && news.repeats;
-    let more = header.ack.after(end);
+    // A peer that only sends acknowledges nothing new, but would have reported a second copy
+    // by now.
+    let late =
+        conn.flight() == 0 && news.repeats && now.tick.age(conn.progress_at) > wait_ms(conn, 0);
+    let more = header.ack.after(end) || late;
     if again && !both && !more && !bare {
         // Whether one copy arrived or both, the next acknowledgement will tell.
         return;
@@ -129,7 +144,7 @@ pub(super) fn on_ack(conn: &mut Conn, core: &mut Core, header: &Header, said: (u
     if let Some(Extra { probe, .. }) = conn.cold.as_mut().map(|cold| cold.extra()) {
         *probe = Probe::None;
     }
-    if again && !both && more && conn.phase == Phase::Open {
+    if again && !both && !bare && more && conn.phase == Phase::Open {
         // The probe has repaired a loss, which calls for an answer all the same.
         core.counters.tail_losses += 1;
         conn.congestion.on_loss(flight, conn.mss.into());

@@ -160,7 +160,11 @@ pub(super) fn on_ack(
     let (una, phase) = (conn.snd_una, conn.phase);
     let mss = u32::from(conn.mss);
     let unsent = conn.unsent();
-    let room = unsent > 0 && conn.snd_wnd.saturating_sub(conn.flight()) >= unsent.min(mss);
+    // What Nagle's algorithm keeps back will not go, and so tell nothing.
+    let held =
+        unsent < mss && !conn.has(flag::NODELAY | flag::OVERRIDE) && conn.short_end.after(una);
+    let window = conn.snd_wnd.saturating_sub(conn.flight());
+    let room = unsent > 0 && !held && window >= unsent.min(mss);
     let stamps = conn.has(flag::TIMESTAMPS);
     let Some(mut undo) = rack::log(conn).and_then(|extra| extra.undo.take()) else { return };
     let mut spurious = false;

@@ -365,4 +365,17 @@ fn an_old_connection_of_the_peers_is_reset_and_the_syn_goes_again_at_once() {
     }
     // Once only: nobody is to make us send at their pace.
     assert!(resent[0] <= 4 && resent[1] >= 1_000, "{resent:?}");
+
+    // Nor to put it off by saying so again and again.
+    let t = tuple("10.0.0.1:1", "10.0.0.3:2");
+    e.connect(t, now).unwrap();
+    drain(&mut e, now);
+    let mut syns = 0;
+    for _ in 0..10 {
+        e.on_segment(&header(t, SeqNum(70), SeqNum(500), Flags::ACK), &[], now);
+        now += ms(1);
+        e.on_timeout(now);
+        syns += drain(&mut e, now).iter().filter(|s| s.header.flags == Flags::SYN).count();
+    }
+    assert_eq!(syns, 1);
 }

@@ -82,7 +82,14 @@ fn exhaustion_is_found_out_once() {
     e.abort(conn, NOW);
     assert_eq!(choose(&mut e), Some(port));
     assert_eq!(choose(&mut e), Some(port));
-    e.connect(FourTuple { local_port: port, ..to(remote) }, NOW).unwrap();
+    let attempt = |e: &mut Engine| e.connect(FourTuple { local_port: port, ..to(remote) }, NOW);
+    for _ in 0..2_000 {
+        // One who is refused comes free at once; that makes it no more ports.
+        let conn = attempt(&mut e).unwrap();
+        e.abort(conn, NOW);
+        assert_eq!((choose(&mut e), looked_at.get()), (Some(port), 0));
+    }
+    attempt(&mut e).unwrap();
     assert_eq!((choose(&mut e), looked_at.get()), (None, 0));
     // With plenty of them it is a destination like any other.
     for (conn, _) in &conns[1_000..3_000] {

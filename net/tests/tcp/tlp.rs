@@ -186,3 +186,22 @@ fn a_closed_window_is_probed_by_window_probes_only() {
     assert_eq!(probes(&p), (0, 0, 0));
     assert!(p.engine.counters().probes > 0);
 }
+
+#[test]
+fn a_peer_that_only_sends_tells_by_reporting_nothing() {
+    let mut p = flying(3);
+    assert_eq!(p.sends(90), [(PROBE, 2000)]);
+    let cwnd = p.info().cwnd;
+    p.take(3000, &[]);
+    // A long answer: it acknowledges no more, and would have a D-SACK in it.
+    p.data(&[1; 1000]);
+    p.read();
+    assert_eq!((probes(&p), p.info().cwnd), ((1, 0, 0), cwnd), "it may still come");
+    p.pass(ms(300));
+    p.data(&[1; 1000]);
+    p.read();
+    assert_eq!(probes(&p), (1, 1, 0));
+    assert!(p.info().cwnd < cwnd);
+    p.pass(ms(300));
+    assert!(!p.info().owns_buffers);
+}

@@ -213,3 +213,20 @@ fn a_path_that_stalls_costs_no_window() {
     }
     assert!(w.engines[0].counters().spurious_timeouts > 0);
 }
+
+#[test]
+fn what_nagle_keeps_back_is_no_new_data() {
+    // Without SACK there is no probe of the tail. The last segment out is short, so that what
+    // is written next waits for it.
+    let mut p = Peer::established(plain());
+    p.send(&[1; 2500]);
+    assert_eq!(p.out().len(), 3);
+    p.send(&[1; 100]);
+    p.none();
+    let again = p.pass(p.info().rto + ms(2));
+    assert_eq!(again.len(), 1, "the first, at the timeout");
+    assert!(p.info().recovering);
+    p.take(1000, &[]);
+    // RFC 5682 2.1, step 2b: with nothing new to send, the rest goes again.
+    assert_eq!(p.starts(), [1000, 2000]);
+}
