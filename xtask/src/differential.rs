@@ -2,6 +2,7 @@
 //! What is played, and how it is compared, is in `interop/src/bin/throng-differential/`.
 
 use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -13,6 +14,9 @@ use crate::setup::{self, Need};
 
 /// Where the known differences are written down and explained.
 const LIST: &str = "docs/DIFFERENCES.md";
+
+/// What the list says before the version of its kernel.
+const OF_KERNEL: &str = "The kernel was Linux ";
 
 /// Options of `cargo xtask differential`.
 #[derive(clap::Args, Default)]
@@ -76,6 +80,27 @@ fn run(options: &Options) -> Result<Outcome, String> {
     if !done.ok() && outcome.failed.is_empty() {
         let why = format!("{}\n{}", done.how(), done.tail(30));
         outcome.add(Outcome::fail("differential", why));
+    } else if let Some(why) = other_kernel()? {
+        // What differs here may be this kernel's.
+        for (name, what) in std::mem::take(&mut outcome.failed) {
+            outcome.add(Outcome::skip(name, format!("{why}\n{what}")));
+        }
     }
     Ok(outcome)
+}
+
+/// Why the list does not hold here, if the kernel is another than the one it is of.
+fn other_kernel() -> Result<Option<String>, String> {
+    let read = |file: &Path| {
+        std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))
+    };
+    let list = read(&host::root().join(LIST))?;
+    let (_, after) = list.split_once(OF_KERNEL).ok_or(format!("{LIST}: no \"{OF_KERNEL}\""))?;
+    let listed = after.split_whitespace().next().unwrap_or_default();
+    let here = read(Path::new("/proc/sys/kernel/osrelease"))?;
+    let same = here
+        .trim()
+        .strip_prefix(listed)
+        .is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()));
+    Ok((!same).then(|| format!("{LIST} is of Linux {listed}, this is {}", here.trim())))
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use super::checks;
 use super::inside::Run;
 use super::link::{Link, SERVER_V4, SERVER_V6};
 use crate::process::{Background, Cmd};
@@ -42,8 +43,8 @@ enum Side {
 /// A capture under way.
 pub(crate) struct Capture {
     dumpcap: Background,
-    /// [`Link::lost`] when it began.
-    lost: u64,
+    /// When it began.
+    before: Losses,
     file: PathBuf,
     log: PathBuf,
 }
@@ -56,7 +57,7 @@ impl Capture {
         name: &str,
         packets: Option<u32>,
     ) -> Result<Capture, String> {
-        let lost = link.lost()?;
+        let before = Losses::so_far(link)?;
         let file = run.logs.join(format!("{name}.pcapng"));
         let log = run.logs.join(format!("{name}-dumpcap.log"));
         let mut command = Cmd::new("dumpcap")
@@ -76,12 +77,12 @@ impl Capture {
             }
             thread::sleep(Duration::from_millis(50));
         }
-        Ok(Capture { dumpcap, lost, file, log })
+        Ok(Capture { dumpcap, before, file, log })
     }
 
     /// Ends the capture and reads it with tshark. An error says what was not tolerated.
     pub(crate) fn judge(self, link: &Link) -> Result<String, String> {
-        let Capture { mut dumpcap, lost: before, file, log } = self;
+        let Capture { mut dumpcap, before, file, log } = self;
         let (file, log) = (&file, &log);
         if dumpcap.alive() {
             // What is in flight gets into the file.
@@ -92,7 +93,7 @@ impl Capture {
             .map_err(|error| format!("dumpcap: {error}"))?;
         let said = std::fs::read_to_string(log).unwrap_or_default();
         let dropped = dropped(&said).ok_or(format!("dumpcap said no counts: {said}"))?;
-        let losses = Losses { capture: dropped, link: link.lost()? - before };
+        let losses = Losses { capture: dropped, ..Losses::so_far(link)?.since(before) };
 
         let packets = captured(&said);
         if packets == 0 {
@@ -142,7 +143,7 @@ impl Capture {
         Ok(format!(
             "{packets} packets, {dropped} lost by the capture, {} by the kernel, {} kinds of \
              warnings by the peer",
-            losses.link,
+            losses.ours + losses.theirs,
             lines.len()
         ))
     }
@@ -256,13 +257,35 @@ fn count_items(items: &str) -> BTreeMap<(Side, String), (u64, String)> {
     counted
 }
 
-/// Frames that never got into the file.
+/// What was lost on the way, and sent again for it.
 #[derive(Clone, Copy)]
 struct Losses {
     /// By the capture: the receiver had them.
     capture: u64,
-    /// Of ours, by the kernel, before the capture and the receiver: [`Link::lost`].
-    link: u64,
+    /// Frames of ours, by the kernel, before the capture and the receiver: [`Link::lost`].
+    ours: u64,
+    /// Frames of the kernel's, after the capture: [`Link::overrun`].
+    theirs: u64,
+    /// Segments that the kernel sent again.
+    again: u64,
+}
+
+impl Losses {
+    fn so_far(link: &Link) -> Result<Losses, String> {
+        let again = checks::kernel_counters().get("Tcp.RetransSegs").copied();
+        let again = again.ok_or("/proc/net/snmp has no Tcp.RetransSegs")?;
+        Ok(Losses { capture: 0, ours: link.lost()?, theirs: link.overrun()?, again })
+    }
+
+    fn since(self, before: Losses) -> Losses {
+        Losses {
+            capture: self.capture,
+            // Frames that were on their way at the beginning have arrived.
+            ours: self.ours.saturating_sub(before.ours),
+            theirs: self.theirs - before.theirs,
+            again: self.again - before.again,
+        }
+    }
 }
 
 /// Why so many of this item are tolerated, if they are.
@@ -272,9 +295,16 @@ fn tolerated(side: Side, message: &str, count: u64, losses: Losses) -> Option<&'
         return Some("the capture itself lost packets");
     }
     // What fills a gap comes late, so it looks out of order.
-    let loss = gap || message.contains("out-of-order");
-    if side == Side::Server && loss && count <= losses.link {
+    let late = message.contains("out-of-order");
+    if side == Side::Server && (gap || late) && count <= losses.ours {
         return Some("the kernel lost frames, which were sent again");
+    }
+    if side == Side::Kernel && late && losses.theirs > 0 && count <= losses.again {
+        return Some("the link's queue overran, and the kernel sent again what did not fit");
+    }
+    // RFC 2883: the report is what we owe.
+    if side == Side::Server && message.starts_with("D-SACK") && count <= losses.again {
+        return Some("the kernel sent it twice");
     }
     TOLERATED
         .iter()

@@ -86,16 +86,25 @@ impl Link {
             .filter(|(name, _)| name.starts_with("throng_device_tx_frames_total{"))
             .map(|(_, count)| count.parse::<u64>().map_err(|error| format!("{count}: {error}")))
             .sum::<Result<u64, String>>()?;
-        let file = format!("/sys/class/net/{sender}/statistics/tx_packets");
-        let sent = std::fs::read_to_string(&file).map_err(|error| format!("{file}: {error}"))?;
-        let sent: u64 = sent.trim().parse().map_err(|error| format!("{file}: {error}"))?;
-        Ok(handed.saturating_sub(sent))
+        Ok(handed.saturating_sub(statistic(sender, "tx_packets")?))
+    }
+
+    /// The kernel's frames so far that its end of the link had no room for: a TAP's queue holds
+    /// 1,000 (`txqueuelen`), and TCP's windows more than that.
+    pub(crate) fn overrun(&self) -> Result<u64, String> {
+        statistic(self.interface, "tx_dropped")
     }
 
     /// Gives the kernel its addresses, once the interface is there.
     pub(crate) fn bring_up(&self) -> Result<(), String> {
         bring_up(self.interface, &[&format!("{KERNEL_V4}/24"), &format!("{KERNEL_V6}/64")])
     }
+}
+
+fn statistic(interface: &str, name: &str) -> Result<u64, String> {
+    let file = format!("/sys/class/net/{interface}/statistics/{name}");
+    let text = std::fs::read_to_string(&file).map_err(|error| format!("{file}: {error}"))?;
+    text.trim().parse().map_err(|error| format!("{file}: {error}"))
 }
 
 /// Gives the kernel addresses on an interface, once it is there.
