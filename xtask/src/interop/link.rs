@@ -79,26 +79,37 @@ impl Link {
     /// Exact while nothing is on its way.
     pub(crate) fn lost(&self) -> Result<u64, String> {
         let Some(sender) = self.sender else { return Ok(0) };
-        let counters = checks::get(&format!("http://{ADMIN}/metrics"), &[])?;
-        let handed: u64 = counters
-            .split(' ')
-            .zip(counters.split(' ').skip(1))
-            .filter(|(name, _)| name.starts_with("throng_device_tx_frames_total{"))
-            .map(|(_, count)| count.parse::<u64>().map_err(|error| format!("{count}: {error}")))
-            .sum::<Result<u64, String>>()?;
+        let handed = server_counter("throng_device_tx_frames_total")?;
         Ok(handed.saturating_sub(statistic(sender, "tx_packets")?))
     }
 
-    /// The kernel's frames so far that its end of the link had no room for: a TAP's queue holds
-    /// 1,000 (`txqueuelen`), and TCP's windows more than that.
+    /// The kernel's frames so far that its end of the link had no room for, or the server's
+    /// socket there: a TAP's queue holds 1,000 (`txqueuelen`), and TCP's windows more than that.
     pub(crate) fn overrun(&self) -> Result<u64, String> {
-        statistic(self.interface, "tx_dropped")
+        let at_socket = self.sender.map_or(Ok(0), |sender| statistic(sender, "rx_dropped"))?;
+        Ok(statistic(self.interface, "tx_dropped")? + at_socket)
     }
 
     /// Gives the kernel its addresses, once the interface is there.
     pub(crate) fn bring_up(&self) -> Result<(), String> {
         bring_up(self.interface, &[&format!("{KERNEL_V4}/24"), &format!("{KERNEL_V6}/64")])
     }
+}
+
+/// A counter of the server's, of all shards together.
+pub(crate) fn server_counter(name: &str) -> Result<u64, String> {
+    let counters = checks::get(&format!("http://{ADMIN}/metrics"), &[])?;
+    let words = counters.split(' ');
+    let values: Vec<&str> = words
+        .clone()
+        .zip(words.skip(1))
+        .filter(|(word, _)| word.split('{').next() == Some(name) && word.contains('{'))
+        .map(|(_, value)| value)
+        .collect();
+    if values.is_empty() {
+        return Err(format!("the server has no {name}"));
+    }
+    values.iter().map(|value| value.parse::<u64>().map_err(|e| format!("{value}: {e}"))).sum()
 }
 
 fn statistic(interface: &str, name: &str) -> Result<u64, String> {
