@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::checks;
+use super::counters::Counters;
 use super::inside::Run;
-use super::link::{self, Link, SERVER_V4, SERVER_V6};
+use super::link::{Link, SERVER_V4, SERVER_V6};
 use crate::process::{Background, Cmd};
 
 /// Bytes kept of each frame: all headers with all options, and a little payload.
@@ -278,8 +279,10 @@ impl Losses {
     fn so_far(link: &Link) -> Result<Losses, String> {
         let again = checks::kernel_counters().get("Tcp.RetransSegs").copied();
         let again = again.ok_or("/proc/net/snmp has no Tcp.RetransSegs")?;
-        let probes = link::server_counter("throng_tcp_tail_probes_total")?;
-        Ok(Losses { capture: 0, ours: link.lost()?, theirs: link.overrun()?, again, probes })
+        let counters = Counters::read()?;
+        let probes = counters.total("throng_tcp_tail_probes_total")?;
+        let (ours, theirs) = (link.lost(&counters)?, link.overrun()?);
+        Ok(Losses { capture: 0, ours, theirs, again, probes })
     }
 
     fn since(self, before: Losses) -> Losses {

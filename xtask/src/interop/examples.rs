@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::checks::{self, Verdict};
+use super::counters::ADMIN;
 use super::inside::Run;
 use super::link::{self, KERNEL_V4, SERVER_V4};
 use crate::process::{Background, Cmd};
@@ -17,8 +18,6 @@ use crate::process::{Background, Cmd};
 /// Interfaces of the server's link and of the client's, and the client's addresses.
 const SERVER_TAP: &str = "tex0";
 const CLIENT_TAP: &str = "tex1";
-/// Where the servers' operator's endpoint is, on the host's loopback.
-const ADMIN: &str = "127.0.0.1:9100";
 const CLIENT_V4: &str = "10.78.0.2";
 const CLIENT_GATEWAY: &str = "10.78.0.1";
 

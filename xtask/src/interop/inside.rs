@@ -12,6 +12,7 @@ use serde_json::json;
 use super::Backend;
 use super::capture::Capture;
 use super::checks::{self, Verdict};
+use super::counters;
 use super::examples;
 use super::internet;
 use super::link::{self, Link};
@@ -115,7 +116,7 @@ fn start_server(options: &Options) -> Result<(Link, Background), String> {
         .env("THRONG_DEVICE", &link.device)
         .env("THRONG_ADDRESS", format!("{}/24,{}/64", link::SERVER_V4, link::SERVER_V6))
         .env("THRONG_SHARDS", "2")
-        .env("THRONG_ADMIN", link::ADMIN)
+        .env("THRONG_ADMIN", counters::ADMIN)
         // Two busy shards would leave nothing of two cores for the clients.
         .env("THRONG_IDLE", "adaptive")
         .env("RUST_LOG", "info")

@@ -13,12 +13,12 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::checks::{self, Verdict};
+use super::counters::{ADMIN, Counters};
 use super::inside::Run;
 use super::link::{self, KERNEL_V4, KERNEL_V6, SERVER_V4, SERVER_V6};
 use crate::process::{Background, Cmd};
 
 const TAP: &str = "tin0";
-const ADMIN: &str = "127.0.0.1:9100";
 const ROUTER_V4: &str = "10.79.0.1";
 const ROUTER_V6: &str = "fd79::1";
 const CLIENT_V4: &str = "10.79.0.2";
@@ -170,7 +170,7 @@ impl Lab {
         let seen = marker.counters()?;
         let after = Counters::read()?;
         has(&said, &["ecn", "ecn_seen"])?;
-        let reductions = after.since(&before, "ecn_reductions")?;
+        let reductions = after.since(&before, "throng_tcp_ecn_reductions_total")?;
         for what in ["asked", "granted", "marked", "client_echoes", "server_slows"] {
             if seen(what) == 0 {
                 return Err(format!("no segment was {what}; {said}"));
@@ -188,7 +188,7 @@ impl Lab {
         let marker = Marker::start()?;
         let said = self.client(run, &["put", host, "20000000"])?;
         let seen = marker.counters()?;
-        let marks = Counters::read()?.since(&before, "ecn_marks")?;
+        let marks = Counters::read()?.since(&before, "throng_tcp_ecn_marks_total")?;
         has(&said, &["ecn"])?;
         for what in ["marked", "server_echoes", "client_slows"] {
             if seen(what) == 0 {
@@ -207,8 +207,8 @@ impl Lab {
         let said = self.get(run, host, 5_000_000);
         link::run("ip link set tcl0 mtu 1500")?;
         let (said, after) = (said?, Counters::read()?);
-        let lowered = after.since(&before, "path_mtu_lowered")?;
-        let suspected = after.since(&before, "path_mtu_suspected")?;
+        let lowered = after.since(&before, "throng_tcp_path_mtu_lowered_total")?;
+        let suspected = after.since(&before, "throng_tcp_path_mtu_suspected_total")?;
         if (lowered, suspected) != (1, 0) {
             return Err(format!("lowered {lowered} times by ICMP, {suspected} by guesses; {said}"));
         }
@@ -229,8 +229,8 @@ impl Lab {
         }
         has(&said, &["timestamps", "sack", "wscale", "ecn"])?;
         let (sent, accepted) = (
-            after.since(&before, "syn_cookies_sent")?,
-            after.since(&before, "syn_cookies_accepted")?,
+            after.since(&before, "throng_tcp_syn_cookies_sent_total")?,
+            after.since(&before, "throng_tcp_syn_cookies_accepted_total")?,
         );
         if sent < u64::from(FLOOD) || accepted < u64::from(CLIENTS / 2) {
             return Err(format!("{sent} cookies sent, {accepted} came back; {said}"));
@@ -286,24 +286,5 @@ impl Marker {
 impl Drop for Marker {
     fn drop(&mut self) {
         drop(link::run("nft delete table inet internet"));
-    }
-}
-
-/// The server's counters.
-struct Counters(String);
-
-impl Counters {
-    fn read() -> Result<Counters, String> {
-        checks::get(&format!("http://{ADMIN}/metrics"), &["-m5"]).map(Counters)
-    }
-
-    fn one(&self, name: &str) -> Result<u64, String> {
-        let full = format!("throng_tcp_{name}_total{{shard=\"0\"}} ");
-        let value = self.0.split_once(&full).and_then(|(_, rest)| rest.split(' ').next());
-        value.and_then(|value| value.parse().ok()).ok_or(format!("no counter {full}"))
-    }
-
-    fn since(&self, before: &Counters, name: &str) -> Result<u64, String> {
-        Ok(self.one(name)? - before.one(name)?)
     }
 }

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::Backend;
-use super::checks;
+use super::counters::Counters;
 use crate::guest;
 use crate::process::Cmd;
 
@@ -17,9 +17,6 @@ pub(crate) const KERNEL_V6: &str = "fd77::1";
 pub(crate) const SERVER_V4: &str = "10.77.0.2";
 /// Its IPv6 address.
 pub(crate) const SERVER_V6: &str = "fd77::2";
-
-/// Where the server's counters are asked for, on the namespace's own loopback.
-pub(crate) const ADMIN: &str = "127.0.0.1:9100";
 
 /// The kernel's side of each kind of link, and what the server is told.
 pub(crate) struct Link {
@@ -77,9 +74,9 @@ impl Link {
     /// Generic AF_XDP transmit loses one for each EAGAIN of the kernel on a busy machine, and
     /// counts it nowhere, so what was handed over is held against what the interface sent.
     /// Exact while nothing is on its way.
-    pub(crate) fn lost(&self) -> Result<u64, String> {
+    pub(crate) fn lost(&self, counters: &Counters) -> Result<u64, String> {
         let Some(sender) = self.sender else { return Ok(0) };
-        let handed = server_counter("throng_device_tx_frames_total")?;
+        let handed = counters.total("throng_device_tx_frames_total")?;
         Ok(handed.saturating_sub(statistic(sender, "tx_packets")?))
     }
 
@@ -94,22 +91,6 @@ impl Link {
     pub(crate) fn bring_up(&self) -> Result<(), String> {
         bring_up(self.interface, &[&format!("{KERNEL_V4}/24"), &format!("{KERNEL_V6}/64")])
     }
-}
-
-/// A counter of the server's, of all shards together.
-pub(crate) fn server_counter(name: &str) -> Result<u64, String> {
-    let counters = checks::get(&format!("http://{ADMIN}/metrics"), &[])?;
-    let words = counters.split(' ');
-    let values: Vec<&str> = words
-        .clone()
-        .zip(words.skip(1))
-        .filter(|(word, _)| word.split('{').next() == Some(name) && word.contains('{'))
-        .map(|(_, value)| value)
-        .collect();
-    if values.is_empty() {
-        return Err(format!("the server has no {name}"));
-    }
-    values.iter().map(|value| value.parse::<u64>().map_err(|e| format!("{value}: {e}"))).sum()
 }
 
 fn statistic(interface: &str, name: &str) -> Result<u64, String> {

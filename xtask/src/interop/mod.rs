@@ -5,6 +5,7 @@
 
 mod capture;
 mod checks;
+mod counters;
 mod examples;
 mod inside;
 mod internet;
