@@ -45,6 +45,7 @@ mod run;
 mod shard;
 pub mod signal;
 pub mod sim;
+pub mod stages;
 mod stats;
 mod sync;
 mod task;

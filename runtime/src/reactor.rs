@@ -26,6 +26,7 @@ use std::time::Duration;
 use crate::driver::Driver;
 use crate::error::discard;
 use crate::shard::Shard;
+use crate::stages::Stage;
 use crate::time::Instant;
 
 /// Most remote wakes taken in a turn.
@@ -56,18 +57,25 @@ impl Reactor {
         let shard = &*self.shard;
         shard.set_now(now);
         shard.counters.turns.add(1);
+        let mut watch = shard.stages.begin();
         let mut busy = inbox(shard);
+        watch.lap(Stage::Inbox);
         if let Some(driver) = &mut self.driver {
             busy |= driver.receive(now);
         }
+        watch.lap(Stage::Receive);
         busy |= shard.run_timers(now, TIMERS);
+        watch.lap(Stage::Timers);
         if let Some(driver) = &mut self.driver {
             busy |= driver.advance(now);
         }
+        watch.lap(Stage::Advance);
         busy |= shard.run_tasks(self.task_budget) > 0;
+        watch.lap(Stage::Tasks);
         if let Some(driver) = &mut self.driver {
             busy |= driver.transmit(now);
         }
+        watch.lap(Stage::Transmit);
         busy | shard.has_ready()
     }
 

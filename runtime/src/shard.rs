@@ -23,6 +23,7 @@ use crate::inbound::Chain;
 use crate::mesh::Port;
 use crate::prefetch::prefetch;
 use crate::ready::{BATCH, ReadyQueue};
+use crate::stages::Stages;
 use crate::stats::{Counters, Stats};
 use crate::task::{self, Header};
 use crate::time::Instant;
@@ -70,6 +71,7 @@ pub(crate) struct Shard {
     /// See the module `local`.
     pub(crate) local: RefCell<Option<Rc<dyn Any>>>,
     pub(crate) counters: Counters,
+    pub(crate) stages: Stages,
 }
 
 /// How a task ended.
@@ -112,6 +114,7 @@ impl Shard {
             closing: Cell::new(false),
             local: RefCell::new(None),
             counters: Counters::default(),
+            stages: Stages::default(),
         })
     }
 
