@@ -48,6 +48,10 @@ pub enum Error {
     /// The peer took no byte for [`Config::send_timeout`](crate::Config::send_timeout).
     #[error("peer does not read")]
     SendTimeout,
+    /// The peer reads so slowly that it fell behind a topic whose policy is
+    /// [`Slow::Disconnect`](crate::topic::Slow::Disconnect).
+    #[error("peer reads too slowly")]
+    Slow,
     /// The drain of [`Config::drain`](crate::Config::drain) has come to its deadline before the
     /// closing handshake has come to its end.
     #[error("cut at the end of a drain")]

@@ -4,6 +4,7 @@
 //! * [`upgrade`] and [`upgrade_with`]: a server's socket out of an HTTP request.
 //! * [`connect`] and [`connect_with`]: a client's socket; `connect_tls` (feature `tls`) for
 //!   `wss://`.
+//! * [`topic`]: one encoded frame to all subscribers, on all shards.
 //!
 //! All give a [`WebSocket`], which is a `Stream` and a `Sink` of [`Message`]s. Any stream of
 //! `futures::io::{AsyncRead, AsyncWrite}` will do, among them `throng_net::TcpStream`. The
@@ -58,11 +59,14 @@ mod active;
 mod bridge;
 mod config;
 mod error;
+mod forward;
+mod frame;
 mod handshake;
 mod socket;
 mod timers;
 #[cfg(feature = "tls")]
 mod tls;
+pub mod topic;
 mod track;
 mod upgrade;
 
@@ -72,6 +76,7 @@ pub use tungstenite::protocol::{CloseFrame, Message, Role};
 
 pub use crate::config::Config;
 pub use crate::error::{Error, HandshakeError};
+pub use crate::frame::{Carrier, Frame};
 pub use crate::handshake::{Decline, Request, accept, accept_with, connect, connect_with};
 pub use crate::socket::WebSocket;
 #[cfg(feature = "tls")]

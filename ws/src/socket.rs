@@ -18,6 +18,7 @@ use tungstenite::protocol::{CloseFrame, Message, Role};
 use crate::active::{Active, Failing};
 use crate::config::Config;
 use crate::error::Error;
+use crate::forward::Life;
 use crate::timers::{Due, Timers};
 use crate::track::MAX_CONTROL;
 
@@ -41,8 +42,8 @@ const DRAIN_READS: usize = 32;
 /// nothing to send holds no protocol state and no buffers: its size is that of this struct
 /// (48 bytes and the stream), plus one small box when it has timers.
 pub struct WebSocket<S> {
-    io: S,
-    active: Option<Box<Active>>,
+    pub(crate) io: S,
+    pub(crate) active: Option<Box<Active>>,
     timers: Option<Box<Timers>>,
     config: Rc<Config>,
     /// The task that waited for a message last.
@@ -51,6 +52,8 @@ pub struct WebSocket<S> {
     phase: Phase,
     /// The peer's close frame has arrived.
     close_received: bool,
+    /// What heartbeats of topics know of the peer.
+    pub(crate) life: Life,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +104,7 @@ impl<S> WebSocket<S> {
             role,
             phase: Phase::Open,
             close_received: false,
+            life: Life::Heard,
         }
     }
 
@@ -119,7 +123,7 @@ impl<S> WebSocket<S> {
         self.active.is_none()
     }
 
-    fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.phase == Phase::Open
     }
 
@@ -143,6 +147,9 @@ impl<S> WebSocket<S> {
         let Some(active) = &mut self.active else { return };
         let stopped = waits && active.is_under_way() && self.config.receive_timeout.is_some();
         let heard = active.take_heard();
+        if heard {
+            self.life = Life::Heard;
+        }
         if stopped && self.timers.is_none() {
             let timers = Timers::new(throng_runtime::now(), &self.config);
             self.timers = Some(Box::new(timers));
@@ -155,8 +162,15 @@ impl<S> WebSocket<S> {
         }
     }
 
+    /// Tells the timers that a data message is sent.
+    pub(crate) fn note_sent(&mut self) {
+        if let Some(timers) = &mut self.timers {
+            timers.sent_data(throng_runtime::now());
+        }
+    }
+
     /// Sending has failed.
-    fn lose(&mut self) {
+    pub(crate) fn lose(&mut self) {
         let closed = self.close_received;
         self.finish();
         if !closed {
@@ -173,7 +187,7 @@ impl<S> WebSocket<S> {
     }
 
     /// Nothing more will be sent or received.
-    fn finish(&mut self) {
+    pub(crate) fn finish(&mut self) {
         self.phase = Phase::Done;
         self.timers = None;
         // A task that waits on the other half learns of the end.
@@ -240,9 +254,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         match stage {
             Stage::Serving => {}
             Stage::Draining { .. } if self.is_open() => {
-                let reason = CloseFrame { code: CloseCode::Away, reason: Default::default() };
                 // A write buffer too full for it is being drained: asked again after that.
-                let _ = self.queue(Message::Close(Some(reason)));
+                let _ = self.queue(Message::Close(Some(away())));
             }
             Stage::Draining { .. } => {}
             Stage::Cut if self.is_shut() => {
@@ -416,7 +429,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
     }
 
     /// Puts a message into the write buffer; nothing is written yet.
-    fn queue(&mut self, message: Message) -> Result<(), Error> {
+    pub(crate) fn queue(&mut self, message: Message) -> Result<(), Error> {
         if !self.is_open() {
             return Err(Error::Closed);
         }
@@ -429,10 +442,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         if message.len() > longest {
             return Err(Error::ControlTooLong);
         }
-        if let Some(timers) = &mut self.timers
-            && (message.is_text() || message.is_binary())
-        {
-            timers.sent_data(throng_runtime::now());
+        if message.is_text() || message.is_binary() {
+            self.note_sent();
         }
         let closes = message.is_close();
         let (role, config) = (self.role, &self.config);
@@ -446,7 +457,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
     }
 
     /// Writes out all that is queued.
-    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+    pub(crate) fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let Some(active) = &mut self.active else { return Poll::Ready(Ok(())) };
         match active.flush(&mut self.io, cx, self.reader.as_ref()) {
             Ok(()) => {
@@ -474,6 +485,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
             }
         }
     }
+}
+
+/// What the peers of a server that ends are told.
+pub(crate) fn away() -> CloseFrame {
+    CloseFrame { code: CloseCode::Away, reason: Default::default() }
 }
 
 fn normal() -> CloseFrame {

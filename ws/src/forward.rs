@@ -1,0 +1,182 @@
+//! What is published, forwarded to the peer while its messages are waited for.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures::io::{AsyncRead, AsyncWrite};
+use futures::stream::Stream;
+use tungstenite::protocol::{Message, Role};
+
+use crate::error::Error;
+use crate::frame::{Carrier, Frame};
+use crate::socket::{WebSocket, away};
+use crate::topic::{News, Slow, Subscription};
+
+/// Longest frame that a stream of ours takes whole, in bytes; others are copied.
+const WHOLE: usize = 1 << 30;
+
+/// When the peer was heard last, as seen by heartbeats. A byte in every socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Life {
+    /// Since the last heartbeat.
+    Heard,
+    /// Before it.
+    Quiet,
+    /// Before it, and a ping was sent.
+    Pinged,
+}
+
+thread_local! {
+    /// The ping of all heartbeats.
+    static PING: Frame = Frame::empty_ping();
+}
+
+impl<S: AsyncRead + AsyncWrite + Carrier + Unpin> WebSocket<S> {
+    /// Sends an encoded frame: its very bytes where a TCP connection of ours is below and we
+    /// are the server, else as a message of its own. Waits until what was sent before has left
+    /// the socket's write buffer and there is room for more.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], and those of the stream, as for the `Sink`.
+    pub async fn send_frame(&mut self, frame: &Frame) -> Result<(), Error> {
+        poll_fn(|cx| self.poll_send_frame(cx, frame)).await
+    }
+
+    /// Polls to send an encoded frame, which is taken as a whole, see
+    /// [`send_frame`](WebSocket::send_frame).
+    pub fn poll_send_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+        frame: &Frame,
+    ) -> Poll<Result<(), Error>> {
+        if self.active.is_some() && self.is_open() {
+            // Its buffer may end in the middle of a frame.
+            ready!(self.poll_send(cx))?;
+        }
+        if !self.is_open() {
+            return Poll::Ready(Err(Error::Closed));
+        }
+        let whole = self.role() == Role::Server && frame.as_bytes().len() <= WHOLE;
+        let Some(tcp) = self.io.tcp().filter(|_| whole) else {
+            self.queue(frame.message())?;
+            // It is taken, whether or not it leaves at once.
+            return match self.poll_send(cx) {
+                Poll::Ready(result) => Poll::Ready(result),
+                Poll::Pending => Poll::Ready(Ok(())),
+            };
+        };
+        let result = ready!(tcp.poll_write_chunk(cx, &mut Some(frame.as_bytes().clone())));
+        match result {
+            Ok(()) if !frame.is_ping() => self.note_sent(),
+            Ok(()) => {}
+            Err(error) => {
+                self.lose();
+                return Poll::Ready(Err(Error::Io(error)));
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// The next message, as of the `Stream`; what `subscribed` bring is forwarded to the peer
+    /// meanwhile, and their topics' policies are carried out. Dropping the future loses
+    /// nothing.
+    ///
+    /// # Errors
+    /// Beside those of the `Stream`: [`Error::Slow`], [`Error::PingTimeout`].
+    pub async fn next_with(
+        &mut self,
+        subscribed: &mut [Subscription],
+    ) -> Option<Result<Message, Error>> {
+        poll_fn(|cx| self.poll_next_with(cx, subscribed)).await
+    }
+
+    /// Polls for the next message, see [`next_with`](WebSocket::next_with).
+    pub fn poll_next_with(
+        &mut self,
+        cx: &mut Context<'_>,
+        subscribed: &mut [Subscription],
+    ) -> Poll<Option<Result<Message, Error>>> {
+        loop {
+            if let Poll::Ready(item) = Pin::new(&mut *self).poll_next(cx) {
+                return Poll::Ready(item);
+            }
+            let mut leaving = false;
+            for subscription in subscribed.iter_mut() {
+                match self.forward(cx, subscription) {
+                    Ok(closing) => leaving |= closing,
+                    Err(error) => return Poll::Ready(Some(Err(error))),
+                }
+            }
+            if !leaving || !self.is_open() {
+                return Poll::Pending;
+            }
+            // A write buffer too full for it is being drained; the close is then the stream's
+            // end, when the server drops the socket.
+            let _ = self.queue(Message::Close(Some(away())));
+        }
+    }
+
+    /// Forwards what there is as far as the peer takes it. Returns whether the topic closes.
+    fn forward(
+        &mut self,
+        cx: &mut Context<'_>,
+        subscription: &mut Subscription,
+    ) -> Result<bool, Error> {
+        while self.is_open() {
+            // A frame stays in the topic until the stream has taken it: so who is slow falls
+            // behind there.
+            match subscription.poll_peek(cx) {
+                Poll::Pending => break,
+                Poll::Ready(News::Closing) => return Ok(true),
+                Poll::Ready(News::Missed(_, Slow::Drop)) => {}
+                Poll::Ready(News::Missed(_, Slow::Disconnect)) => {
+                    subscription.count(|stats| stats.disconnected += 1);
+                    return Err(self.reset(Error::Slow));
+                }
+                Poll::Ready(News::Frame(frame)) => match self.poll_send_frame(cx, &frame) {
+                    Poll::Ready(Ok(())) => subscription.commit(),
+                    Poll::Ready(Err(error)) => return Err(error),
+                    Poll::Pending => break,
+                },
+                Poll::Ready(News::Heartbeat) => self.heartbeat(cx, subscription)?,
+            }
+        }
+        Ok(false)
+    }
+
+    fn heartbeat(
+        &mut self,
+        cx: &mut Context<'_>,
+        subscription: &Subscription,
+    ) -> Result<(), Error> {
+        self.life = match self.life {
+            Life::Heard => Life::Quiet,
+            Life::Quiet => {
+                subscription.count(|stats| stats.pings += 1);
+                let ping = PING.with(Frame::clone);
+                // Where there is no room for it the peer has something to acknowledge anyway.
+                if let Poll::Ready(Err(error)) = self.poll_send_frame(cx, &ping) {
+                    return Err(error);
+                }
+                Life::Pinged
+            }
+            Life::Pinged => {
+                subscription.count(|stats| stats.dead += 1);
+                return Err(self.reset(Error::PingTimeout));
+            }
+        };
+        Ok(())
+    }
+
+    /// Ends a socket whose peer does not take what is queued: nothing of it is to be kept.
+    fn reset(&mut self, error: Error) -> Error {
+        if let Some(tcp) = self.io.tcp() {
+            // Of a connection that is over nobody needs it.
+            let _ = tcp.set_linger(Some(Duration::ZERO));
+        }
+        self.finish();
+        error
+    }
+}

@@ -1,0 +1,324 @@
+//! All topics of all shards: who has subscribers where, and frames between shards.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::rc::{Rc, Weak};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::task::AtomicWaker;
+use throng_runtime::mesh::{Mesh, Port};
+use throng_runtime::{ShardId, current_shard, now, sleep, try_spawn_local};
+
+use super::{Frames, HubStats, Inner, Published, Topic, TopicConfig};
+use crate::frame::Frame;
+
+/// Frames on their way from one shard to another; beyond it they are refused.
+const MESH: usize = 1_024;
+/// Most frames taken from other shards before other tasks have their turn.
+const TAKE: usize = 32;
+/// Topics of a hub at which it first looks for names that are no longer used.
+const CLEAR: usize = 64;
+/// A heartbeat visits its subscribers in so many pieces,
+const PIECES: u32 = 1_024;
+/// and not more often than this.
+const LEAST_TICK: Duration = Duration::from_millis(5);
+
+/// The topics of all shards of a runtime. Clones are the same hub.
+#[derive(Clone)]
+pub struct Hub(Arc<Shared>);
+
+struct Shared {
+    config: TopicConfig,
+    seats: Vec<Seat>,
+    /// Locked when a topic comes to a shard, not to publish.
+    directory: Mutex<Directory>,
+}
+
+/// Topics that exist on any shard, and names of some that no longer do.
+#[derive(Default)]
+struct Directory {
+    topics: HashMap<Arc<str>, std::sync::Weak<Everywhere>>,
+    /// At so many the names of those that are gone are thrown away.
+    clear_at: usize,
+}
+
+/// What a shard has of the hub.
+struct Seat {
+    /// Until it enters.
+    port: Mutex<Option<Port<Parcel>>>,
+    /// Its task that takes frames from others.
+    waker: AtomicWaker,
+}
+
+/// A frame on its way to another shard.
+struct Parcel {
+    to: Arc<Everywhere>,
+    frame: Frame,
+}
+
+/// A topic, on all shards together.
+pub(super) struct Everywhere {
+    pub(super) name: Arc<str>,
+    /// Subscribers by shard; each is written by its shard only.
+    counts: Box<[Count]>,
+}
+
+/// Keeps what two cores write apart.
+#[derive(Default)]
+#[repr(align(64))]
+struct Count(AtomicU64);
+
+impl Everywhere {
+    pub(super) fn presence(&self) -> u64 {
+        self.counts.iter().map(|count| count.0.load(Ordering::Relaxed)).sum()
+    }
+
+    pub(super) fn entered(&self, shard: usize) {
+        self.counts[shard].0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn left(&self, shard: usize) {
+        self.counts[shard].0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Hub {
+    /// For a runtime of `shards` shards; `config` holds for every topic without one of its own.
+    pub fn new(shards: usize, config: TopicConfig) -> Hub {
+        let seat = |port| Seat { port: Mutex::new(Some(port)), waker: AtomicWaker::new() };
+        let seats = Mesh::new(shards, MESH).into_iter().map(seat).collect();
+        Hub(Arc::new(Shared { config, seats, directory: Mutex::default() }))
+    }
+
+    /// This shard's topics. It spawns a task that serves them for as long as the shard runs.
+    ///
+    /// # Errors
+    /// When this shard has entered before, or the hub has no seat for it.
+    ///
+    /// # Panics
+    /// When the thread runs no shard.
+    pub fn enter(&self) -> io::Result<Topics> {
+        let shard = current_shard();
+        let error = |what: &str| io::Error::other(format!("shard {shard} {what} the hub"));
+        let seat = self.0.seats.get(shard.index()).ok_or_else(|| error("has no seat in"))?;
+        let port = lock(&seat.port).take().ok_or_else(|| error("has already entered"))?;
+        let local = Rc::new(Local {
+            hub: self.0.clone(),
+            shard: shard.index(),
+            port: RefCell::new(port),
+            topics: RefCell::default(),
+            sweeps: RefCell::default(),
+            stats: Cell::default(),
+        });
+        let serving = local.clone();
+        let task = try_spawn_local(poll_fn(move |cx| serving.poll_serve(cx)));
+        task.map_err(io::Error::other)?.detach();
+        Ok(Topics(local))
+    }
+}
+
+impl fmt::Debug for Hub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hub").field("shards", &self.0.seats.len()).finish_non_exhaustive()
+    }
+}
+
+/// The topics of a hub, on one shard. Clones are the same ones.
+#[derive(Clone)]
+pub struct Topics(Rc<Local>);
+
+impl Topics {
+    /// The topic of a name, which is made where there is none.
+    pub fn topic(&self, name: &str) -> Topic {
+        self.topic_with(name, self.0.hub.config)
+    }
+
+    /// The topic of a name. Where it is made, this shard's part of it has its own `config`
+    /// instead of the hub's.
+    pub fn topic_with(&self, name: &str, config: TopicConfig) -> Topic {
+        if let Some(inner) = self.0.find(name) {
+            return Topic(inner);
+        }
+        let everywhere = self.0.everywhere(name);
+        let inner = Rc::new(Inner {
+            everywhere: everywhere.clone(),
+            hub: Rc::downgrade(&self.0),
+            shard: self.0.shard,
+            config,
+            roster: RefCell::default(),
+            frames: RefCell::<Frames>::default(),
+            left: Cell::new(0),
+            sweep: Cell::new(0),
+            swept: Cell::new(0),
+            queued: Cell::new(false),
+            beat: Cell::new(0),
+            beats: Cell::new(0),
+            closing: Cell::new(false),
+        });
+        self.0.topics.borrow_mut().insert(everywhere.name.clone(), Rc::downgrade(&inner));
+        if let Some(interval) = config.heartbeat {
+            match try_spawn_local(heartbeat(Rc::downgrade(&inner), interval)) {
+                Ok(task) => task.detach(),
+                Err(error) => tracing::warn!(name, %error, "a topic is without its heartbeat"),
+            }
+        }
+        Topic(inner)
+    }
+
+    /// Topics of this shard that somebody holds.
+    pub fn len(&self) -> usize {
+        self.0.topics.borrow().len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What this shard's topics have done.
+    pub fn stats(&self) -> HubStats {
+        self.0.stats.get()
+    }
+}
+
+impl fmt::Debug for Topics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Topics").field("shard", &self.0.shard).field("len", &self.len()).finish()
+    }
+}
+
+/// What a hub has on one shard.
+pub(super) struct Local {
+    hub: Arc<Shared>,
+    shard: usize,
+    port: RefCell<Port<Parcel>>,
+    topics: RefCell<HashMap<Arc<str>, Weak<Inner>>>,
+    /// Topics whose subscribers have yet to be woken.
+    sweeps: RefCell<VecDeque<Rc<Inner>>>,
+    stats: Cell<HubStats>,
+}
+
+impl Local {
+    /// Changes the counters.
+    pub(super) fn count(&self, change: impl FnOnce(&mut HubStats)) {
+        let mut stats = self.stats.get();
+        change(&mut stats);
+        self.stats.set(stats);
+    }
+
+    fn find(&self, name: &str) -> Option<Rc<Inner>> {
+        self.topics.borrow().get(name)?.upgrade()
+    }
+
+    /// The topic as all shards know it.
+    fn everywhere(&self, name: &str) -> Arc<Everywhere> {
+        let mut directory = lock(&self.hub.directory);
+        if let Some(found) = directory.topics.get(name).and_then(|found| found.upgrade()) {
+            return found;
+        }
+        if directory.topics.len() >= directory.clear_at {
+            directory.topics.retain(|_, topic| topic.strong_count() > 0);
+            directory.clear_at = (2 * directory.topics.len()).max(CLEAR);
+        }
+        let name: Arc<str> = name.into();
+        let counts = self.hub.seats.iter().map(|_| Count::default()).collect();
+        let made = Arc::new(Everywhere { name: name.clone(), counts });
+        directory.topics.insert(name, Arc::downgrade(&made));
+        made
+    }
+
+    /// Sends a frame to the other shards that have subscribers.
+    pub(super) fn send(&self, topic: &Arc<Everywhere>, frame: &Frame) -> Published {
+        let mut published = Published::default();
+        for (shard, count) in topic.counts.iter().enumerate() {
+            let subscribers = count.0.load(Ordering::Relaxed);
+            if shard == self.shard || subscribers == 0 {
+                continue;
+            }
+            let parcel = Parcel { to: topic.clone(), frame: frame.clone() };
+            match self.port.borrow_mut().try_send(ShardId(shard as u16), parcel) {
+                Ok(()) => {
+                    published.subscribers += subscribers;
+                    self.hub.seats[shard].waker.wake();
+                }
+                Err(_) => published.refused += 1,
+            }
+        }
+        published
+    }
+
+    /// Puts a topic into the queue of those whose subscribers are to be woken.
+    pub(super) fn sweep_later(&self, topic: &Inner) {
+        if let Some(topic) = self.find(&topic.everywhere.name) {
+            self.sweeps.borrow_mut().push_back(topic);
+            self.hub.seats[self.shard].waker.wake();
+        }
+    }
+
+    /// Takes frames from other shards and wakes subscribers, a few at a time.
+    fn poll_serve(&self, cx: &Context<'_>) -> Poll<()> {
+        // Before the look, so that what comes after it is not missed.
+        self.hub.seats[self.shard].waker.register(cx.waker());
+        let mut worked = false;
+        for _ in 0..TAKE {
+            let Some(parcel) = ({ self.port.borrow_mut().try_recv() }) else { break };
+            worked = true;
+            if let Some(topic) = self.find(&parcel.to.name) {
+                topic.offer(&parcel.frame);
+            }
+        }
+        let topic = self.sweeps.borrow_mut().pop_front();
+        if let Some(topic) = topic {
+            worked = true;
+            match topic.sweep_some() {
+                true => self.sweeps.borrow_mut().push_back(topic),
+                false => topic.queued.set(false),
+            }
+        }
+        if worked {
+            // Behind those who were just woken.
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let Some(hub) = self.hub.upgrade() else { return };
+        let name = &self.everywhere.name;
+        let mut topics = hub.topics.borrow_mut();
+        if topics.get(name).is_some_and(|inner| inner.strong_count() == 0) {
+            topics.remove(name);
+        }
+    }
+}
+
+/// Visits the subscribers of a topic, all of them once in `interval`.
+async fn heartbeat(topic: Weak<Inner>, interval: Duration) {
+    let tick = (interval / PIECES).max(LEAST_TICK);
+    let interval = interval.as_nanos().max(1);
+    let mut due = 0;
+    let mut last = now();
+    loop {
+        sleep(tick).await;
+        let Some(topic) = topic.upgrade() else { return };
+        let at = now();
+        let slots = topic.roster.borrow().slots();
+        due += u128::from(slots) * (at - last).as_nanos();
+        last = at;
+        let part = due / interval;
+        due -= part * interval;
+        topic.beat_some(u32::try_from(part).unwrap_or(u32::MAX).min(slots));
+    }
+}

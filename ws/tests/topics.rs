@@ -1,0 +1,389 @@
+//! Topics: who gets what, who is slow, who is dead, over TCP and a link in virtual time, and
+//! between shards.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures::{AsyncWriteExt, SinkExt, StreamExt};
+use throng_net::device::Device;
+use throng_net::device::memory::{self, MemoryQueue, Options};
+use throng_net::sim::{HostConfig, add_host};
+use throng_net::{TcpListener, TcpStream, stats};
+use throng_runtime::driver::NoDriver;
+use throng_runtime::sim::World;
+use throng_runtime::{Driver, Instant, ShardId, sleep, spawn_local, spawn_on};
+use throng_ws::topic::{Hub, HubStats, News, Published, Slow, Topic, TopicConfig, Topics};
+use throng_ws::{CloseCode, Error, Frame, Message, WebSocket};
+
+const LIMIT: Instant = Instant::from_millis(900_000);
+
+fn server() -> SocketAddr {
+    "10.0.0.1:80".parse().unwrap()
+}
+
+/// What the server's side saw.
+#[derive(Clone, Default)]
+struct Seen {
+    topics: Rc<RefCell<Option<Topics>>>,
+    ends: Rc<RefCell<Vec<Error>>>,
+    received: Rc<Cell<u32>>,
+}
+
+impl Seen {
+    fn topic(&self) -> Topic {
+        self.topics.borrow().as_ref().unwrap().topic("news")
+    }
+
+    fn stats(&self) -> HubStats {
+        self.topics.borrow().as_ref().unwrap().stats()
+    }
+}
+
+async fn member(stream: TcpStream, topic: Topic, seen: Seen) {
+    let mut socket = throng_ws::accept(stream).await.unwrap();
+    let mut subscribed = [topic.subscribe()];
+    drop(topic);
+    while let Some(message) = socket.next_with(&mut subscribed).await {
+        match message {
+            Ok(message) if message.is_text() => {
+                seen.received.set(seen.received.get() + 1);
+                socket.send(message).await.unwrap();
+            }
+            Ok(_) => {}
+            Err(error) => seen.ends.borrow_mut().push(error),
+        }
+    }
+}
+
+/// A server whose sockets subscribe to "news", and a client.
+fn world<F: Future<Output = ()> + 'static>(
+    config: TopicConfig,
+    send_buffer: u32,
+    client: impl FnOnce(Seen) -> F,
+) {
+    let options = Options { latency: Duration::from_millis(1), ..Options::default() };
+    let (a, b) = memory::pair(1, options);
+    let boxed = |queues: Vec<MemoryQueue>| -> Vec<Box<dyn Device>> {
+        queues.into_iter().map(|queue| Box::new(queue) as Box<dyn Device>).collect()
+    };
+    let mut world = World::new();
+    let client_host = add_host(&mut world, boxed(a), &HostConfig::new(&["10.0.0.2/24"], 1));
+    let mut host = HostConfig::new(&["10.0.0.1/24"], 2);
+    host.tcp.initial_send_buffer = send_buffer;
+    host.tcp.send_buffer = send_buffer;
+    let server_host = add_host(&mut world, boxed(b), &host);
+    let seen = Seen::default();
+    let serving = seen.clone();
+    let serving = world.spawn(server_host, ShardId(0), async move {
+        let topics = Hub::new(1, config).enter().unwrap();
+        *serving.topics.borrow_mut() = Some(topics.clone());
+        let listener = TcpListener::bind(server()).unwrap();
+        while let Ok((stream, _)) = listener.accept().await {
+            let topic = topics.topic("news");
+            spawn_local(member(stream, topic, serving.clone())).detach();
+        }
+    });
+    let done = Rc::new(Cell::new(false));
+    let (set, client) = (done.clone(), client(seen.clone()));
+    let client = world.spawn(client_host, ShardId(0), async move {
+        client.await;
+        set.set(true);
+    });
+    assert!(world.run_until(LIMIT, || done.get()), "not done, or panicked");
+    drop((client, serving));
+    let ended = world.now() + Duration::from_secs(200);
+    world.run_until(ended, || false);
+    let usage = world.enter(server_host, ShardId(0), stats::current).unwrap().usage;
+    assert_eq!((usage.connections, usage.send_memory), (0, 0), "{usage:?}");
+    world.enter(server_host, ShardId(0), || {
+        let topics = seen.topics.borrow_mut().take().unwrap();
+        assert!(topics.is_empty(), "with the last subscriber the topic is gone");
+    });
+}
+
+async fn connect() -> WebSocket<TcpStream> {
+    let stream = TcpStream::connect(server()).await.unwrap();
+    throng_ws::connect(format!("ws://{}/", server()), stream).await.unwrap().0
+}
+
+async fn expect_text(socket: &mut WebSocket<TcpStream>, text: &str) {
+    assert_eq!(socket.next().await.unwrap().unwrap(), Message::text(text));
+}
+
+fn all(subscribers: u64) -> Published {
+    Published { subscribers, refused: 0 }
+}
+
+/// A member that opens the handshake and reads nothing, not even the answer.
+async fn mute() -> TcpStream {
+    let mut stream = TcpStream::connect(server()).await.unwrap();
+    let request = "GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+        sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    stream
+}
+
+#[test]
+fn everybody_gets_what_is_published_between_echoes() {
+    world(TopicConfig::default(), 65_536, |seen| async move {
+        let mut sockets = Vec::new();
+        for _ in 0..300 {
+            sockets.push(connect().await);
+        }
+        sleep(Duration::from_millis(50)).await;
+        assert_eq!(seen.topic().presence(), 300);
+        let long = "x".repeat(70_000);
+        for text in ["one", "two", &long] {
+            assert_eq!(seen.topic().publish(&Frame::text(text)), all(300));
+        }
+        sockets[7].send(Message::text("echo")).await.unwrap();
+        for (i, socket) in sockets.iter_mut().enumerate() {
+            let mut expected = vec!["one", "two", &long];
+            if i == 7 {
+                expected.push("echo");
+            }
+            for _ in 0..expected.len() {
+                let message = socket.next().await.unwrap().unwrap();
+                let text = message.to_text().unwrap();
+                let at = expected.iter().position(|expected| *expected == text).unwrap();
+                // An echo may overtake what is published, but that comes in order.
+                assert!(at == 0 || text == "echo", "{i}: out of order");
+                expected.remove(at);
+            }
+        }
+        assert_eq!(seen.topic().waiting(), 0, "what all have taken is gone");
+        let stats = seen.stats();
+        assert_eq!((stats.published, stats.delivered, stats.missed), (3, 900, 0));
+        // Who leaves is no member any more.
+        for socket in &mut sockets[..100] {
+            socket.close(None).await.unwrap();
+        }
+        sleep(Duration::from_millis(50)).await;
+        assert_eq!(seen.topic().publish(&Frame::binary([1, 2])), all(200));
+        for socket in &mut sockets[100..] {
+            assert_eq!(socket.next().await.unwrap().unwrap(), Message::binary(vec![1, 2]));
+        }
+    });
+}
+
+#[test]
+fn who_reads_slowly_misses_the_oldest_and_disturbs_nobody() {
+    world(TopicConfig::default().backlog(4), 4_096, |seen| async move {
+        let mut good = connect().await;
+        let mut slow = connect().await;
+        sleep(Duration::from_millis(50)).await;
+        let body = "y".repeat(8_000);
+        for i in 0..100 {
+            assert_eq!(seen.topic().publish(&Frame::text(format!("{i} {body}"))), all(2));
+            expect_text(&mut good, &format!("{i} {body}")).await;
+        }
+        assert_eq!(seen.topic().waiting(), 4, "no more than the backlog is kept");
+        let mut got = Vec::new();
+        while got.last() != Some(&99) {
+            let message = slow.next().await.unwrap().unwrap();
+            let number = message.to_text().unwrap().split(' ').next().unwrap().parse().unwrap();
+            got.push(number);
+        }
+        assert!(got.is_sorted() && got.contains(&0) && got.len() < 60, "{got:?}");
+        let missed = 100 - got.len() as u64;
+        assert_eq!(seen.stats().missed, missed, "what it misses is counted");
+        assert_eq!(seen.stats().disconnected, 0);
+        // It is well again.
+        seen.topic().publish(&Frame::text("now"));
+        expect_text(&mut slow, "now").await;
+        expect_text(&mut good, "now").await;
+    });
+}
+
+#[test]
+fn who_reads_slowly_is_disconnected_where_the_topic_says_so() {
+    let config = TopicConfig::default().backlog(4).slow(Slow::Disconnect);
+    world(config, 4_096, |seen| async move {
+        let mut good = connect().await;
+        let slow = mute().await;
+        sleep(Duration::from_millis(50)).await;
+        let body = "z".repeat(8_000);
+        for i in 0..100 {
+            seen.topic().publish(&Frame::text(format!("{i} {body}")));
+            expect_text(&mut good, &format!("{i} {body}")).await;
+        }
+        assert!(matches!(seen.ends.borrow()[..], [Error::Slow]), "{:?}", seen.ends.borrow());
+        assert_eq!((seen.stats().disconnected, seen.topic().presence()), (1, 1));
+        assert_eq!(seen.topic().waiting(), 0);
+        let usage = slow.info().unwrap();
+        assert!(usage.error.is_some(), "it was reset: {usage:?}");
+    });
+}
+
+#[test]
+fn heartbeats_find_the_dead_and_leave_the_living() {
+    let config = TopicConfig::default().heartbeat(Duration::from_secs(10));
+    world(config, 65_536, |seen| async move {
+        // Reads, and so answers pings; talks, and is not asked; and one that does neither.
+        let mut quiet = connect().await;
+        let reading = spawn_local(async move { while let Some(Ok(_)) = quiet.next().await {} });
+        let mut talker = connect().await;
+        let dead = mute().await;
+        for _ in 0..60 {
+            talker.send(Message::text("hello")).await.unwrap();
+            expect_text(&mut talker, "hello").await;
+            sleep(Duration::from_secs(2)).await;
+        }
+        assert!(matches!(seen.ends.borrow()[..], [Error::PingTimeout]), "{:?}", seen.ends);
+        assert_eq!((seen.stats().dead, seen.topic().presence()), (1, 2));
+        // In 120 s some 5 or 6 for who was quiet, and one for the dead.
+        let pings = seen.stats().pings;
+        assert!((5..=8).contains(&pings), "{pings} pings");
+        reading.abort();
+        drop(dead);
+    });
+}
+
+#[test]
+fn a_topic_that_closes_sends_its_members_away() {
+    world(TopicConfig::default(), 65_536, |seen| async move {
+        let mut sockets = Vec::new();
+        for _ in 0..200 {
+            sockets.push(connect().await);
+        }
+        sleep(Duration::from_millis(50)).await;
+        let topic = seen.topic();
+        topic.publish(&Frame::text("last"));
+        topic.close();
+        for socket in &mut sockets {
+            expect_text(socket, "last").await;
+            match socket.next().await.unwrap().unwrap() {
+                Message::Close(Some(frame)) => assert_eq!(frame.code, CloseCode::Away),
+                other => panic!("{other:?}"),
+            }
+            assert!(socket.next().await.is_none());
+        }
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(topic.presence(), 0);
+        assert!(seen.ends.borrow().is_empty(), "{:?}", seen.ends.borrow());
+    });
+}
+
+/// Without a network: what a topic does by itself.
+fn shard(main: impl Future<Output = ()> + 'static) {
+    let mut world = World::new();
+    let host = world.add_host(vec![Box::new(NoDriver)]);
+    let done = Rc::new(Cell::new(false));
+    let set = done.clone();
+    let task = world.spawn(host, ShardId(0), async move {
+        main.await;
+        set.set(true);
+    });
+    assert!(world.run_until(LIMIT, || done.get()), "not done, or panicked");
+    drop(task);
+}
+
+#[test]
+fn publishing_faster_than_a_crowd_is_told_is_refused_and_not_lost() {
+    shard(async {
+        let topics = Hub::new(1, TopicConfig::default().backlog(2)).enter().unwrap();
+        assert!(Hub::new(0, TopicConfig::default()).enter().is_err());
+        let topic = topics.topic("crowd");
+        let got = Rc::new(Cell::new(0));
+        for _ in 0..5_000 {
+            let (mut subscription, got) = (topic.subscribe(), got.clone());
+            let task = async move {
+                loop {
+                    let news = std::future::poll_fn(|cx| subscription.poll_news(cx)).await;
+                    match news {
+                        News::Frame(frame) => assert_eq!(frame.payload(), "x"),
+                        other => panic!("{other:?}"),
+                    }
+                    got.set(got.get() + 1);
+                }
+            };
+            spawn_local(task).detach();
+        }
+        sleep(Duration::from_millis(10)).await;
+        let frame = Frame::text("x");
+        let published: Vec<_> = (0..4).map(|_| topic.publish(&frame)).collect();
+        let refused = Published { subscribers: 0, refused: 1 };
+        assert_eq!(published, [all(5_000), all(5_000), refused, refused]);
+        sleep(Duration::from_millis(100)).await;
+        assert_eq!((got.get(), topic.waiting()), (10_000, 0));
+        assert_eq!(topic.publish(&frame), all(5_000), "and then there is room");
+        sleep(Duration::from_millis(100)).await;
+        let stats = topics.stats();
+        assert_eq!((stats.published, stats.delivered), (3, 15_000));
+        assert_eq!((stats.refused, stats.missed), (2, 0));
+    });
+}
+
+#[test]
+fn what_everybody_has_taken_or_nobody_will_is_not_kept() {
+    shard(async {
+        let topics = Hub::new(1, TopicConfig::default().backlog_bytes(100)).enter().unwrap();
+        let topic = topics.topic("a");
+        topic.publish(&Frame::text("to nobody"));
+        assert_eq!(topic.waiting(), 0);
+        let mut first = topic.subscribe();
+        let second = topic.subscribe();
+        topic.publish(&Frame::text("1"));
+        topic.publish(&Frame::text("2"));
+        let next = std::future::poll_fn(|cx| first.poll_news(cx)).await;
+        assert_eq!(next, News::Frame(Frame::text("1")));
+        assert_eq!(topic.waiting(), 2, "the second has taken none");
+        drop(second);
+        assert_eq!(topic.waiting(), 1);
+        // One larger than all that is kept displaces the rest.
+        topic.publish(&Frame::binary(vec![0; 1_000]));
+        assert_eq!(topic.waiting(), 1);
+        let next = std::future::poll_fn(|cx| first.poll_news(cx)).await;
+        assert_eq!(next, News::Missed(1, Slow::Drop));
+        drop(first);
+        assert_eq!((topic.waiting(), topics.len()), (0, 1));
+        drop(topic);
+        assert!(topics.is_empty());
+        let another = topics.topic("b");
+        assert_eq!((another.name(), another.presence()), ("b", 0));
+    });
+}
+
+#[test]
+fn what_one_shard_publishes_reaches_subscribers_on_all() {
+    const SHARDS: usize = 3;
+    let config = throng_runtime::Config { shards: SHARDS, ..throng_runtime::Config::default() };
+    let driver = |_| Ok(Box::new(NoDriver) as Box<dyn Driver>);
+    let hub = Hub::new(SHARDS, TopicConfig::default());
+    let outputs = throng_runtime::run(config, driver, move |shard| {
+        let hub = hub.clone();
+        async move {
+            let topics = hub.enter().unwrap();
+            assert!(hub.enter().is_err(), "once only");
+            let topic = topics.topic("everywhere");
+            let mut subscription = topic.subscribe();
+            while topic.presence() < SHARDS as u64 {
+                sleep(Duration::from_millis(1)).await;
+            }
+            let published = topic.publish(&Frame::text(shard.to_string()));
+            assert_eq!(published, all(SHARDS as u64));
+            let mut got = Vec::new();
+            while got.len() < SHARDS {
+                match std::future::poll_fn(|cx| subscription.poll_news(cx)).await {
+                    News::Frame(frame) => got.push(frame.payload().to_vec()),
+                    other => panic!("{other:?}"),
+                }
+            }
+            // All have theirs before any leaves.
+            for other in 0..SHARDS as u16 {
+                spawn_on(ShardId(other), || async {}).await.unwrap();
+            }
+            drop(subscription);
+            while topic.presence() > 0 {
+                sleep(Duration::from_millis(1)).await;
+            }
+            got.sort();
+            got
+        }
+    });
+    for got in outputs.unwrap() {
+        assert_eq!(got, [b"0", b"1", b"2"]);
+    }
+}
