@@ -28,6 +28,12 @@ impl Counters {
         values.iter().map(|value| value.parse::<u64>().map_err(|e| format!("{value}: {e}"))).sum()
     }
 
+    /// Segments that the server has sent again, probes of the tail (RFC 8985 7) among them.
+    pub(crate) fn sent_again(&self) -> Result<u64, String> {
+        let probes = self.total("throng_tcp_tail_probes_total")?;
+        Ok(self.total("throng_tcp_retransmits_total")? + probes)
+    }
+
     /// By how much a counter has grown since `before`.
     pub(crate) fn since(&self, before: &Counters, name: &str) -> Result<u64, String> {
         Ok(self.total(name)? - before.total(name)?)

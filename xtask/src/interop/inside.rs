@@ -157,6 +157,7 @@ fn all_checks(run: &mut Run, options: &Options, link: &Link, server: Background)
     captured(run, link, "load", Some(150_000), checks::load);
 
     run.check("kernel counters", |_| checks::compare_counters(&before));
+    run.check("retransmissions", |_| checks::retransmissions(&before, link));
     run.check("server log", |run| checks::server_log(run, None));
     run.check("graceful end", |_| checks::ends_gracefully(server));
 }
