@@ -45,11 +45,11 @@
 pub mod wire;
 
 pub use crate::tcp::{
-    Addr, Config, ConnId, Counters, Ecn, Egress, Engine, Error, Event, Flags, FourTuple, Full,
-    Header, Info, Keepalive, ListenerId, Options, Payload, RecvError, SackBlock, SendError, SeqNum,
-    State, TooBig, Unreachable, Usage,
+    Addr, Config, CongestionControl, ConnId, Counters, Ecn, Egress, Engine, Error, Event, Flags,
+    FourTuple, Full, Header, Info, Keepalive, ListenerId, Lookup, Options, Payload, RecvError,
+    SackBlock, SendError, SeqNum, Slices, Slot, State, TooBig, Unreachable, Usage,
 };
-pub use throng_runtime::Instant;
+pub use throng_runtime::{Instant, ShardId};
 
 /// An [`Egress`] that keeps everything in memory, one segment at a time, without bound.
 #[derive(Debug, Default)]

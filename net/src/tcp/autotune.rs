@@ -192,7 +192,9 @@ pub(super) fn wake_writer(conn: &mut Conn, core: &mut Core) {
     let limit = send_limit(conn, core);
     let has_room = conn.cold.as_ref().is_none_or(|cold| cold.snd.room(limit) >= limit / 4);
     let unsent = core.settings.get(conn.settings).unsent;
-    if has_room && !conn.has(flag::STARVED) && (unsent == 0 || conn.unsent() <= unsent / 2) {
+    // Who waits for send memory is told by those who give it back, but may always have a segment.
+    let starved = conn.has(flag::STARVED) && conn.queued() > 0;
+    if has_room && !starved && (unsent == 0 || conn.unsent() <= unsent / 2) {
         core.writable(conn);
     }
 }

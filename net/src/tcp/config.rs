@@ -28,7 +28,8 @@ pub struct Config {
     /// The receive window that a connection begins with. Default 64 KiB.
     pub initial_recv_buffer: u32,
     /// Most bytes (payload and bookkeeping) all send queues of the engine hold together;
-    /// beyond it `send` answers `WouldBlock`. Default 256 MiB.
+    /// beyond it `send` answers `WouldBlock`, except that a connection that has nothing queued may
+    /// queue one segment. Default 256 MiB.
     pub send_memory: u64,
     /// Most bytes all receive queues of the engine hold together; what is out of order, half of
     /// it. As it fills, windows stop growing, then smaller ones are advertised; at the bound
@@ -176,6 +177,6 @@ pub struct Keepalive {
     pub idle: Duration,
     /// Time between probes. Resolution 1 ms, at most 24 days.
     pub interval: Duration,
-    /// Unanswered probes before the connection fails with `TimedOut`.
+    /// Unanswered probes before the connection fails with `TimedOut`; 0 is taken for 1.
     pub count: u8,
 }

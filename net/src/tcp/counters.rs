@@ -77,6 +77,8 @@ throng_runtime::metrics! {
         limit recv_memory_dropped: u64,
         /// Segments kept beyond the receive memory bound, of connections that held nothing else.
         limit recv_memory_forced: u64,
+        /// Pieces queued beyond the send memory bound, of connections that had nothing queued.
+        limit send_memory_forced: u64,
         /// Times a receive window grew.
         counter windows_grown: u64,
         /// Times a receive window did not grow, for lack of receive memory.

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use throng_runtime::Instant;
 
 use super::autotune::send_room;
@@ -82,7 +82,8 @@ pub enum Event {
 /// [`pop_event`](Engine::pop_event) until there is none; what the application does
 /// (`recv`, `send`, `accept`, ...); [`poll_transmit`](Engine::poll_transmit). Everything the
 /// engine wants to send, ACKs included, waits for `poll_transmit`, so an answer the
-/// application gives in the same turn carries the ACK. `now` never goes back.
+/// application gives in the same turn carries the ACK. Where `now` goes back, the latest time told
+/// holds until it is past that.
 pub struct Engine {
     pub(super) conns: Slab<Conn>,
     pub(super) halves: Slab<Half>,
@@ -204,15 +205,15 @@ impl Engine {
     /// How much `send` would take now without going over the buffer; 0: it would answer
     /// `WouldBlock` or `Closed`.
     pub fn send_capacity(&self, id: ConnId) -> usize {
-        let Some(conn) = self.peek(id) else { return 0 };
-        if !can_send(conn) || self.core.send_used >= self.core.config.send_memory {
-            return 0;
+        let Some(conn) = self.peek(id).filter(|conn| can_send(conn)) else { return 0 };
+        if self.core.send_used >= self.core.config.send_memory {
+            return if conn.queued() == 0 { conn.mss.into() } else { 0 };
         }
         send_room(conn, &self.core) as usize
     }
 
     /// Queues bytes to be sent. All of them are taken if there is any room, or the first GiB
-    /// of more than that.
+    /// of more than that; a segment of them where there is no send memory left and nothing queued.
     ///
     /// # Errors
     /// [`SendError::WouldBlock`] gives back what was not taken, and a `Writable` event follows
@@ -236,9 +237,7 @@ impl Engine {
             return Ok(());
         }
         if core.send_used >= core.config.send_memory {
-            conn.set(flag::WANT_WRITE);
-            core.starve(conn);
-            return Err(SendError::WouldBlock(bytes));
+            return send_least(conn, core, bytes);
         }
         // An empty queue has room, whatever its bounds.
         if conn.cold.is_some() && send_room(conn, core) == 0 {
@@ -259,7 +258,7 @@ impl Engine {
         let exhausted = self.core.send_used >= self.core.config.send_memory;
         if let Some(conn) = get_owned(&mut self.conns, id) {
             conn.set(flag::WANT_WRITE);
-            if exhausted {
+            if exhausted && conn.queued() > 0 {
                 self.core.starve(conn);
             } else if can_send(conn) && send_room(conn, &self.core) > 0 {
                 self.core.writable(conn);
@@ -296,11 +295,12 @@ impl Engine {
         conn.keep_at = Tick::NONE;
         if open && conn.state != State::Closed {
             finish_writing(conn, core);
-            if linger > 1 {
+            if conn.state == State::FinWait2 {
+                // All is acknowledged, there is nothing to linger for.
+                conn.keep_at = now.after(millis(core.config.fin_wait_2));
+            } else if linger > 1 {
                 conn.set(flag::LINGERING);
                 conn.keep_at = now.after(u32::from(linger - 1) * 1000);
-            } else if conn.state == State::FinWait2 {
-                conn.keep_at = now.after(millis(core.config.fin_wait_2));
             }
             core.arm(conn, now);
         } else {
@@ -406,9 +406,9 @@ impl Engine {
         }
     }
 
-    /// Takes note of the clock.
+    /// Takes note of the clock, which never goes back.
     pub(super) fn tell(&mut self, now: Instant) -> Clock {
-        if now != self.clock.instant {
+        if now > self.clock.instant {
             self.clock = Clock::new(now);
         }
         self.clock
@@ -465,6 +465,26 @@ fn send_piece(conn: &mut Conn, core: &mut Core, mut bytes: Bytes) -> Bytes {
     conn.set(flag::WANT_WRITE);
     core.want_transmit(conn);
     bytes
+}
+
+/// There is no send memory left. A connection that has nothing queued may have a segment in a copy
+/// of its own all the same, as in Linux: others whose peers read nothing must not be the end of it.
+#[cold]
+fn send_least(conn: &mut Conn, core: &mut Core, mut bytes: Bytes) -> Result<(), SendError> {
+    if conn.queued() == 0 {
+        let piece = Bytes::copy_from_slice(&bytes[..bytes.len().min(conn.mss.into())]);
+        bytes.advance(piece.len());
+        core.counters.send_memory_forced += 1;
+        let cold = conn.cold.get_or_insert_with(|| core.pool.take());
+        core.send_used += u64::from(cold.snd.push(piece));
+        core.want_transmit(conn);
+        if bytes.is_empty() {
+            return Ok(());
+        }
+    }
+    conn.set(flag::WANT_WRITE);
+    core.starve(conn);
+    Err(SendError::WouldBlock(bytes))
 }
 
 pub(super) fn can_send(conn: &Conn) -> bool {

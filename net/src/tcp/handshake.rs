@@ -207,7 +207,17 @@ pub(super) fn on_segment_syn_sent(conn: &mut Conn, core: &mut Core, header: &Hea
         super::recovery::sample_echo(conn, core, header, now);
     }
     establish(conn, core, now);
-    core.ack_now(conn);
+    // RFC 9293 3.10.7.3, by itself and before any data, as in Linux: a peer that has sent a cookie
+    // knows of no connection until the number after its SYN comes, and the first data may be late.
+    let window = (conn.offered() >> conn.rcv_scale).min(0xffff) as u16;
+    let mut ack = plain(conn.tuple, conn.snd_nxt, conn.rcv_nxt, Flags::ACK, window);
+    if conn.has(flag::TIMESTAMPS) {
+        let clock = now.tick.0.wrapping_add(conn.ts_offset);
+        ack.options.timestamps = Some((clock, conn.ts_recent));
+    }
+    if !core.reply(ack) {
+        core.ack_now(conn);
+    }
 }
 
 /// Our SYN is acknowledged.

@@ -48,6 +48,23 @@ impl ChunkQueue {
         }
     }
 
+    pub(super) fn push_front(&mut self, chunk: Chunk) {
+        if let Some(second) = self.head.replace(chunk) {
+            self.rest_mut().queue.push_front(second);
+        }
+    }
+
+    /// Takes the last piece off.
+    pub(super) fn pop_back(&mut self) -> Option<Chunk> {
+        let last = self.rest.as_mut().and_then(|rest| rest.queue.pop_back());
+        last.or_else(|| self.head.take())
+    }
+
+    /// How many pieces there are.
+    pub(super) fn count(&self) -> usize {
+        usize::from(self.head.is_some()) + self.rest.as_ref().map_or(0, |rest| rest.queue.len())
+    }
+
     pub(super) fn front_mut(&mut self) -> Option<&mut Chunk> {
         self.head.as_mut()
     }

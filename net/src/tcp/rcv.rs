@@ -136,12 +136,20 @@ impl Rope {
         assert_eq!(charge + self.tail_charge(), self.charge, "charge of a rope");
     }
 
-    /// Moves all of `other` to the end.
+    /// Moves all of `other` to the end. The one with fewer pieces moves: whoever sends a range
+    /// from its end to its start, byte by byte, must not have all of it moved for each of them.
     fn join(&mut self, mut other: Rope) {
         self.seal();
         other.seal();
-        while let Some(chunk) = other.chunks.pop() {
-            self.chunks.push(chunk);
+        if self.chunks.count() < other.chunks.count() {
+            while let Some(chunk) = self.chunks.pop_back() {
+                other.chunks.push_front(chunk);
+            }
+            self.chunks = other.chunks;
+        } else {
+            while let Some(chunk) = other.chunks.pop() {
+                self.chunks.push(chunk);
+            }
         }
         self.len += other.len;
         self.charge += other.charge;

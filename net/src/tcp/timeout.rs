@@ -28,8 +28,8 @@ impl Engine {
         if now.saturating_since(self.timers_at) > LEAP {
             self.leap(now);
         }
-        self.timers_at = now;
         let now = self.tell(now);
+        self.timers_at = now.instant;
         self.run_timers(now)
     }
 
@@ -38,11 +38,15 @@ impl Engine {
     #[cold]
     fn leap(&mut self, now: Instant) {
         while now.saturating_since(self.timers_at) > LEAP
-            && let Some(next) = self.core.wheel.next_deadline()
+            && let Some(next) = self.next_timer()
             && next + LEAP < now
         {
             self.timers_at = self.timers_at.max(next) + LEAP / 2;
-            self.run_timers(Clock::new(self.timers_at));
+            // All of them, however many: what is left would not compare any more.
+            self.clock = Clock::new(self.timers_at);
+            while self.next_timer().is_some_and(|at| at <= self.timers_at) {
+                self.run_timers(self.clock);
+            }
         }
     }
 
@@ -87,6 +91,10 @@ impl Engine {
             // More connections have to hear of send memory than the last events told.
             return Some(self.clock.instant);
         }
+        self.next_timer()
+    }
+
+    fn next_timer(&self) -> Option<Instant> {
         let wheel = self.core.wheel.next_deadline();
         let wait = self.core.waits.deadline(self.clock);
         match (wheel, wait) {
@@ -228,7 +236,8 @@ fn on_keepalive(conn: &mut Conn, core: &mut Core, now: Clock) {
 /// given up. A user timeout overrides the number of probes, as in Linux.
 fn is_dead(probes: u8, silent: u32, count: u8, user_timeout: u32) -> bool {
     match user_timeout {
-        0 => probes >= count,
+        // RFC 9293 3.8.4, MUST-29: not without having asked.
+        0 => probes >= count.max(1),
         timeout => probes > 0 && silent >= timeout,
     }
 }

@@ -13,6 +13,7 @@ mod cubic;
 mod dsack;
 mod ecn;
 mod fuzzed;
+mod hostile;
 mod hystart;
 mod lifecycle;
 mod offload;

@@ -211,6 +211,8 @@ fn starved_waits_between_seven_eighths_and_full() {
     // first fills the engine: 76,000 + 4,000
     p.engine.send(first.0, vec![0; 2_500].into(), p.now).unwrap();
     p.engine.send(first.0, vec![0; 78_000].into(), p.now).unwrap();
+    // The segment that everybody may have, and one more.
+    assert!(p.engine.send(p.conn, Bytes::from_static(b"x"), p.now).is_ok());
     let r = p.engine.send(p.conn, Bytes::from_static(b"x"), p.now);
     assert!(matches!(r, Err(SendError::WouldBlock(_))));
     p.out();
