@@ -6,9 +6,9 @@
 //! pauses long enough that every one finds the server asleep, so it contains the client's own
 //! wake-up; beside it the same round trip with a blocking thread of the kernel as the server.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream as StdStream};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,9 @@ use futures::{AsyncReadExt, AsyncWriteExt};
 use serde_json::{Value, json};
 use throng::runtime::IdlePolicy;
 use throng::{Builder, TcpListener, TcpStream};
+use throng_bench::helper::{self, Helper};
 use throng_bench::network;
+use throng_bench::stats::Samples;
 
 /// What issue 3 asks for: percent of a core, and microseconds at the median.
 const MOST_CPU: f64 = 5.0;
@@ -27,6 +29,8 @@ const MOST_WAKE: f64 = 100.0;
 const BY_SIGNAL: &str = "dpdk:net_tap";
 /// Longer than the adaptive policy spins and pauses by a wide margin.
 const PAUSE: Duration = Duration::from_millis(5);
+/// Longest wait for a word of a helper.
+const PATIENCE: Duration = Duration::from_secs(60);
 const SHARDS: usize = 2;
 const PORT: u16 = 7;
 /// Two medians of the peer further apart than this share: the machine was too busy to say.
@@ -108,8 +112,8 @@ const CASES: &[Case] = &[
 struct Measured {
     device: &'static str,
     cpu_percent: f64,
-    /// Round trips in microseconds, sorted.
-    wakes: Vec<f64>,
+    /// Round trips in microseconds.
+    wakes: Samples,
 }
 
 fn main() -> io::Result<ExitCode> {
@@ -123,7 +127,7 @@ fn main() -> io::Result<ExitCode> {
     }
     network::own()?;
     let (seconds, messages) = if args.quick { (2, 200) } else { (10, 1_000) };
-    let before = median(&kernel_thread(messages)?);
+    let before = kernel_thread(messages)?.median();
     let mut all = Vec::new();
     for case in CASES {
         let measured = measure(case, Duration::from_secs(seconds), messages)?;
@@ -131,13 +135,13 @@ fn main() -> io::Result<ExitCode> {
             "{:<28} idle {:>5.2} % of a core   wake p50 {:>6.1} us  p99 {:>7.1} us",
             measured.device,
             measured.cpu_percent,
-            median(&measured.wakes),
-            at(&measured.wakes, 0.99),
+            measured.wakes.median(),
+            measured.wakes.at(0.99),
         );
         all.push(measured);
         let _ = std::fs::remove_file(SOCKET);
     }
-    let after = median(&kernel_thread(messages)?);
+    let after = kernel_thread(messages)?.median();
     println!("{:<28} blocking, for comparison    {before:>6.1} us and {after:.1} us", "std thread");
     let noisy = (before - after).abs() / before.min(after) > NOISE;
     if noisy {
@@ -147,7 +151,7 @@ fn main() -> io::Result<ExitCode> {
         println!("{}", summary(&args, &all, [before, after], noisy));
     }
     let idle = all.iter().all(|one| one.cpu_percent < MOST_CPU);
-    let awake = noisy || judged(&all).all(|one| median(&one.wakes) < MOST_WAKE);
+    let awake = noisy || judged(&all).all(|one| one.wakes.median() < MOST_WAKE);
     if args.check && !(idle && awake) {
         eprintln!("asked for: under {MOST_CPU} % of a core and {MOST_WAKE} us at the median");
         return Ok(ExitCode::FAILURE);
@@ -160,8 +164,8 @@ fn judged(all: &[Measured]) -> impl Iterator<Item = &Measured> {
 }
 
 fn summary(args: &Args, all: &[Measured], peer: [f64; 2], noisy: bool) -> Value {
-    let worst = judged(all).map(|one| median(&one.wakes)).fold(0.0, f64::max);
-    let best = judged(all).map(|one| median(&one.wakes)).fold(f64::MAX, f64::min);
+    let worst = judged(all).map(|one| one.wakes.median()).fold(0.0, f64::max);
+    let best = judged(all).map(|one| one.wakes.median()).fold(f64::MAX, f64::min);
     let peer = (peer[0] + peer[1]) / 2.0;
     let devices: Vec<Value> = all
         .iter()
@@ -169,8 +173,8 @@ fn summary(args: &Args, all: &[Measured], peer: [f64; 2], noisy: bool) -> Value 
             json!({
                 "device": one.device,
                 "cpu_percent": one.cpu_percent,
-                "wake_us_p50": median(&one.wakes),
-                "wake_us_p99": at(&one.wakes, 0.99),
+                "wake_us_p50": one.wakes.median(),
+                "wake_us_p99": one.wakes.at(0.99),
             })
         })
         .collect();
@@ -191,20 +195,20 @@ fn summary(args: &Args, all: &[Measured], peer: [f64; 2], noisy: bool) -> Value 
 /// One device: the server in a process of its own, its idle time, then its wake-ups.
 fn measure(case: &'static Case, idle: Duration, messages: usize) -> io::Result<Measured> {
     let _ = std::fs::remove_file(SOCKET);
-    let mut server = Helper::start("--serve", case)?;
+    let mut server = start("--serve", case)?;
     if let Client::Interface(interface, address) = case.client {
         network::bring_up(interface, address)?;
     }
-    server.expect("listening")?;
+    server.expect("listening", PATIENCE)?;
     // The first connection finds neighbours and settles the steering.
     let address = SocketAddr::new(case.server.parse().expect("an address"), PORT);
     let mut dialer = match case.client {
-        Client::Process(..) => Some(Helper::start("--dial", case)?),
+        Client::Process(..) => Some(start("--dial", case)?),
         _ => None,
     };
     let mut ask = |server: &mut Helper, messages| match (case.client, &mut dialer) {
-        (Client::Process(..), Some(dialer)) => dialer.ask(messages),
-        (Client::SameProcess(_), _) => server.ask(messages),
+        (Client::Process(..), Some(dialer)) => ask_helper(dialer, messages),
+        (Client::SameProcess(_), _) => ask_helper(server, messages),
         _ => round_trips(address, messages),
     };
     ask(&mut server, 10)?;
@@ -216,76 +220,23 @@ fn measure(case: &'static Case, idle: Duration, messages: usize) -> io::Result<M
     if wakes.len() != messages {
         return Err(io::Error::other(format!("{} of {messages} round trips", wakes.len())));
     }
-    Ok(Measured { device: case.device, cpu_percent: 100.0 * cpu, wakes: sorted(wakes) })
+    Ok(Measured { device: case.device, cpu_percent: 100.0 * cpu, wakes: Samples::from(wakes) })
 }
 
 fn case_of(device: &str) -> &'static Case {
     CASES.iter().find(|case| case.device == device).expect("a device of the table")
 }
 
-/// A process of this bench, ended with this.
-struct Helper {
-    child: Child,
-    says: BufReader<std::process::ChildStdout>,
+/// This bench again, in a role for this device.
+fn start(role: &str, case: &Case) -> io::Result<Helper> {
+    Helper::of_this([role, case.device])
 }
 
-impl Helper {
-    fn start(role: &str, case: &Case) -> io::Result<Helper> {
-        let mut child = Command::new(std::env::current_exe()?)
-            .args([role, case.device])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let says = BufReader::new(child.stdout.take().expect("piped"));
-        Ok(Helper { child, says })
-    }
-
-    fn line(&mut self) -> io::Result<String> {
-        let mut line = String::new();
-        match self.says.read_line(&mut line)? {
-            0 => Err(io::Error::other("a helper ended")),
-            _ => Ok(line),
-        }
-    }
-
-    fn expect(&mut self, word: &str) -> io::Result<()> {
-        while self.line()?.trim() != word {}
-        Ok(())
-    }
-
-    /// Has it be the client; returns its round trips in microseconds.
-    fn ask(&mut self, messages: usize) -> io::Result<Vec<f64>> {
-        self.child.stdin.as_mut().expect("piped").write_all(format!("{messages}\n").as_bytes())?;
-        let said = self.line()?;
-        Ok(said.split_whitespace().filter_map(|number| number.parse().ok()).collect())
-    }
-
-    /// CPU time of all its threads so far, to the nanosecond.
-    fn cpu(&self) -> io::Result<Duration> {
-        let tasks = format!("/proc/{}/task", self.child.id());
-        let mut sum = 0;
-        for task in std::fs::read_dir(tasks)? {
-            // The first number of schedstat is nanoseconds on a CPU; a thread may have ended.
-            let text = std::fs::read_to_string(task?.path().join("schedstat")).unwrap_or_default();
-            sum += text.split(' ').next().and_then(|ns| ns.parse::<u64>().ok()).unwrap_or(0);
-        }
-        Ok(Duration::from_nanos(sum))
-    }
-}
-
-impl Drop for Helper {
-    fn drop(&mut self) {
-        drop(self.child.stdin.take());
-        let end = Instant::now() + Duration::from_secs(2);
-        while Instant::now() < end {
-            if let Ok(Some(_)) = self.child.try_wait() {
-                return;
-            }
-            thread::sleep(Duration::from_millis(20));
-        }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// Has a helper be the client; returns its round trips in microseconds.
+fn ask_helper(helper: &mut Helper, messages: usize) -> io::Result<Vec<f64>> {
+    helper.tell(&messages.to_string())?;
+    let said = helper.line(PATIENCE)?;
+    Ok(said.split_whitespace().filter_map(|number| number.parse().ok()).collect())
 }
 
 /// A blocking client: one message, its echo, a pause.
@@ -307,7 +258,7 @@ fn round_trips(address: SocketAddr, messages: usize) -> io::Result<Vec<f64>> {
 }
 
 /// The same against a blocking thread with a kernel socket.
-fn kernel_thread(messages: usize) -> io::Result<Vec<f64>> {
+fn kernel_thread(messages: usize) -> io::Result<Samples> {
     let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;
     thread::scope(|scope| {
@@ -324,23 +275,8 @@ fn kernel_thread(messages: usize) -> io::Result<Vec<f64>> {
         });
         let taken = round_trips(address, messages);
         echo.join().expect("no panic")?;
-        taken.map(sorted)
+        taken.map(Samples::from)
     })
-}
-
-fn sorted(mut values: Vec<f64>) -> Vec<f64> {
-    values.sort_by(f64::total_cmp);
-    values
-}
-
-/// The value at this quantile of a sorted list.
-fn at(sorted: &[f64], quantile: f64) -> f64 {
-    let last = sorted.len().saturating_sub(1);
-    sorted.get((last as f64 * quantile).round() as usize).copied().unwrap_or(f64::NAN)
-}
-
-fn median(sorted: &[f64]) -> f64 {
-    at(sorted, 0.5)
 }
 
 /// The server, until its standard input ends.
@@ -388,7 +324,7 @@ fn obey(case: &Case) {
 }
 
 fn next_line() -> Option<usize> {
-    io::stdin().lines().next()?.ok()?.parse().ok()
+    helper::next_line()?.parse().ok()
 }
 
 /// A client that stays connected for as long as there are lines.

@@ -4,7 +4,16 @@
 #![forbid(unsafe_code)]
 
 pub mod callgrind;
+pub mod compare;
 pub mod engine;
+pub mod helper;
+pub mod load;
 pub mod network;
+pub mod noise;
 pub mod pair;
 pub mod relay;
+pub mod report;
+pub mod role;
+pub mod serve;
+pub mod stats;
+pub mod subject;

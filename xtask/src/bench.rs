@@ -1,4 +1,5 @@
-//! `cargo xtask bench [name]`: runs the workspace's benches; one of them is a test as well.
+//! `cargo xtask bench [name]`: runs the workspace's benches, one of which is a test as well, and the
+//! comparisons with peers, which are one program.
 
 use std::io;
 use std::path::Path;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use crate::cargo::cargo;
 use crate::host;
 use crate::hugepages::Hugepages;
-use crate::process::Finished;
+use crate::process::{Cmd, Finished};
 use crate::report::Outcome;
 use crate::setup::{self, HUGEPAGES, Need};
 
@@ -16,22 +17,21 @@ use crate::setup::{self, HUGEPAGES, Need};
 const BUILD: Duration = Duration::from_secs(900);
 const COUNT: Duration = Duration::from_secs(300);
 
-/// `cargo xtask bench [name] args...`.
+/// The package whose program compares with peers.
+const PACKAGE: &str = "throng-bench";
+
+/// `cargo xtask bench [name] args...`: without a name all, the comparisons last.
 pub(crate) fn command(name: Option<&str>, args: &[String]) -> io::Result<ExitCode> {
     setup::packages(Need::Bench)?;
     let benches = benches()?;
-    let names: Vec<&str> = benches.iter().map(|bench| bench.name.as_str()).collect();
     let wanted: Vec<&Bench> =
         benches.iter().filter(|bench| name.is_none_or(|name| name == bench.name)).collect();
-    match name {
-        Some(name) if wanted.is_empty() => {
-            let there = names.join(", ");
-            return Err(io::Error::other(format!(
-                "no bench is called '{name}'; there are: {there}"
-            )));
-        }
-        None if wanted.is_empty() => println!("there are no benches yet"),
-        _ => {}
+    if let Some(name) = name
+        && wanted.is_empty()
+    {
+        let others: Vec<&str> = benches.iter().map(|bench| bench.name.as_str()).collect();
+        println!("one of the comparisons; beside them there are: {}", others.join(", "));
+        return compare(name, args);
     }
     let _pages = Hugepages::reserve(HUGEPAGES);
     for Bench { package, name, dpdk } in wanted {
@@ -49,7 +49,43 @@ pub(crate) fn command(name: Option<&str>, args: &[String]) -> io::Result<ExitCod
             return Ok(ExitCode::FAILURE);
         }
     }
-    Ok(ExitCode::SUCCESS)
+    if name.is_none() { compare("all", args) } else { Ok(ExitCode::SUCCESS) }
+}
+
+/// A comparison with peers, all of them built first; the program knows its names.
+fn compare(name: &str, args: &[String]) -> io::Result<ExitCode> {
+    setup::packages(Need::Compare)?;
+    let peers = host::root().join("benches/peers/Cargo.toml");
+    let target = host::target().join("peers");
+    let builds = [
+        cargo([
+            "build",
+            "--release",
+            "--quiet",
+            "--locked",
+            "--package",
+            PACKAGE,
+            "--bin",
+            PACKAGE,
+        ])
+        .args(host::dpdk().is_ok().then_some("--features=dpdk")),
+        cargo(["build", "--release", "--quiet", "--locked", "--manifest-path"])
+            .arg(peers)
+            .arg("--target-dir")
+            .arg(&target),
+    ];
+    for build in builds {
+        if !build.attached()?.success() {
+            return Ok(ExitCode::FAILURE);
+        }
+    }
+    let _pages = Hugepages::reserve(HUGEPAGES);
+    let status = Cmd::new(host::target().join("release").join(PACKAGE))
+        .arg(name)
+        .args(args)
+        .env("THRONG_PEERS", target.join("release/throng-peers"))
+        .attached()?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The instruction counts as a test: each case is one, against the committed snapshot.

@@ -56,6 +56,9 @@ const TOOLS: &[Package] = &[
     Package { name: "python3-venv", probe: Venv, why: "websockets, kosoku, grpcio" },
 ];
 
+/// Those of them that the comparisons take: a peer, and a check of our generator.
+const PEERS: &[&str] = &["iproute2", "nginx-light", "wrk"];
+
 /// What `cargo xtask test --guest` takes beside those.
 const GUEST: &[Package] = &[
     Package { name: "qemu-system-x86", probe: Program("qemu-system-x86_64"), why: "the guest" },
@@ -82,6 +85,8 @@ pub(crate) enum Need {
     Everything,
     /// The benches.
     Bench,
+    /// The comparisons with peers.
+    Compare,
     /// The guest's test.
     Guest,
 }
@@ -176,7 +181,12 @@ fn privilege() -> Option<&'static [&'static str]> {
 }
 
 fn missing(need: Need) -> Vec<&'static Package> {
-    let tools = if matches!(need, Need::Build | Need::Bench) { &[] } else { TOOLS };
+    let wanted = |package: &&Package| match need {
+        Need::Build | Need::Bench => false,
+        Need::Compare => PEERS.contains(&package.name),
+        Need::Everything | Need::Guest => true,
+    };
+    let tools = TOOLS.iter().filter(wanted);
     let guest = if need == Need::Guest { GUEST } else { &[] };
     let bench = if matches!(need, Need::Bench | Need::Everything) { BENCH } else { &[] };
     let there = |package: &&Package| match package.probe {

@@ -1,0 +1,76 @@
+//! The servers that Throng is compared with, each as people write it: one thread, the host's sockets.
+//!
+//! `throng-peers tokio-echo --listen 127.0.0.1:7` prints `listening` and serves until its standard
+//! input ends. Which core it runs on is the caller's to say (`taskset`).
+
+#![forbid(unsafe_code)]
+
+mod on_monoio;
+mod on_tokio;
+mod spinning;
+
+use std::io::{self, BufRead};
+use std::net::{SocketAddr, TcpListener};
+
+use clap::{Parser, ValueEnum};
+use socket2::{Domain, Protocol, Socket, Type};
+
+#[derive(Parser)]
+struct Args {
+    /// What to be
+    kind: Kind,
+    /// Where to listen
+    #[arg(long)]
+    listen: SocketAddr,
+    /// Bytes of an HTTP response's body
+    #[arg(long, default_value_t = 6)]
+    body: usize,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Kind {
+    /// Sends back what comes
+    TokioEcho,
+    /// The same on monoio, by epoll: io_uring is forbidden on many machines
+    MonoioEcho,
+    /// The same on one thread that asks its non-blocking sockets again and again
+    SpinningEcho,
+    /// A page, HTTP/1.1 by hyper
+    TokioHttp,
+    /// Accepts and closes
+    TokioAccept,
+    /// The first byte says which way: `d` sends for ever, anything else is read for ever
+    TokioBulk,
+    /// Datagrams back to who sent them
+    TokioUdp,
+}
+
+fn main() -> io::Result<()> {
+    let args = Args::parse();
+    std::thread::spawn(|| {
+        // The caller has gone, or has had enough.
+        while matches!(io::stdin().lock().read_line(&mut String::new()), Ok(read) if read > 0) {}
+        std::process::exit(0);
+    });
+    match args.kind {
+        Kind::MonoioEcho => on_monoio::echo(listen(args.listen)?),
+        Kind::SpinningEcho => spinning::echo(&listen(args.listen)?),
+        kind => on_tokio::run(kind, &args),
+    }
+}
+
+/// A listener with a backlog that a burst of clients fits in: the usual 128 or 1,024 cost a
+/// second for each retransmitted SYN, which says nothing of a server.
+fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(65_535)?;
+    socket.set_nonblocking(true)?;
+    listening();
+    Ok(socket.into())
+}
+
+fn listening() {
+    println!("listening");
+}

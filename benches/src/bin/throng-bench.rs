@@ -1,0 +1,273 @@
+//! `throng-bench NAME`: Throng beside what people would use instead, measured in the same run.
+//!
+//! `cargo xtask bench NAME` builds this program and the peers, and runs it. Server and client of each
+//! measurement are processes of their own, which are this program again, on a core each.
+
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use serde_json::{Value, json};
+use throng_bench::compare::{Comparison, Measure, peers_are_built, wrk};
+use throng_bench::load::{self, Load};
+use throng_bench::network;
+use throng_bench::report::Report;
+use throng_bench::role::{Role, Traffic};
+use throng_bench::serve;
+use throng_bench::subject::{Ask, Link, Subject};
+
+#[derive(Parser)]
+#[command(name = "throng-bench", about = "Throng beside its peers, measured in the same run")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Messages of 64 bytes and back
+    Echo(Options),
+    /// HTTP/1.1 requests on kept connections
+    Http(Options),
+    /// HTTP/1.1 requests, a connection each
+    HttpClose(Options),
+    /// Connections that are accepted and closed
+    ConnectRate(Options),
+    /// How long a message and back take
+    Latency(Options),
+    /// As much as goes, both ways
+    Bulk(Options),
+    /// All of these
+    All(Options),
+    #[command(hide = true)]
+    Serve(Role),
+    #[command(hide = true)]
+    Load(Load),
+}
+
+#[derive(Clone, clap::Args)]
+struct Options {
+    /// One short round
+    #[arg(long)]
+    quick: bool,
+    /// One JSON object on the last line
+    #[arg(long)]
+    json: bool,
+    /// These numbers of connections in place of the usual ones
+    #[arg(long, value_delimiter = ',')]
+    connections: Vec<usize>,
+    /// Bytes of a message or a body
+    #[arg(long)]
+    size: Option<usize>,
+    /// Most operations on their way at a time
+    #[arg(long)]
+    window: Option<usize>,
+    /// How often each is measured
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// For how many seconds
+    #[arg(long)]
+    seconds: Option<f64>,
+    /// What joins Throng's server with the client; default: memif-zero-copy, or memif where there are
+    /// too few hugepages for it
+    #[arg(long)]
+    link: Option<Link>,
+    /// Throng's server may sleep, as it does on devices that can wake it
+    #[arg(long)]
+    adaptive: bool,
+    /// The cores of server and client
+    #[arg(long, value_delimiter = ',', default_values_t = [0, 1])]
+    cores: Vec<usize>,
+    /// Only the peers whose name contains this; `none` for none
+    #[arg(long)]
+    peers: Option<String>,
+}
+
+/// A bench: a report for each number of connections.
+type Bench = fn(&Options) -> io::Result<Vec<Report>>;
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Serve(role) => serve::run(&role),
+        Command::Load(load) => load::run(&load),
+        command => compare(command),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("throng-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn compare(command: Command) -> io::Result<()> {
+    network::own()?;
+    // Of this namespace: bursts of connects shall not wait for a second try.
+    for (file, value) in [
+        ("/proc/sys/net/core/somaxconn", "65535"),
+        ("/proc/sys/net/ipv4/tcp_max_syn_backlog", "65535"),
+        ("/proc/sys/net/ipv4/ip_local_port_range", "20000 65000"),
+    ] {
+        if let Err(error) = std::fs::write(file, value) {
+            eprintln!("{file}: {error}");
+        }
+    }
+    let (benches, options): (&[Bench], _) = match &command {
+        Command::Echo(options) => (&[echo], options),
+        Command::Http(options) => (&[http], options),
+        Command::HttpClose(options) => (&[http_close], options),
+        Command::ConnectRate(options) => (&[connect_rate], options),
+        Command::Latency(options) => (&[latency], options),
+        Command::Bulk(options) => (&[bulk], options),
+        Command::All(options) => (&[echo, http, http_close, connect_rate, latency, bulk], options),
+        Command::Serve(_) | Command::Load(_) => return Ok(()),
+    };
+    for bench in benches {
+        let reports = bench(options)?;
+        if options.json {
+            println!("{}", whole(&reports));
+        }
+    }
+    Ok(())
+}
+
+/// One object for all of a bench: the first one's, with the others beside it.
+fn whole(reports: &[Report]) -> Value {
+    let all: Vec<Value> = reports.iter().map(Report::to_json).collect();
+    let mut first = all.first().cloned().unwrap_or_else(|| json!({}));
+    if all.len() > 1
+        && let Some(first) = first.as_object_mut()
+    {
+        first.insert("cases".to_owned(), all.into());
+    }
+    first
+}
+
+impl Options {
+    fn connections(&self, usual: &[usize], quick: &[usize]) -> Vec<usize> {
+        match self.connections.is_empty() {
+            true if self.quick => quick.to_vec(),
+            true => usual.to_vec(),
+            false => self.connections.clone(),
+        }
+    }
+
+    fn ask(&self, traffic: Traffic, connections: usize, size: usize, window: usize) -> Ask {
+        let core = |i: usize| self.cores.get(i).or(self.cores.first()).copied().unwrap_or(0);
+        Ask {
+            traffic,
+            connections,
+            size: self.size.unwrap_or(size),
+            window: self.window.unwrap_or(window),
+            rate: None,
+            timed: false,
+            spinning: false,
+            adaptive: self.adaptive,
+            cores: [core(0), core(1)],
+        }
+    }
+
+    /// Throng, and those of `peers` that are wanted and there.
+    fn subjects(&self, peers: &[Subject]) -> Vec<Subject> {
+        let built = peers_are_built();
+        let wanted = |peer: &&Subject| {
+            let name = peer.name();
+            (built || !matches!(peer, Subject::Peer(_)))
+                && self.peers.as_ref().is_none_or(|part| name.contains(part.as_str()))
+        };
+        let link = self.link.unwrap_or_else(Link::best);
+        let peers = peers.iter().filter(wanted).cloned();
+        std::iter::once(Subject::Throng(link)).chain(peers).collect()
+    }
+
+    fn run(
+        &self,
+        bench: &'static str,
+        measure: Measure,
+        ask: Ask,
+        peers: &[Subject],
+    ) -> io::Result<Report> {
+        eprintln!("{bench}, {} connections", ask.connections);
+        let (rounds, seconds) = if self.quick { (1, 0.2) } else { (5, 3.0) };
+        let comparison = Comparison {
+            bench,
+            ask,
+            subjects: self.subjects(peers),
+            rounds: self.rounds.unwrap_or(rounds),
+            time: Duration::from_secs_f64(self.seconds.unwrap_or(seconds)),
+            measure,
+        };
+        let report = comparison.run()?;
+        report.print();
+        Ok(report)
+    }
+}
+
+fn echo(options: &Options) -> io::Result<Vec<Report>> {
+    let mut reports = Vec::new();
+    for connections in options.connections(&[1, 1_000, 100_000], &[100]) {
+        let ask = options.ask(Traffic::Echo, connections, 64, 1_024);
+        let peers = [Subject::Peer("tokio-echo"), Subject::Peer("monoio-echo"), Subject::OnKernel];
+        reports.push(options.run("echo", Measure::Rate, ask, &peers)?);
+    }
+    Ok(reports)
+}
+
+const PAGES: [Subject; 3] = [Subject::Peer("tokio-http"), Subject::Nginx, Subject::OnKernel];
+
+fn http(options: &Options) -> io::Result<Vec<Report>> {
+    let mut reports = Vec::new();
+    for connections in options.connections(&[64, 4_096], &[64]) {
+        let ask = options.ask(Traffic::Http, connections, 6, connections);
+        let mut report = options.run("http", Measure::Rate, ask.clone(), &PAGES)?;
+        if let Some(tokio) = PAGES.first().filter(|tokio| options.subjects(&PAGES).contains(tokio))
+        {
+            match wrk(tokio, &ask, Duration::from_secs(if options.quick { 1 } else { 3 })) {
+                Ok(rate) => {
+                    println!("  wrk: tokio-http {rate:.0} per second of its CPU time");
+                    report.more.insert("wrk".into(), json!({ "tokio-http": rate }));
+                }
+                Err(error) => eprintln!("  wrk: {error}"),
+            }
+        }
+        reports.push(report);
+    }
+    Ok(reports)
+}
+
+fn http_close(options: &Options) -> io::Result<Vec<Report>> {
+    // As many connections as there are ports of the server for: eight times 20,000.
+    let ask = options.ask(Traffic::HttpClose, 160_000, 6, 256);
+    Ok(vec![options.run("http-close", Measure::Rate, ask, &PAGES)?])
+}
+
+fn connect_rate(options: &Options) -> io::Result<Vec<Report>> {
+    let ask = options.ask(Traffic::Accept, 160_000, 0, 256);
+    let peers = [Subject::Peer("tokio-accept"), Subject::OnKernel];
+    Ok(vec![options.run("connect-rate", Measure::Rate, ask, &peers)?])
+}
+
+fn latency(options: &Options) -> io::Result<Vec<Report>> {
+    let mut ask = options.ask(Traffic::Echo, 1, 64, 1);
+    ask.timed = true;
+    let peers = [Subject::Peer("tokio-echo"), Subject::Peer("spinning-echo")];
+    Ok(vec![options.run("latency", Measure::Latency, ask, &peers)?])
+}
+
+fn bulk(options: &Options) -> io::Result<Vec<Report>> {
+    let mut reports = Vec::new();
+    for connections in options.connections(&[1, 100], &[1]) {
+        for (bench, traffic) in
+            [("bulk-download", Traffic::Download), ("bulk-upload", Traffic::Upload)]
+        {
+            let ask = options.ask(traffic, connections, 0, connections);
+            let peers = [Subject::Peer("tokio-bulk"), Subject::OnKernel];
+            reports.push(options.run(bench, Measure::Gigabits, ask, &peers)?);
+        }
+    }
+    Ok(reports)
+}

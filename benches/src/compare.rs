@@ -1,0 +1,295 @@
+//! Rounds: every subject in turn, again and again, so that what the machine does meets them all.
+
+use std::io;
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use crate::load::Done;
+use crate::noise::Watch;
+use crate::report::Report;
+use crate::stats::Samples;
+use crate::subject::{Ask, Match, Subject, peers_program};
+
+/// Longest wait for a client beyond the time that it was given.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A comparison.
+pub struct Comparison {
+    /// The bench's name.
+    pub bench: &'static str,
+    /// What is asked of all.
+    pub ask: Ask,
+    /// Who is compared, Throng first.
+    pub subjects: Vec<Subject>,
+    /// How often each is measured.
+    pub rounds: usize,
+    /// For how long.
+    pub time: Duration,
+    /// What is taken from a measurement.
+    pub measure: Measure,
+}
+
+/// What the figures are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Measure {
+    /// Operations per second of the server's core, for the host's sockets per second of its CPU time.
+    Rate,
+    /// Gigabits per second, likewise.
+    Gigabits,
+    /// Microseconds at the median.
+    Latency,
+}
+
+/// What one measurement has found.
+#[derive(Clone, Copy, Debug)]
+struct Found {
+    done: Done,
+    /// CPU time of the server while it lasted, in seconds.
+    server: f64,
+    /// The share of the cores' time that went to others.
+    others: f64,
+}
+
+impl Measure {
+    fn unit(self) -> &'static str {
+        match self {
+            Measure::Rate => {
+                "operations per second of the server's core; peers' per second of its CPU time"
+            }
+            Measure::Gigabits => {
+                "Gbit/s of payload per server core; peers' per core's worth of CPU time"
+            }
+            Measure::Latency => "us of a round trip at the median",
+        }
+    }
+
+    /// A polling server has its core to itself, and is busy for as long as it runs.
+    fn figure(self, found: &Found, polls: bool) -> f64 {
+        let seconds = if polls { found.done.seconds } else { found.server };
+        let rate = found.done.done as f64 / seconds;
+        match self {
+            Measure::Rate => rate,
+            Measure::Gigabits => rate * 8e-9,
+            Measure::Latency => found.done.quantiles[0],
+        }
+    }
+}
+
+impl Comparison {
+    /// Measures all subjects in turn. One that fails is named and left out.
+    ///
+    /// # Errors
+    /// Throng itself fails, or the machine cannot be watched.
+    pub fn run(&self) -> io::Result<Report> {
+        let mut found: Vec<Vec<Found>> = vec![Vec::new(); self.subjects.len()];
+        let mut failed = vec![false; self.subjects.len()];
+        for round in 0..self.rounds {
+            for (index, subject) in self.subjects.iter().enumerate() {
+                if failed[index] {
+                    continue;
+                }
+                match self.measure(subject) {
+                    Ok(one) => {
+                        let figure = self.measure.figure(&one, self.polls(subject));
+                        eprintln!(
+                            "  round {} {:<16} {figure:>12.1}  server {:>5.1} % of its core, \
+                             others {:.0} %, {} errors",
+                            round + 1,
+                            subject.name(),
+                            100.0 * one.server / one.done.seconds,
+                            100.0 * one.others,
+                            one.done.errors,
+                        );
+                        found[index].push(one);
+                    }
+                    Err(error) if matches!(subject, Subject::Throng(_)) => return Err(error),
+                    Err(error) => {
+                        eprintln!("  {}: {error}", subject.name());
+                        failed[index] = true;
+                    }
+                }
+            }
+        }
+        Ok(self.report(&found))
+    }
+
+    fn polls(&self, subject: &Subject) -> bool {
+        matches!(subject, Subject::Throng(_)) && !self.ask.adaptive
+    }
+
+    fn measure(&self, subject: &Subject) -> io::Result<Found> {
+        let mut this = subject.start(&self.ask)?;
+        let go = format!("go {}", self.time.as_millis());
+        this.clients.iter_mut().try_for_each(|client| client.tell(&go))?;
+        for client in &mut this.clients {
+            client.expect("begun", PATIENCE)?;
+        }
+        let watch = Watch::start(&self.ask.cores)?;
+        let before = this.cpu()?;
+        let mut sum = Done { quantiles: [f64::NAN; 3], ..Done::default() };
+        let mut spent = None;
+        let count = this.clients.len() as f64;
+        for i in 0..this.clients.len() {
+            let line = this.clients[i].line(self.time + PATIENCE)?;
+            let done = Done::parse(&line).ok_or_else(|| io::Error::other(line))?;
+            sum.done += done.done;
+            sum.errors += done.errors;
+            sum.seconds += done.seconds / count;
+            sum.quantiles = std::array::from_fn(|i| sum.quantiles[i].max(done.quantiles[i]));
+            // The first to end is the end: they began together.
+            if spent.is_none() {
+                let after = this.cpu()?;
+                let [server, client] = [0, 1].map(|i| after[i].saturating_sub(before[i]));
+                spent = Some((server.as_secs_f64(), watch.others(server + client)?));
+            }
+        }
+        let (server, others) = spent.ok_or_else(|| io::Error::other("no client"))?;
+        Ok(Found { done: sum, server, others })
+    }
+
+    fn report(&self, found: &[Vec<Found>]) -> Report {
+        let mut figures = self.subjects.iter().zip(found).map(|(subject, found)| {
+            let polls = self.polls(subject);
+            let figures = found.iter().map(|one| self.measure.figure(one, polls));
+            (subject.name(), Samples::from(figures.collect::<Vec<_>>()))
+        });
+        let throng = figures.next().map(|(_, samples)| samples).unwrap_or_default();
+        let peers = figures.collect();
+        let others: Vec<f64> = found.iter().flatten().map(|one| one.others).collect();
+        Report {
+            bench: self.bench.to_owned(),
+            params: self.params(),
+            unit: self.measure.unit().to_owned(),
+            more_is_better: self.measure != Measure::Latency,
+            throng,
+            peers,
+            others: Samples::from(others),
+            more: self.details(found),
+        }
+    }
+
+    fn params(&self) -> Value {
+        let Ask { connections, size, window, cores, adaptive, rate, .. } = &self.ask;
+        let link = self.subjects.iter().find_map(|subject| match subject {
+            Subject::Throng(link) => Some(link.name()),
+            _ => None,
+        });
+        json!({
+            "connections": connections,
+            "size": size,
+            "window": window,
+            "rate": rate,
+            "idle": if *adaptive { "adaptive" } else { "busy" },
+            "link": link,
+            "cores": cores,
+            "rounds": self.rounds,
+            "seconds": self.time.as_secs_f64(),
+        })
+    }
+
+    /// What each subject did, by its name.
+    fn details(&self, found: &[Vec<Found>]) -> Map<String, Value> {
+        let of = |found: &[Found], take: fn(&Found) -> f64| {
+            Samples::from(found.iter().map(take).collect::<Vec<_>>()).median()
+        };
+        let one = |subject: &Subject, found: &[Found]| {
+            let details = json!({
+                "per_second": of(found, |one| one.done.done as f64 / one.done.seconds),
+                "server_cores": of(found, |one| one.server / one.done.seconds),
+                "server_ns_per_operation": of(found, |one| 1e9 * one.server / one.done.done as f64),
+                "errors": found.iter().map(|one| one.done.errors).sum::<u64>(),
+                "p50_us": of(found, |one| one.done.quantiles[0]),
+                "p99_us": of(found, |one| one.done.quantiles[1]),
+                "p999_us": of(found, |one| one.done.quantiles[2]),
+            });
+            (subject.name(), details)
+        };
+        let all = self.subjects.iter().zip(found).map(|(subject, found)| one(subject, found));
+        Map::from_iter([("details".to_owned(), Value::Object(all.collect()))])
+    }
+}
+
+/// Whether the programs of `benches/peers` are there; says so when they are not.
+pub fn peers_are_built() -> bool {
+    let there = peers_program().is_some();
+    if !there {
+        eprintln!("without the peers of benches/peers, which `cargo xtask bench` builds");
+    }
+    there
+}
+
+/// Has wrk ask `subject` for pages, whether our generator judges it fairly. Returns requests per
+/// second of the server's CPU time.
+///
+/// # Errors
+/// wrk is missing or fails, or the server does not start.
+pub fn wrk(subject: &Subject, ask: &Ask, time: Duration) -> io::Result<f64> {
+    // One connection of ours, which only shows that the server is there.
+    let this = subject.start(&Ask { connections: 1, window: 1, ..ask.clone() })?;
+    let Match { servers, endpoint, .. } = &this;
+    let cpu = || servers.iter().map(|server| server.cpu()).sum::<io::Result<Duration>>();
+    let before = cpu()?;
+    let output = Command::new("taskset")
+        .args(["-c", &ask.cores[1].to_string(), "wrk", "-t1"])
+        .args([format!("-c{}", ask.connections), format!("-d{}", time.as_secs().max(1))])
+        .arg(format!("http://{endpoint}/"))
+        .output()?;
+    let spent = cpu()? - before;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let requests = requests(&text).ok_or_else(|| io::Error::other(format!("wrk: {text}")))?;
+    Ok(requests as f64 / spent.as_secs_f64())
+}
+
+/// `  434005 requests in 2.00s, 40.1MB read`.
+fn requests(text: &str) -> Option<u64> {
+    let line = text.lines().find(|line| line.contains(" requests in "))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::role::Traffic;
+    use crate::subject::Link;
+
+    fn comparison(measure: Measure) -> Comparison {
+        let ask = Ask {
+            traffic: Traffic::Echo,
+            connections: 2,
+            size: 64,
+            window: 2,
+            rate: None,
+            timed: false,
+            spinning: false,
+            adaptive: false,
+            cores: [0, 1],
+        };
+        let subjects = vec![Subject::Throng(Link::Memif), Subject::Peer("tokio-echo")];
+        let time = Duration::from_secs(1);
+        Comparison { bench: "echo", ask, subjects, rounds: 1, time, measure }
+    }
+
+    #[test]
+    fn a_polling_server_is_busy_all_the_time() {
+        let done = Done { done: 1_000, errors: 0, seconds: 2.0, quantiles: [7.0, 8.0, 9.0] };
+        let found = Found { done, server: 0.5, others: 0.01 };
+        let report = comparison(Measure::Rate).report(&[vec![found], vec![found]]);
+        assert_eq!((report.throng.median(), report.peers[0].1.median()), (500.0, 2_000.0));
+        let report = report.to_json();
+        assert_eq!(report["ratio"], json!(0.25));
+        assert_eq!(report["details"]["tokio-echo"]["server_ns_per_operation"], json!(500_000.0));
+        assert_eq!(report["params"]["link"], json!("memif"));
+        let report = comparison(Measure::Latency).report(&[vec![found], Vec::new()]);
+        assert_eq!((report.throng.median(), report.best_peer().is_none()), (7.0, true));
+    }
+
+    #[test]
+    fn wrk_is_understood() {
+        let text =
+            "Running 1s test @ http://127.0.0.1:9000/\n  434005 requests in 2.00s, 40MB read\n";
+        assert_eq!(requests(text), Some(434_005));
+        assert_eq!(requests("unable to connect"), None);
+    }
+}

@@ -1,0 +1,308 @@
+//! The client of every comparison: Throng's runtime, on the host's sockets or on a device.
+//!
+//! It prints `open` when its device is there, opens its connections when a line tells it to, prints
+//! `ready`, and works for so many milliseconds as the line `go MILLISECONDS` says: first it warms up,
+//! then prints `begun`, and at the end what it has done as a JSON object, [`Done`]. When its
+//! standard input ends, so does it.
+
+mod spinning;
+mod traffic;
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::rc::Rc;
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use serde_json::{Value, json};
+use throng::runtime::yield_now;
+use throng::{TcpStream, spawn_local};
+
+use crate::helper;
+use crate::role::{Role, Traffic};
+use crate::stats::Histogram;
+
+/// Connections that are opened at a time.
+const OPENING: usize = 256;
+/// Longest wait for a connection, or for what is on its way at the end.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The client's command line.
+#[derive(Clone, Debug, Args)]
+pub struct Load {
+    /// Whom it asks for what
+    #[command(flatten)]
+    pub role: Role,
+    /// Most operations on their way at a time, each on a connection picked at random
+    #[arg(long, default_value_t = 1_024)]
+    pub window: usize,
+    /// Operations per second, begun when they are due whatever became of those before; else the
+    /// next begins when one has ended
+    #[arg(long)]
+    pub rate: Option<f64>,
+    /// Measure how long each takes
+    #[arg(long)]
+    pub timed: bool,
+    /// One blocking thread's non-blocking socket asked again and again, in place of the runtime
+    #[arg(long)]
+    pub spinning: bool,
+}
+
+impl Load {
+    /// What a process of this role is started with.
+    pub fn arguments(&self) -> Vec<String> {
+        let mut all = self.role.arguments();
+        all.extend(["--window".to_owned(), self.window.to_string()]);
+        if let Some(rate) = self.rate {
+            all.extend(["--rate".to_owned(), rate.to_string()]);
+        }
+        let flags = [(self.timed, "--timed"), (self.spinning, "--spinning")];
+        all.extend(flags.iter().filter(|(set, _)| *set).map(|(_, flag)| (*flag).to_owned()));
+        all
+    }
+}
+
+/// What a client has done in the time it was given.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Done {
+    /// Operations; bytes in bulk.
+    pub done: u64,
+    /// Operations that failed.
+    pub errors: u64,
+    /// How long it took.
+    pub seconds: f64,
+    /// Microseconds at the median, 99 and 99.9 percent; NaN unless timed.
+    pub quantiles: [f64; 3],
+}
+
+impl Done {
+    /// As it is printed.
+    pub fn to_json(self) -> Value {
+        json!({
+            "done": self.done,
+            "errors": self.errors,
+            "seconds": self.seconds,
+            "quantiles": self.quantiles,
+        })
+    }
+
+    /// From what was printed; `None` when that is something else.
+    pub fn parse(line: &str) -> Option<Done> {
+        let value: Value = serde_json::from_str(line).ok()?;
+        let quantile = |i: usize| value["quantiles"][i].as_f64().unwrap_or(f64::NAN);
+        Some(Done {
+            done: value["done"].as_u64()?,
+            errors: value["errors"].as_u64()?,
+            seconds: value["seconds"].as_f64()?,
+            quantiles: [0, 1, 2].map(quantile),
+        })
+    }
+}
+
+/// What the tasks of a run share.
+struct Shared {
+    load: Load,
+    /// Connections that nothing is on its way on.
+    idle: RefCell<Vec<TcpStream>>,
+    done: Cell<u64>,
+    errors: Cell<u64>,
+    running: Cell<bool>,
+    times: RefCell<Histogram>,
+    random: Cell<u64>,
+    /// With a rate: operations that are due, and who waits for one.
+    due: RefCell<VecDeque<Instant>>,
+    waiting: RefCell<Vec<Waker>>,
+    /// Bytes of a response, once one was seen.
+    response: Cell<usize>,
+}
+
+impl Shared {
+    /// A number below `bound`, by xorshift.
+    fn random(&self, bound: usize) -> usize {
+        let mut x = self.random.get();
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        self.random.set(x);
+        ((u128::from(x) * bound as u128) >> 64) as usize
+    }
+
+    fn take(&self) -> Option<TcpStream> {
+        let len = self.idle.borrow().len();
+        (len > 0).then(|| self.idle.borrow_mut().swap_remove(self.random(len)))
+    }
+
+    fn count(&self, begin: Option<Instant>) {
+        self.done.set(self.done.get() + 1);
+        if let Some(begin) = begin {
+            self.times.borrow_mut().add(begin.elapsed());
+        }
+    }
+
+    fn failed(&self, error: &io::Error) {
+        if self.errors.replace(self.errors.get() + 1) == 0 {
+            eprintln!("client: {error}");
+        }
+    }
+}
+
+/// Runs the client.
+///
+/// # Errors
+/// The device does not open, a connection cannot be made, or the caller speaks another language.
+pub fn run(load: &Load) -> io::Result<()> {
+    if load.spinning {
+        return spinning::run(&load.role);
+    }
+    let started = load.clone();
+    let ended = load.role.builder().run(move |shard| {
+        let load = started.clone();
+        async move {
+            if shard.index() > 0 {
+                return std::future::pending().await;
+            }
+            let shared = Rc::new(Shared {
+                load,
+                idle: RefCell::default(),
+                done: Cell::new(0),
+                errors: Cell::new(0),
+                running: Cell::new(false),
+                times: RefCell::default(),
+                random: Cell::new(0x9e37_79b9_7f4a_7c15),
+                due: RefCell::default(),
+                waiting: RefCell::default(),
+                response: Cell::new(0),
+            });
+            println!("open");
+            if next_line().await?.is_none() {
+                return Ok(());
+            }
+            if !shared.load.role.traffic.connects() {
+                open(&shared).await?;
+            }
+            println!("ready");
+            while let Some(line) = next_line().await? {
+                println!("{}", work(&shared, parse_go(&line)?).await?.to_json());
+            }
+            // Closing a million connections in order would take its time and show nothing.
+            std::process::exit(0)
+        }
+    })?;
+    ended.into_iter().collect()
+}
+
+async fn next_line() -> io::Result<Option<String>> {
+    throng::spawn_blocking(helper::next_line).await.map_err(io::Error::other)
+}
+
+fn parse_go(line: &str) -> io::Result<Duration> {
+    let millis = line.strip_prefix("go ").and_then(|number| number.trim().parse().ok());
+    millis
+        .map(Duration::from_millis)
+        .ok_or_else(|| io::Error::other(format!("'{line}' is not 'go MILLISECONDS'")))
+}
+
+/// Before this the counts do not count: caches, windows and timers settle.
+fn warm_up(time: Duration) -> Duration {
+    (time / 4).min(Duration::from_secs(1))
+}
+
+/// Opens the connections, some at a time.
+async fn open(shared: &Rc<Shared>) -> io::Result<()> {
+    let next = Rc::new(Cell::new(0));
+    let opener = || {
+        let (shared, next) = (shared.clone(), next.clone());
+        spawn_local(async move {
+            while next.get() < shared.load.role.connections {
+                let endpoint = shared.load.role.endpoint(next.replace(next.get() + 1));
+                let stream = TcpStream::connect(endpoint).await?;
+                stream.set_nodelay(true)?;
+                shared.idle.borrow_mut().push(stream);
+            }
+            io::Result::Ok(())
+        })
+    };
+    let openers: Vec<_> = (0..OPENING).map(|_| opener()).collect();
+    for opener in openers {
+        opener.await.map_err(io::Error::other)??;
+    }
+    Ok(())
+}
+
+/// Works for this long, beside warming up.
+async fn work(shared: &Rc<Shared>, time: Duration) -> io::Result<Done> {
+    let role = &shared.load.role;
+    shared.running.set(true);
+    let most = if role.traffic.connects() { usize::MAX } else { role.connections };
+    let workers: Vec<_> = (0..shared.load.window.min(most))
+        .map(|_| spawn_local(traffic::worker(shared.clone())))
+        .collect();
+    let pacer = shared.load.rate.map(|rate| spawn_local(pace(shared.clone(), rate)));
+    throng::sleep(warm_up(time)).await;
+    println!("begun");
+    let (begin, done, errors) = (Instant::now(), shared.done.get(), shared.errors.get());
+    shared.times.take();
+    throng::sleep(time).await;
+    let times = shared.times.take();
+    let done = Done {
+        done: shared.done.get() - done,
+        errors: shared.errors.get() - errors,
+        seconds: begin.elapsed().as_secs_f64(),
+        quantiles: [0.5, 0.99, 0.999].map(|quantile| times.at(quantile)),
+    };
+    shared.running.set(false);
+    shared.waiting.take().into_iter().for_each(Waker::wake);
+    if matches!(role.traffic, Traffic::Download | Traffic::Upload) {
+        // They are in the middle of it, and the process ends after this.
+        return Ok(done);
+    }
+    let ending = async {
+        for worker in workers {
+            worker.await.map_err(io::Error::other)?;
+        }
+        Ok::<_, io::Error>(())
+    };
+    throng::timeout(PATIENCE, ending)
+        .await
+        .map_err(|_| io::Error::other("an operation did not end"))??;
+    drop(pacer);
+    Ok(done)
+}
+
+/// Has operations fall due, so many each second.
+async fn pace(shared: Rc<Shared>, rate: f64) {
+    let begin = Instant::now();
+    let mut number = 0_u64;
+    while shared.running.get() {
+        let due = (begin.elapsed().as_secs_f64() * rate) as u64;
+        while number < due {
+            number += 1;
+            let at = begin + Duration::from_secs_f64(number as f64 / rate);
+            shared.due.borrow_mut().push_back(at);
+            if let Some(waker) = shared.waiting.borrow_mut().pop() {
+                waker.wake();
+            }
+        }
+        yield_now().await;
+    }
+    shared.due.borrow_mut().clear();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_printed_is_read() {
+        let done = Done { done: 7, errors: 1, seconds: 0.5, quantiles: [1.0, 2.5, 3.0] };
+        assert_eq!(Done::parse(&done.to_json().to_string()), Some(done));
+        let untimed = Done { quantiles: [f64::NAN; 3], ..done };
+        let read = Done::parse(&untimed.to_json().to_string()).expect("an object");
+        assert!(read.quantiles.iter().all(|quantile| quantile.is_nan()));
+        assert_eq!(Done::parse("begun"), None);
+        assert_eq!(parse_go("go 250\n").ok(), Some(Duration::from_millis(250)));
+        assert!(parse_go("stop").is_err());
+    }
+}

@@ -1,0 +1,95 @@
+//! Throng as the server of a comparison.
+
+use std::convert::Infallible;
+use std::io;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::Response;
+use hyper::service::service_fn;
+use throng::{TcpListener, TcpStream, spawn_local};
+
+use crate::helper;
+use crate::role::{Role, Traffic};
+
+/// Bytes written at a time in bulk.
+const CHUNK: usize = 256 << 10;
+
+/// Serves until standard input ends; prints `listening` when a client may come.
+///
+/// # Errors
+/// The device does not open, or a port is taken.
+pub fn run(role: &Role) -> io::Result<()> {
+    // At the end the client has gone, and nobody waits for what is left.
+    helper::when_input_ends(|| std::process::exit(0));
+    let started = role.clone();
+    let ended = role.builder().run(move |shard| {
+        let role = started.clone();
+        async move {
+            let mut accepting = Vec::new();
+            for endpoint in role.endpoints() {
+                let listener = TcpListener::bind_with_backlog(role.bind_at(endpoint), 65_535)?;
+                accepting.push(spawn_local(accept(listener, role.traffic, role.size)));
+            }
+            if shard.index() + 1 == role.shards {
+                println!("listening");
+            }
+            for task in accepting {
+                task.await.map_err(io::Error::other)??;
+            }
+            Ok(())
+        }
+    })?;
+    ended.into_iter().collect()
+}
+
+async fn accept(listener: TcpListener, traffic: Traffic, size: usize) -> io::Result<()> {
+    let body = Bytes::from(page(size));
+    if matches!(traffic, Traffic::Http | Traffic::HttpClose) {
+        let answer = service_fn(move |_| {
+            let body = body.clone();
+            async move { Ok::<_, Infallible>(Response::new(Full::new(body))) }
+        });
+        throng::http::serve(listener, answer).await;
+        return Ok(());
+    }
+    let chunk = Bytes::from(vec![7; CHUNK]);
+    loop {
+        let (stream, _) = listener.accept().await?;
+        let chunk = chunk.clone();
+        match traffic {
+            Traffic::Accept => drop(stream),
+            Traffic::Download => spawn_local(send(stream, chunk)).detach(),
+            // A client that goes away ends its own connection and nothing else.
+            Traffic::Upload => spawn_local(read(stream)).detach(),
+            _ => spawn_local(echo(stream)).detach(),
+        }
+    }
+}
+
+/// A body of this length: `hello` and more of the same.
+pub(crate) fn page(len: usize) -> Vec<u8> {
+    b"hello\n".iter().copied().cycle().take(len).collect()
+}
+
+async fn echo(mut stream: TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    loop {
+        let chunk = stream.read_chunk(usize::MAX).await?;
+        if chunk.is_empty() {
+            return Ok(());
+        }
+        stream.write_chunk(chunk).await?;
+    }
+}
+
+async fn send(mut stream: TcpStream, chunk: Bytes) -> io::Result<()> {
+    loop {
+        stream.write_chunk(chunk.clone()).await?;
+    }
+}
+
+async fn read(mut stream: TcpStream) -> io::Result<()> {
+    while !stream.read_chunk(usize::MAX).await?.is_empty() {}
+    Ok(())
+}

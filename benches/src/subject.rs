@@ -1,0 +1,332 @@
+//! What is compared: servers, each with the client that asks it.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use clap::ValueEnum;
+
+use crate::helper::Helper;
+use crate::load::Load;
+use crate::role::{Role, Traffic};
+use crate::serve;
+
+/// Connections of one process on the host's sockets, below the usual bound of descriptors.
+const PER_PROCESS: usize = 16_000;
+const PORT: u16 = 9_000;
+/// The longest text that nginx's configuration takes; longer pages are files.
+const LONGEST_TEXT: usize = 2_000;
+/// Longest wait for a server to listen.
+const START: Duration = Duration::from_secs(30);
+
+/// How the two processes of the bypass path are joined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Link {
+    /// DPDK's memif: both ends copy each frame
+    Memif,
+    /// memif, where the server's end sends and receives in place, as with a NIC, and the client's copies
+    MemifZeroCopy,
+    /// vhost at the client's end and virtio_user at the server's, with checksum offload
+    Virtio,
+}
+
+/// Hugepages of 2 MiB that two processes with a queue each take.
+const HUGEPAGES: u64 = 300;
+
+impl Link {
+    /// The one that costs the server least: it takes hugepages, which the two ends share.
+    pub fn best() -> Link {
+        let free = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+            let line = text.lines().find_map(|line| line.strip_prefix("HugePages_Free:"))?;
+            line.trim().parse::<u64>().ok()
+        });
+        if free >= Some(HUGEPAGES) { Link::MemifZeroCopy } else { Link::Memif }
+    }
+
+    /// As it is written on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Link::Memif => "memif",
+            Link::MemifZeroCopy => "memif-zero-copy",
+            Link::Virtio => "virtio",
+        }
+    }
+}
+
+/// A server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// Throng on a device, over this link.
+    Throng(Link),
+    /// Throng on the host's sockets.
+    OnKernel,
+    /// One of the programs in `benches/peers`, by its name.
+    Peer(&'static str),
+    /// nginx, its pages in its configuration.
+    Nginx,
+}
+
+/// What all subjects of a comparison are asked for.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// What goes over the connections.
+    pub traffic: Traffic,
+    /// How many connections.
+    pub connections: usize,
+    /// Bytes of a message or a body.
+    pub size: usize,
+    /// Most operations on their way at a time.
+    pub window: usize,
+    /// Operations per second, where they fall due by the clock.
+    pub rate: Option<f64>,
+    /// Whether each is timed.
+    pub timed: bool,
+    /// Whether the client on the host's sockets is one thread that asks its socket again and again.
+    pub spinning: bool,
+    /// Whether Throng's server sleeps when it has nothing to do.
+    pub adaptive: bool,
+    /// The cores of server and client.
+    pub cores: [usize; 2],
+}
+
+/// A server and its clients, connected.
+pub struct Match {
+    /// The server's processes; they end after the clients.
+    pub servers: Vec<Helper>,
+    /// The clients' processes.
+    pub clients: Vec<Helper>,
+    /// Where the first server listens, on the host's loopback.
+    pub endpoint: SocketAddr,
+    /// What a server read, until it ends.
+    _files: Option<Files>,
+}
+
+impl Drop for Match {
+    fn drop(&mut self) {
+        // What still sends into a link whose other end has gone may fall over it.
+        self.clients.clear();
+    }
+}
+
+impl Subject {
+    /// The name in reports.
+    pub fn name(&self) -> String {
+        match self {
+            Subject::Throng(_) => "throng".into(),
+            Subject::OnKernel => "throng-on-kernel".into(),
+            Subject::Peer(name) => (*name).into(),
+            Subject::Nginx => "nginx".into(),
+        }
+    }
+
+    /// Starts it and its clients, and waits until they are connected.
+    ///
+    /// # Errors
+    /// A program is missing, does not start, or does not connect.
+    pub fn start(&self, ask: &Ask) -> io::Result<Match> {
+        match self {
+            Subject::Throng(link) => bypass(*link, ask),
+            _ => self.on_kernel(ask),
+        }
+    }
+
+    fn on_kernel(&self, ask: &Ask) -> io::Result<Match> {
+        // Those with a connection for each operation have few at a time, and one port each.
+        let all = if ask.traffic.connects() { 1 } else { ask.connections };
+        let count = all.div_ceil(PER_PROCESS);
+        let endpoint = |i: usize| SocketAddr::from((Ipv4Addr::LOCALHOST, PORT + i as u16));
+        let files = (*self == Subject::Nginx).then(|| Files::new(ask)).transpose()?;
+        let mut servers = Vec::new();
+        for i in 0..count {
+            let mut server = match self {
+                Subject::Nginx => {
+                    let files = files.as_ref().ok_or(io::ErrorKind::NotFound)?;
+                    files.nginx(endpoint(i), ask)?
+                }
+                Subject::Peer(kind) => peer(kind, endpoint(i), ask)?,
+                _ => {
+                    let mut role = on_kernel(ask, ask.cores[0], endpoint(i), all);
+                    // Several on one core must not keep it from each other.
+                    role.adaptive = ask.adaptive || count > 1;
+                    Helper::of_this(["serve".to_owned()].into_iter().chain(role.arguments()))?
+                }
+            };
+            match self {
+                Subject::Nginx => wait_for(endpoint(i))?,
+                _ => server.expect("listening", START)?,
+            }
+            servers.push(server);
+        }
+        let mut clients = Vec::new();
+        for i in 0..count {
+            let share = all / count + usize::from(i < all % count);
+            let mut role = on_kernel(ask, ask.cores[1], endpoint(i), share);
+            role.adaptive = count > 1;
+            clients.push(client(ask, role, ask.window.div_ceil(count))?);
+        }
+        Match { servers, clients, endpoint: endpoint(0), _files: files }.connected(ask)
+    }
+}
+
+impl Match {
+    fn connected(mut self, ask: &Ask) -> io::Result<Match> {
+        // A shard may need 20 us for a connection, a debug build ten times as long.
+        let patience = START + Duration::from_millis(ask.connections as u64);
+        for client in &mut self.clients {
+            client.tell("connect")?;
+        }
+        self.clients.iter_mut().try_for_each(|client| client.expect("ready", patience))?;
+        Ok(self)
+    }
+
+    /// CPU time of the servers and of the clients so far.
+    ///
+    /// # Errors
+    /// One of them has ended.
+    pub fn cpu(&self) -> io::Result<[Duration; 2]> {
+        let sum = |all: &[Helper]| all.iter().map(Helper::cpu).sum::<io::Result<Duration>>();
+        Ok([sum(&self.servers)?, sum(&self.clients)?])
+    }
+}
+
+fn on_kernel(ask: &Ask, core: usize, server: SocketAddr, connections: usize) -> Role {
+    Role {
+        traffic: ask.traffic,
+        device: "kernel".into(),
+        address: None,
+        server,
+        connections,
+        core,
+        shards: 1,
+        adaptive: false,
+        size: ask.size,
+    }
+}
+
+fn client(ask: &Ask, role: Role, window: usize) -> io::Result<Helper> {
+    let spinning = ask.spinning && role.address.is_none();
+    let load = Load { role, window, rate: ask.rate, timed: ask.timed, spinning };
+    // The runtime pins itself.
+    let mut command = match spinning {
+        true => pinned(ask.cores[1], &std::env::current_exe()?),
+        false => Command::new(std::env::current_exe()?),
+    };
+    let mut client = Helper::start(command.arg("load").args(load.arguments()))?;
+    client.expect("open", START)?;
+    Ok(client)
+}
+
+/// A pair of processes joined by a DPDK device.
+fn bypass(link: Link, ask: &Ask) -> io::Result<Match> {
+    if !cfg!(feature = "dpdk") {
+        return Err(io::Error::other("this build is without DPDK"));
+    }
+    // In the abstract name space there is no file that an interrupted run could leave behind.
+    let name = format!("throng-bench-{}", std::process::id());
+    let memif =
+        |rest: &str| format!("dpdk:net_memif0,id=0,socket={name},socket-abstract=yes,{rest}");
+    let path = std::env::temp_dir().join(&name);
+    let path = path.display();
+    let (server_device, client_device) = match link {
+        Link::Memif => (memif("role=client"), memif("role=server")),
+        Link::MemifZeroCopy => (memif("role=client,zero-copy=yes"), memif("role=server")),
+        Link::Virtio => (
+            format!(
+                "dpdk:net_virtio_user0,path={path},queues=1,queue_size=1024,packed_vq=1,\
+                 in_order=1,mrg_rxbuf=0"
+            ),
+            format!("dpdk:net_vhost0,iface={path},queues=1"),
+        ),
+    };
+    let endpoint = SocketAddr::from(([10, 96, 0, 1], PORT));
+    let role = |device: String, address: &str, core: usize| Role {
+        device,
+        address: Some(address.to_owned()),
+        ..on_kernel(ask, core, endpoint, ask.connections)
+    };
+    let mut server = role(server_device, "10.96.0.1/24", ask.cores[0]);
+    server.adaptive = ask.adaptive;
+    let load = role(client_device, "10.96.0.2/24", ask.cores[1]);
+    // The server's end connects as it opens, to a socket that the client's has made by then.
+    let client = client(ask, load, ask.window)?;
+    let mut server = Helper::of_this(["serve".to_owned()].into_iter().chain(server.arguments()))?;
+    server.expect("listening", START)?;
+    let (servers, clients) = (vec![server], vec![client]);
+    Match { servers, clients, endpoint, _files: None }.connected(ask)
+}
+
+/// `program` on one core.
+fn pinned(core: usize, program: &std::path::Path) -> Command {
+    let mut command = Command::new("taskset");
+    command.args(["-c", &core.to_string()]).arg(program);
+    command
+}
+
+/// The program of `benches/peers`, which `cargo xtask bench` builds and names.
+pub fn peers_program() -> Option<PathBuf> {
+    std::env::var_os("THRONG_PEERS").map(PathBuf::from).filter(|program| program.exists())
+}
+
+fn peer(kind: &str, listen: SocketAddr, ask: &Ask) -> io::Result<Helper> {
+    let program = peers_program()
+        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "THRONG_PEERS names no program"))?;
+    let mut command = pinned(ask.cores[0], &program);
+    command.args([kind, "--listen", &listen.to_string(), "--body", &ask.size.to_string()]);
+    Helper::start(&mut command)
+}
+
+/// Waits until somebody listens.
+fn wait_for(endpoint: SocketAddr) -> io::Result<()> {
+    let end = Instant::now() + START;
+    while let Err(error) = TcpStream::connect(endpoint) {
+        if Instant::now() > end {
+            return Err(error);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
+
+/// What nginx reads and writes, in a directory of its own.
+struct Files(PathBuf);
+
+impl Files {
+    fn new(ask: &Ask) -> io::Result<Files> {
+        let dir = std::env::temp_dir().join(format!("throng-bench-nginx-{}", std::process::id()));
+        std::fs::create_dir_all(&dir)?;
+        std::fs::write(dir.join("index.html"), serve::page(ask.size))?;
+        Ok(Files(dir))
+    }
+
+    fn nginx(&self, listen: SocketAddr, ask: &Ask) -> io::Result<Helper> {
+        let dir = self.0.display();
+        let page = match String::from_utf8(serve::page(ask.size)) {
+            Ok(text) if text.len() <= LONGEST_TEXT => format!("return 200 \"{text}\";"),
+            _ => format!("root {dir}; open_file_cache max=16;"),
+        };
+        let text = format!(
+            "daemon off; master_process off; worker_processes 1; pid {dir}/pid;\n\
+             error_log {dir}/error.log; worker_rlimit_nofile 20000;\n\
+             events {{ worker_connections 19000; }}\n\
+             http {{ access_log off; keepalive_requests 1000000000; keepalive_timeout 600;\n\
+             client_body_temp_path {dir}/body; proxy_temp_path {dir}/proxy;\n\
+             fastcgi_temp_path {dir}/fastcgi; uwsgi_temp_path {dir}/uwsgi;\n\
+             scgi_temp_path {dir}/scgi; sendfile on;\n\
+             server {{ listen {listen} backlog=65535; {page} }} }}\n"
+        );
+        let config = self.0.join(format!("{}.conf", listen.port()));
+        std::fs::write(&config, text)?;
+        let mut command = pinned(ask.cores[0], std::path::Path::new("nginx"));
+        let path = std::env::var("PATH").unwrap_or_default();
+        command.env("PATH", format!("{path}:/usr/sbin")).arg("-c").arg(config);
+        Ok(Helper::start(&mut command)?.ended_by_signal())
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
