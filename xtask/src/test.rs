@@ -108,7 +108,6 @@ fn static_checks(report: &mut Report) {
 fn cargo_tests(report: &mut Report) {
     let with = features();
     let own_network = host::can_own_network();
-    let targets = ["test", "--locked", "--lib", "--bins", "--tests"];
     let run = ["--no-fail-fast", "--", "--show-output"];
 
     // Building is apart from running, so that a broken build and a slow test are told apart,
@@ -119,21 +118,23 @@ fn cargo_tests(report: &mut Report) {
             if let Err(why) = setup::python() {
                 println!("without Python's packages: {why}");
             }
-            let build = logged(name, &targets).args(extra).args(["--no-run", "--quiet"]).run();
+            let test = || logged(name, &["test", "--locked"]).args(extra);
+            let build = test().args(["--no-run", "--quiet"]).run();
             match build {
                 Ok(done) if done.ok() => {}
                 other => return Outcome::of_check(name, other),
             }
-            let mut command = logged(name, &targets).arg("--offline").args(extra).args(run);
+            let mut command = test().arg("--offline").args(run);
             if own_network.is_ok() {
                 command = command.wrapped(host::own_network());
             }
             Outcome::of_tests(name, command.run())
         });
     };
-    // Of the rest, features add code and change none; clippy builds it without.
-    tests(report, "tests without features", &["--package=throng-net"]);
-    tests(report, "tests", &["--workspace", &with]);
+    // These have code that is there or not by feature; clippy builds the rest without.
+    let by_feature = ["--package=throng-net", "--lib", "--test=api", "--test=memory"];
+    tests(report, "tests without features", &by_feature);
+    tests(report, "tests", &["--workspace", "--lib", "--bins", "--tests", &with]);
 
     report.step("doctests", || {
         let command = logged("doctests", &["test", "--locked", "--workspace", "--doc"]);
