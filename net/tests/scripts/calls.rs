@@ -344,16 +344,17 @@ impl Run {
         let mut addr = SocketAddr::new(settings.remote(), 0);
         for (name, value) in members {
             match (name.as_str(), value) {
-                ("sin_port" | "sin6_port", Expr::Apply(_, port)) => {
+                ("sin_port", Expr::Apply(_, port)) => {
                     addr.set_port(number(port.first().unwrap_or(&Expr::Int(0)))? as u16);
                 }
-                ("sin_addr" | "sin6_addr", Expr::Apply(_, text)) => {
+                ("sin_addr", Expr::Apply(_, text)) => {
                     let Some(Expr::Str(text)) = text.first() else {
                         return Err("an address in quotes".into());
                     };
                     addr.set_ip(text.parse().map_err(|_| format!("`{text}` is no address"))?);
                 }
-                _ => {}
+                ("sa_family", _) => {}
+                (name, _) => return Err(format!("`{name}` is no member of a socket's address")),
             }
         }
         Ok(addr)

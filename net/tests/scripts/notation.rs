@@ -89,7 +89,6 @@ impl fmt::Display for Stamp {
 
 impl fmt::Display for Icmp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let v6 = if self.v6 { "v6" } else { "" };
-        write!(f, "icmp{v6} {} {} mtu {}", self.kind, self.code, self.mtu)
+        write!(f, "icmp {} {} mtu {}", self.kind, self.code, self.mtu)
     }
 }

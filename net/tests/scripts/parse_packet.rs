@@ -24,7 +24,7 @@ pub fn packet(at: &mut Cursor<'_>) -> Parsed<Packet> {
     let ports = ports(at)?;
     at.space()?;
     let body = match at.peek_word() {
-        "icmp" | "icmpv6" => Body::Icmp(icmp(at, quoted)?),
+        "icmp" => Body::Icmp(icmp(at, quoted)?),
         "udp" => return at.wrong("UDP is not what is tested here"),
         _ if quoted.is_some() => return at.wrong("only ICMP quotes a segment"),
         _ => Body::Tcp(tcp(at)?),
@@ -166,12 +166,12 @@ fn stamp(at: &mut Cursor<'_>) -> Parsed<Stamp> {
 
 /// `icmp unreachable frag_needed mtu 1200 [1:1461(1460)]`.
 fn icmp(at: &mut Cursor<'_>, mut quoted: Option<(u32, u32)>) -> Parsed<Icmp> {
-    let v6 = at.word()? == "icmpv6";
+    at.word()?;
     let kind = at.word()?.to_string();
-    if !matches!((v6, kind.as_str()), (_, "unreachable") | (true, "packet_too_big")) {
+    if !matches!(kind.as_str(), "unreachable" | "packet_too_big") {
         return at.wrong(format!("ICMP `{kind}` is not known here"));
     }
-    let mut icmp = Icmp { v6, kind, code: String::new(), mtu: 0, quoted: None };
+    let mut icmp = Icmp { kind, code: String::new(), mtu: 0, quoted: None };
     at.space()?;
     if icmp.kind == "unreachable" {
         icmp.code = at.word()?.into();

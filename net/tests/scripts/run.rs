@@ -321,12 +321,12 @@ fn said(flow: &Flow, icmp: &Icmp) -> Result<Incoming, String> {
         return Err("the ICMP message quotes no segment: [1:1001(1000)]".into());
     };
     let (tuple, seq) = (flow.tuple, flow.ours(seq));
-    let headers = if icmp.v6 { 60 } else { 40 };
+    let v6 = !tuple.remote.is_ipv4();
+    let headers = if v6 { 60 } else { 40 };
     let too_big = TooBig { mtu: icmp.mtu, quoted: (headers + len).min(0xffff) as u16 };
     let kind = match (icmp.kind.as_str(), icmp.code.as_str()) {
-        ("packet_too_big", _) | (_, "frag_needed") => {
-            return Ok(Incoming::TooBig(tuple, seq, too_big));
-        }
+        ("packet_too_big", _) if v6 => return Ok(Incoming::TooBig(tuple, seq, too_big)),
+        (_, "frag_needed") if !v6 => return Ok(Incoming::TooBig(tuple, seq, too_big)),
         (_, "net_unreachable" | "no_route") => Unreachable::Network,
         (_, "host_unreachable" | "address_unreachable") => Unreachable::Host,
         (_, "protocol_unreachable" | "proto_unreachable") => Unreachable::Protocol,
@@ -334,7 +334,7 @@ fn said(flow: &Flow, icmp: &Icmp) -> Result<Incoming, String> {
         (_, "net_prohibited" | "host_prohibited" | "packet_filtered" | "admin_prohibited") => {
             Unreachable::Prohibited
         }
-        (_, code) => return Err(format!("ICMP code `{code}` is not known here")),
+        _ => return Err(format!("`{icmp}` is not known here")),
     };
     Ok(Incoming::Unreachable(tuple, seq, kind))
 }

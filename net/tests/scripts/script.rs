@@ -88,7 +88,6 @@ pub enum Stamp {
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Icmp {
-    pub v6: bool,
     pub kind: String,
     pub code: String,
     pub mtu: u16,
