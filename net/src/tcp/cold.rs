@@ -7,6 +7,7 @@ use super::rack::Rack;
 use super::rcv::{Reassembly, Rope};
 use super::scoreboard::Scoreboard;
 use super::segment::SackBlock;
+use super::seq::SeqNum;
 use super::snd::SendQueue;
 use super::tlp::Probe;
 use super::undo::Undo;
@@ -75,6 +76,11 @@ impl Cold {
     /// What is known of what is out, if more than that it is.
     pub(super) fn marked(&self) -> Option<&Scoreboard> {
         self.extra.as_ref().map(|extra| &extra.sent).filter(|sent| sent.is_marked())
+    }
+
+    /// What goes again next; see [`Scoreboard::next_due`].
+    pub(super) fn next_due(&mut self, most: u32) -> Option<(SeqNum, SeqNum)> {
+        self.extra.as_mut()?.sent.next_due(most)
     }
 
     /// The blocks to report, at most `max`: what came twice, then what came too early.

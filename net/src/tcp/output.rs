@@ -345,7 +345,7 @@ impl<E: Egress> Output<'_, E> {
     /// What is lost, as the congestion window allows (RFC 6675 5).
     fn retransmit(&mut self, pipe: &mut u32) -> Result<(), Full> {
         while self.share > 0 {
-            let Some((from, to)) = recovery::next_lost(self.conn) else { break };
+            let Some((from, to)) = recovery::next_lost(self.conn, self.mss + 1) else { break };
             let force = self.conn.has(flag::FORCE_RETRANSMIT);
             if !force && *pipe + self.mss > self.conn.congestion.cwnd {
                 break;

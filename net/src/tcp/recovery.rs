@@ -330,20 +330,22 @@ pub(super) fn pipe(conn: &Conn) -> u32 {
     pipe.saturating_sub(u32::from(conn.dup_acks) * u32::from(conn.mss))
 }
 
-/// What goes again next, and up to where at most: what is lost, or has to go in any case.
-pub(super) fn next_lost(conn: &Conn) -> Option<(SeqNum, SeqNum)> {
-    let board = marked(conn);
+/// What goes again next, and up to where at most: what is lost, or has to go in any case. Of more
+/// than `most` numbers, that many need be told.
+pub(super) fn next_lost(conn: &mut Conn, most: u32) -> Option<(SeqNum, SeqNum)> {
+    let (force, unusual) = (conn.has(flag::FORCE_RETRANSMIT), conn.has(flag::UNUSUAL));
     let undo = conn.cold.as_ref().and_then(|cold| cold.undo());
-    if undo.is_some_and(Undo::holds_back) && !conn.has(flag::FORCE_RETRANSMIT) {
+    if undo.is_some_and(Undo::holds_back) && !force {
         // RFC 5682 3.1, step 2: new data, to see what the old did.
         return None;
     }
-    if let Some(due) = board.and_then(Scoreboard::next_due) {
+    let cold = conn.cold.as_mut().filter(|_| unusual);
+    if let Some(due) = cold.and_then(|cold| cold.next_due(most)) {
         return Some(due);
     }
-    if !conn.has(flag::FORCE_RETRANSMIT) || conn.flight() == 0 {
+    if !force || conn.flight() == 0 {
         return None;
     }
-    let end = board.and_then(Scoreboard::first_sacked).unwrap_or(conn.snd_nxt);
+    let end = marked(conn).and_then(Scoreboard::first_sacked).unwrap_or(conn.snd_nxt);
     Some((conn.snd_una, end))
 }

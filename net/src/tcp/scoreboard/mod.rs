@@ -8,10 +8,20 @@
 //! ```text
 //!   in the network = in flight - sacked - lost + resent
 //! ```
+//!
+//! An acknowledgement shall cost what it changes, however much is out. So it is remembered below
+//! which number nothing is left to be found lost or to be sent again, and what went again is
+//! noted in order of time: parts sent once are in that order by themselves.
 
 use std::collections::VecDeque;
 
 use super::seq::SeqNum;
+
+mod lost;
+#[cfg(test)]
+mod tests;
+
+use lost::Again;
 
 /// Duplicate acknowledgements, or segments reported, that mean loss (RFC 5681 3.2, RFC 6675 2).
 pub(super) const DUP_THRESH: u32 = 3;
@@ -41,6 +51,20 @@ struct Part {
 impl Part {
     fn is(&self, bits: u8) -> bool {
         self.bits & bits != 0
+    }
+
+    /// Whether it is lost and has not gone again.
+    fn is_due(&self) -> bool {
+        self.bits & (LOST | RESENT) == LOST
+    }
+
+    /// Whether a copy is out of which nothing is known.
+    fn is_open(&self) -> bool {
+        !self.is(SACKED) && !self.is_due()
+    }
+
+    fn sending(&self) -> Sending {
+        Sending { at: self.at, end: self.end }
     }
 }
 
@@ -83,13 +107,22 @@ pub(super) struct Scoreboard {
     resent: u32,
     /// Parts that the peer has reported.
     islands: u32,
+    /// Nothing below is due.
+    due_from: SeqNum,
+    /// No part below that was sent once only is open.
+    settled: SeqNum,
+    /// What went again, in order of time; of what is open, all.
+    again: VecDeque<Again>,
+    /// When anything was sent last.
+    last_at: u32,
 }
 
 impl Scoreboard {
     /// Starts anew with `una..nxt` out, all of it sent at `at`.
     pub(super) fn begin(&mut self, una: SeqNum, nxt: SeqNum, at: u32) {
         self.clear();
-        self.start = una;
+        (self.start, self.due_from, self.settled) = (una, una, una);
+        self.last_at = at;
         if una != nxt {
             self.parts.push_back(Part { end: nxt, at, bits: 0 });
         }
@@ -98,6 +131,7 @@ impl Scoreboard {
     /// Forgets everything; keeps its memory.
     pub(super) fn clear(&mut self) {
         self.parts.clear();
+        self.again.clear();
         (self.sacked, self.lost, self.due, self.resent) = (0, 0, 0, 0);
         self.islands = 0;
     }
@@ -109,7 +143,7 @@ impl Scoreboard {
 
     /// How many entries there is memory for.
     pub(super) fn capacity(&self) -> usize {
-        self.parts.capacity()
+        self.parts.capacity().max(self.again.capacity())
     }
 
     /// Bytes the peer has reported.
@@ -146,6 +180,7 @@ impl Scoreboard {
     /// New data up to `end` was sent at `at`.
     pub(super) fn sent(&mut self, end: SeqNum, at: u32) {
         let full = self.parts.len() >= MAX_PARTS;
+        self.last_at = at;
         match self.parts.back_mut() {
             Some(last) if last.bits == 0 && (last.at == at || full) => last.end = end,
             _ => self.parts.push_back(Part { end, at, bits: 0 }),
@@ -168,6 +203,15 @@ impl Scoreboard {
                 self.islands -= u32::from(part.is(SACKED));
                 self.parts.pop_front();
             }
+        }
+        // Old numbers would look like new ones half the circle later.
+        for hint in [&mut self.due_from, &mut self.settled] {
+            if hint.before(self.start) {
+                *hint = self.start;
+            }
+        }
+        while self.again.front().is_some_and(|again| again.end.at_or_before(self.start)) {
+            self.again.pop_front();
         }
     }
 
@@ -252,64 +296,7 @@ impl Scoreboard {
             part.bits &= !SACKED;
         }
         (self.sacked, self.islands) = (0, 0);
-    }
-
-    /// What was sent before `latest`, which the peer has, counts as lost when it has been out
-    /// for `patience` microseconds (RACK_detect_loss of RFC 8985 6.2). Returns whether
-    /// anything was found lost, and how long until the last of the rest would be.
-    pub(super) fn lose_older(&mut self, latest: Sending, patience: u32, now: u32) -> (bool, u32) {
-        let (mut any, mut wait) = (false, 0);
-        for i in 0..self.parts.len() {
-            let part = self.parts[i];
-            if part.is(SACKED) || part.is(LOST) && !part.is(RESENT) {
-                continue;
-            }
-            if !latest.is_after(Sending { at: part.at, end: part.end }) {
-                if part.is(TWICE) {
-                    continue;
-                }
-                // All that follows was sent later still.
-                break;
-            }
-            let left = patience.wrapping_sub(now.wrapping_sub(part.at)) as i32;
-            if left <= 0 {
-                self.lose_part(i);
-                any = true;
-            } else {
-                wait = wait.max(left as u32);
-            }
-        }
-        (any, wait)
-    }
-
-    /// `start..end` counts as lost as far as it is not reported, sent again or not.
-    pub(super) fn lose(&mut self, start: SeqNum, end: SeqNum) {
-        let low = self.split(start);
-        let high = self.split(end);
-        for i in low..high {
-            if !self.parts[i].is(SACKED) {
-                self.lose_part(i);
-            }
-        }
-    }
-
-    /// What is out for at least `age` microseconds counts as lost.
-    pub(super) fn lose_aged(&mut self, age: u32, now: u32) {
-        for i in 0..self.parts.len() {
-            let part = self.parts[i];
-            if !part.is(SACKED) && now.wrapping_sub(part.at) >= age {
-                self.lose_part(i);
-            }
-        }
-    }
-
-    fn lose_part(&mut self, i: usize) {
-        let part = self.parts[i];
-        let len = part.end - self.start_of(i);
-        self.uncount(part.bits, len);
-        let bits = part.bits & TWICE | LOST;
-        self.parts[i].bits = bits;
-        self.count(bits, len);
+        self.look_again();
     }
 
     /// Nothing counts as lost any more.
@@ -318,6 +305,7 @@ impl Scoreboard {
             part.bits &= !LOST;
         }
         (self.lost, self.due) = (0, 0);
+        self.look_again();
     }
 
     /// `start..end` was sent again at `at`.
@@ -336,6 +324,18 @@ impl Scoreboard {
             }
             from = part.end;
         }
+        if start.at_or_before(self.due_from) && self.due_from.before(end) {
+            self.due_from = end;
+        }
+        self.last_at = at;
+        match self.again.back_mut() {
+            Some(last) if last.end == start && last.at == at => last.end = end,
+            _ => self.again.push_back(Again { start, end, at }),
+        }
+        if self.again.len() > 2 * self.parts.len() + 64 {
+            // Most of that has arrived or went once more.
+            self.look_again();
+        }
         // What goes again in one turn becomes one part again.
         for i in (low.max(1)..high).rev() {
             let (a, b) = (self.parts[i - 1], self.parts[i]);
@@ -343,17 +343,6 @@ impl Scoreboard {
                 self.parts.remove(i - 1);
             }
         }
-    }
-
-    /// The first stretch that is lost and has not gone again.
-    pub(super) fn next_due(&self) -> Option<(SeqNum, SeqNum)> {
-        if self.due == 0 {
-            return None;
-        }
-        let due = |part: &Part| part.is(LOST) && !part.is(RESENT);
-        let first = self.parts.iter().position(due)?;
-        let last = self.parts.range(first..).take_while(|part| due(part)).last()?;
-        Some((self.start_of(first), last.end))
     }
 
     /// Where the first reported part begins.
@@ -425,5 +414,6 @@ impl Scoreboard {
         assert_eq!(sums(&seen), sums(self), "sums of the scoreboard");
         assert!(self.sacked + self.lost <= nxt - self.start);
         assert!(self.islands <= MAX_ISLANDS, "bounded");
+        self.check_hints();
     }
 }
