@@ -299,7 +299,9 @@ impl Core {
                 && (!conn.has(flag::UNUSUAL) || cold.is_empty())
         });
         if drained && let Some(cold) = conn.cold.take() {
-            conn.unset(flag::UNUSUAL);
+            if conn.marks & mark::PROBED == 0 {
+                conn.unset(flag::UNUSUAL);
+            }
             conn.marks &= !mark::LOGGED;
             self.pool.give(cold);
         }

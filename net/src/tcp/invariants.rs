@@ -107,6 +107,7 @@ impl Engine {
 fn check(conn: &Conn) {
     assert!(conn.flight() < 1 << 31, "una <= nxt");
     assert!(conn.offered() < 1 << 31, "the right edge is not behind RCV.NXT");
+    assert!(conn.marks & mark::PROBED == 0 || conn.has(flag::UNUSUAL), "no segment passes by");
     if let Some(cold) = &conn.cold {
         assert!(!cold.is_unusual() || conn.has(flag::UNUSUAL), "told beforehand");
         cold.snd.check();

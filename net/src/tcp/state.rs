@@ -71,6 +71,9 @@ pub(super) mod mark {
     pub(crate) const LOGGED: u8 = 1 << 0;
     /// The path was seen to reorder (RACK.reordering_seen of RFC 8985).
     pub(crate) const REORDERS: u8 = 1 << 1;
+    /// A probe of the tail sent old data again, all of which is acknowledged: whether it repaired
+    /// a loss the next acknowledgement tells. `UNUSUAL` is set meanwhile.
+    pub(crate) const PROBED: u8 = 1 << 2;
 }
 
 /// Bits of [`Conn::flags`].
@@ -279,7 +282,9 @@ impl Conn {
     /// Finds out anew whether the cold box holds more than plain queues.
     pub(super) fn note_unusual(&mut self) {
         self.unset(flag::UNUSUAL);
-        if self.cold.as_ref().is_some_and(|cold| cold.is_unusual()) {
+        if self.marks & mark::PROBED != 0
+            || self.cold.as_ref().is_some_and(|cold| cold.is_unusual())
+        {
             self.set(flag::UNUSUAL);
         }
     }

@@ -1,14 +1,13 @@
 //! Tail loss probes: where the end of a flight may be lost nothing comes after it that could
 //! tell, so something is sent that makes the peer tell (RFC 8985 7).
 
-use super::cold::Extra;
 use super::core::Core;
 use super::ecn;
 use super::rack::News;
 use super::recovery::marked;
 use super::segment::Header;
 use super::seq::SeqNum;
-use super::state::{Conn, Phase, State, flag};
+use super::state::{Conn, Phase, State, flag, mark};
 use super::timer::{Clock, Tick};
 
 /// The longest that a peer may delay an acknowledgement, in microseconds (WCDelAckT).
@@ -32,6 +31,9 @@ pub(super) enum Probe {
         /// What was out then.
         flight: u32,
     },
+    /// It sent old data again, and all of that is acknowledged. No connection has this in its
+    /// cold part: it may be idle now, and a [mark](mark::PROBED) is enough.
+    Answered,
 }
 
 /// Whether the state of the connection allows a probe: nothing is known to be lost or reported,
@@ -43,6 +45,9 @@ pub(super) fn may_probe(conn: &Conn) -> bool {
 }
 
 fn probe(conn: &Conn) -> Probe {
+    if conn.marks & mark::PROBED != 0 {
+        return Probe::Answered;
+    }
     conn.cold.as_ref().map_or(Probe::None, |cold| cold.probe())
 }
 
@@ -99,6 +104,7 @@ pub(super) fn note_sent(conn: &mut Conn, core: &mut Core, again: bool, now: Cloc
 
 /// Recovery begins, and will see to it.
 pub(super) fn forget(conn: &mut Conn) {
+    conn.marks &= !mark::PROBED;
     if conn.has(flag::UNUSUAL)
         && let Some(cold) = &mut conn.cold
         && cold.probe() != Probe::None
@@ -124,25 +130,30 @@ pub(super) fn on_ack(
         forget(conn);
         return;
     }
-    let Probe::Out { end, again, flight } = probe(conn) else { return };
-    if header.ack.before(end) {
-        return;
-    }
     let (len, news) = said;
-    let both = news.duplicate.is_some_and(|block| block.end == end);
+    let (again, flight, more, both) = match probe(conn) {
+        Probe::None | Probe::Due => return,
+        Probe::Out { end, .. } if header.ack.before(end) => return,
+        Probe::Out { end, again, flight } => {
+            let both = news.duplicate.is_some_and(|block| block.end == end);
+            (again, flight, header.ack.after(end), both)
+        }
+        // Since then nothing was acknowledged. What was out is forgotten, and the window counts,
+        // as in Linux.
+        Probe::Answered => (true, conn.congestion.cwnd, !news.repeats, news.duplicate.is_some()),
+    };
     // Without an option and again the same number: both copies arrived at a peer without D-SACK.
     let bare = header.options.sack[0].is_none() && len == 0 && news.repeats;
     // A peer that only sends acknowledges nothing new, but would have reported a second copy
     // by now.
     let late =
         conn.flight() == 0 && news.repeats && now.tick.age(conn.progress_at) > wait_ms(conn, 0);
-    let more = header.ack.after(end) || late;
+    let more = more || late;
+    forget(conn);
     if again && !both && !more && !bare {
         // Whether one copy arrived or both, the next acknowledgement will tell.
+        conn.marks |= mark::PROBED;
         return;
-    }
-    if let Some(Extra { probe, .. }) = conn.cold.as_mut().map(|cold| cold.extra()) {
-        *probe = Probe::None;
     }
     if again && !both && !bare && more && conn.phase == Phase::Open {
         // The probe has repaired a loss, which calls for an answer all the same.

@@ -35,6 +35,7 @@ fn the_last_segment_goes_again_and_repairs_the_loss() {
     p.pass(ms(40));
     p.take(5000, &[]);
     assert_eq!((probes(&p), p.info().cwnd), ((1, 0, 0), cwnd), "nobody knows yet");
+    assert!(!p.info().owns_buffers, "what is idle keeps nothing for that");
     // RFC 8985 7.4.2: the next acknowledgement without a D-SACK says that one copy was lost.
     p.send(&[1; 1000]);
     p.out();
