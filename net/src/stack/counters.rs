@@ -7,6 +7,8 @@ throng_runtime::metrics! {
     pub struct Counters {
         /// TCP segments handed to the engine.
         counter rx_segments: u64,
+        /// Of these, those that went to it as one with the one before (receive offload in software).
+        counter rx_merged: u64,
         /// UDP datagrams handed to sockets.
         counter rx_datagrams: u64,
         /// Frames handed to the slow path.

@@ -14,6 +14,7 @@ mod exception;
 mod fragment;
 pub(crate) mod icmp;
 mod link;
+mod merge;
 mod neighbor;
 pub(crate) mod parse;
 mod ports;
@@ -30,7 +31,6 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::ops::Range;
 use std::rc::Rc;
 use std::task::{Context, Waker};
 
@@ -50,7 +50,7 @@ use crate::pcap::Tap;
 use crate::resolver::Families;
 use crate::stats::Held;
 use crate::steering::Steering;
-use crate::tcp::segment::{Addr, FourTuple, Header};
+use crate::tcp::segment::{Addr, FourTuple};
 use crate::tcp::{self, ConnId, Engine, Event, ListenerId};
 pub(crate) use exception::Exception;
 use icmp::Icmp;
@@ -135,7 +135,7 @@ pub(crate) struct Stack {
     untold: Vec<ShardId>,
     /// Scratch space of `receive`, kept for its memory.
     frames: Vec<Packet>,
-    segments: Vec<(usize, Header, Range<usize>, crate::tcp::Lookup)>,
+    segments: Vec<merge::Arrival>,
     stash: Option<Message>,
     watch: Watch,
 }

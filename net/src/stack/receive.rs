@@ -2,6 +2,7 @@
 
 use throng_runtime::{Instant, ShardId};
 
+use super::merge::{Arrival, MAX_RUN};
 use super::parse::{Malformed, Parsed, parse};
 use super::{Message, Stack};
 use crate::packet::Packet;
@@ -74,8 +75,14 @@ impl Stack {
             }
             match parsed {
                 Ok(Parsed::Tcp(header, payload)) => {
+                    if let Some(last) = segments.last_mut()
+                        && last.join(index, &header, &payload)
+                    {
+                        self.link.counters.rx_merged += 1;
+                        continue;
+                    }
                     let lookup = self.engine.prefetch(&header.tuple);
-                    segments.push((index, header, payload, lookup));
+                    segments.push(Arrival::new(index, header, payload, lookup));
                 }
                 Ok(Parsed::Udp(tuple, payload)) => {
                     let data = &frame.data()[payload];
@@ -98,25 +105,34 @@ impl Stack {
                 Err(Malformed::Source) => self.link.counters.rx_bad_source += 1,
             }
         }
-        for (.., lookup) in &mut segments {
-            self.engine.locate(lookup);
+        for arrival in &mut segments {
+            self.engine.locate(&mut arrival.lookup);
         }
-        for (.., lookup) in &segments {
-            self.engine.warm(lookup);
+        for arrival in &segments {
+            self.engine.warm(&arrival.lookup);
         }
-        for (.., lookup) in &segments {
-            self.engine.warm_payload(lookup);
+        for arrival in &segments {
+            self.engine.warm_payload(&arrival.lookup);
         }
         let beside = self.exception.is_some();
-        for (index, header, payload, lookup) in segments.drain(..) {
-            let tuple = &header.tuple;
+        for arrival in segments.drain(..) {
+            let tuple = &arrival.header.tuple;
+            let frames = &mut frames[arrival.frames()];
             if beside && self.shares(&tuple.local) && !self.engine.claims(tuple) {
-                self.give_kernel_unclaimed(std::mem::take(&mut frames[index]));
+                for frame in frames {
+                    self.give_kernel_unclaimed(std::mem::take(frame));
+                }
                 continue;
             }
-            self.link.counters.rx_segments += 1;
-            let payload = &frames[index].data()[payload];
-            self.engine.on_segment_at(&lookup, &header, payload, now);
+            self.link.counters.rx_segments += frames.len() as u64;
+            if let [frame] = frames {
+                let payload = &frame.data()[arrival.payload];
+                self.engine.on_segment_at(&arrival.lookup, &arrival.header, payload, now);
+            } else {
+                let mut parts: [&[u8]; MAX_RUN] = [&[]; MAX_RUN];
+                let parts = arrival.parts(frames, &mut parts);
+                self.engine.on_run_at(&arrival.lookup, &arrival.header, parts, now);
+            }
         }
         self.segments = segments;
         frames.clear();

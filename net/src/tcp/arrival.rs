@@ -7,6 +7,7 @@ use super::error::Error;
 use super::handshake::{establish, on_segment_syn_sent};
 use super::options::TIMESTAMPS_LEN;
 use super::queue::CHUNK_OVERHEAD;
+use super::rcv::Rope;
 use super::recovery;
 use super::segment::{Flags, Header, SackBlock};
 use super::seq::SeqNum;
@@ -23,6 +24,48 @@ pub(super) fn predict(
     payload: &[u8],
     now: Clock,
 ) -> bool {
+    let len = payload.len() as u32;
+    if !is_predicted(conn, core, header, len) {
+        return false;
+    }
+    take_predicted(conn, core, header, now);
+    if len > 0 {
+        deliver(conn, core, len, |ready| ready.push(payload));
+        schedule_ack(conn, core, len);
+        core.readable(conn);
+    } else {
+        core.put_away(conn);
+        if conn.unsent() > 0 || conn.has(flag::FIN_QUEUED) {
+            core.want_transmit(conn);
+        }
+    }
+    true
+}
+
+/// The same for a run of segments as one: `header` is the first one's, `parts` what each carries,
+/// the last one no more than the others.
+pub(super) fn predict_run(
+    conn: &mut Conn,
+    core: &mut Core,
+    header: &Header,
+    parts: &[&[u8]],
+    now: Clock,
+) -> bool {
+    let len = parts.iter().map(|part| part.len() as u32).sum();
+    if len == 0 || !is_predicted(conn, core, header, len) {
+        return false;
+    }
+    take_predicted(conn, core, header, now);
+    core.counters.predicted += parts.len() as u64 - 1;
+    deliver(conn, core, len, |ready| ready.push_all(parts, len));
+    schedule_ack(conn, core, parts[0].len() as u32);
+    core.readable(conn);
+    true
+}
+
+/// Whether a segment with `len` bytes of payload is one for header prediction.
+#[inline(always)]
+fn is_predicted(conn: &Conn, core: &Core, header: &Header, len: u32) -> bool {
     const OTHERS: u8 = !(Flags::ACK.0 | Flags::PSH.0);
     if conn.state != State::Established
         || header.flags.0 & (OTHERS | Flags::ACK.0) != Flags::ACK.0
@@ -35,7 +78,6 @@ pub(super) fn predict(
         return false;
     }
     let acked = header.ack.0.wrapping_sub(conn.snd_una.0);
-    let len = payload.len() as u32;
     if acked > conn.flight() || len > conn.offered() || (acked == 0 && len == 0) {
         return false;
     }
@@ -48,10 +90,13 @@ pub(super) fn predict(
         None if !conn.has(flag::TIMESTAMPS) => {}
         _ => return false,
     }
-    if core.recv_used + u64::from(len + CHUNK_OVERHEAD) > core.config.recv_memory {
-        return false;
-    }
+    core.recv_used + u64::from(len + CHUNK_OVERHEAD) <= core.config.recv_memory
+}
 
+/// Takes in the header of a predicted segment.
+#[inline(always)]
+fn take_predicted(conn: &mut Conn, core: &mut Core, header: &Header, now: Clock) {
+    let acked = header.ack.0.wrapping_sub(conn.snd_una.0);
     core.counters.predicted += 1;
     conn.last_rcv = now.tick;
     conn.keep_probes = 0;
@@ -64,17 +109,6 @@ pub(super) fn predict(
         set_window(conn, core, window);
     }
     (conn.snd_wl1, conn.snd_wl2) = (header.seq, header.ack);
-    if len > 0 {
-        deliver(conn, core, payload);
-        schedule_ack(conn, core, len);
-        core.readable(conn);
-    } else {
-        core.put_away(conn);
-        if conn.unsent() > 0 || conn.has(flag::FIN_QUEUED) {
-            core.want_transmit(conn);
-        }
-    }
-    true
 }
 
 /// Any segment for a connection.
@@ -326,19 +360,21 @@ fn set_window(conn: &mut Conn, core: &mut Core, window: u32) {
     conn.max_wnd = conn.max_wnd.max((window >> conn.snd_scale) as u16);
 }
 
-/// Payload that begins at RCV.NXT, within window and budget, goes to the receive queue.
-fn deliver(conn: &mut Conn, core: &mut Core, payload: &[u8]) {
+/// `len` bytes that begin at RCV.NXT, within window and budget, go to the receive queue.
+#[inline(always)]
+fn deliver(conn: &mut Conn, core: &mut Core, len: u32, push: impl FnOnce(&mut Rope)) {
     let cold = conn.cold.get_or_insert_with(|| core.pool.take());
     let before = cold.ready.charge();
-    cold.ready.push(payload);
+    push(&mut cold.ready);
     // It may also shrink: what was gathered with room to spare has become an exact piece.
     core.recv_used = core.recv_used + u64::from(cold.ready.charge()) - u64::from(before);
-    core.counters.bytes_in += payload.len() as u64;
-    conn.rcv_nxt += payload.len() as u32;
-    conn.bytes_received += payload.len() as u64;
+    core.counters.bytes_in += u64::from(len);
+    conn.rcv_nxt += len;
+    conn.bytes_received += u64::from(len);
 }
 
-/// When to acknowledge payload in order: RFC 5681 4.2, every second full segment, else soon.
+/// When to acknowledge payload in order, that of a segment with `len` bytes last: RFC 5681 4.2,
+/// every second full segment, else soon.
 fn schedule_ack(conn: &mut Conn, core: &mut Core, len: u32) {
     let unacknowledged = conn.rcv_nxt - conn.last_ack;
     if len > u32::from(conn.rcv_mss) {
@@ -429,7 +465,7 @@ fn take_payload(conn: &mut Conn, core: &mut Core, seq: SeqNum, payload: &[u8], f
         core.ack_now(conn);
         return;
     }
-    deliver(conn, core, data);
+    deliver(conn, core, data.len() as u32, |ready| ready.push(data));
     let next = conn.rcv_nxt;
     if conn.has(flag::UNUSUAL)
         && let Some(cold) = &mut conn.cold

@@ -68,6 +68,18 @@ impl Rope {
         self.len += data.len() as u32;
     }
 
+    /// Appends a copy of `parts`, `len` bytes in all, in one piece.
+    pub(super) fn push_all(&mut self, parts: &[&[u8]], len: u32) {
+        let mut all = Vec::with_capacity(len as usize);
+        parts.iter().for_each(|part| all.extend_from_slice(part));
+        if self.len > 0 && all.len() < SMALL {
+            return self.push(&all);
+        }
+        self.seal();
+        self.append(Bytes::from(all));
+        self.len += len;
+    }
+
     fn tail(&self) -> &[u8] {
         self.chunks.rest().map_or(&[], |rest| &rest.tail)
     }

@@ -82,6 +82,33 @@ impl Engine {
         self.dispatch(lookup.hash, header, payload, clock);
     }
 
+    /// The same for a run of segments, one after the other without a gap: `header` is the first
+    /// one's, with PSH where the last one has it, and all that the others differ in is their
+    /// numbers. `parts` is what each carries: something, and none more than the first.
+    ///
+    /// It does what [`on_segment_at`](Engine::on_segment_at) would for each of them, at once where
+    /// none is unusual. The application finds the payload in one piece then.
+    pub fn on_run_at(&mut self, lookup: &Lookup, header: &Header, parts: &[&[u8]], now: Instant) {
+        let clock = self.tell(now);
+        if let Some(slot) = lookup.slot.filter(|slot| slot.kind() == Kind::Conn) {
+            let conn = self.conns.get_mut(slot.index());
+            if conn.has(flag::MAPPED)
+                && conn.tuple == header.tuple
+                && arrival::predict_run(conn, &mut self.core, header, parts, clock)
+            {
+                self.core.counters.segments_in += parts.len() as u64;
+                return;
+            }
+        }
+        let mut one = *header;
+        for (i, part) in parts.iter().enumerate() {
+            let last = i + 1 == parts.len();
+            one.flags = if last { header.flags } else { Flags(header.flags.0 & !Flags::PSH.0) };
+            self.on_segment_at(lookup, &one, part, now);
+            one.seq += part.len() as u32;
+        }
+    }
+
     /// What a segment with this tuple belongs to, without the stages.
     pub fn find(&self, tuple: &FourTuple) -> Option<Slot> {
         self.lookup(self.core.demux.hash(tuple), tuple)
