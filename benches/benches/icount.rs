@@ -27,7 +27,7 @@ use throng::runtime::wheel::TimerWheel;
 use throng::runtime::{Instant, ShardId};
 use throng::{TcpListener, TcpStream};
 use throng_bench::callgrind;
-use throng_bench::engine::{BURST, Bed};
+use throng_bench::engine::{BURST, Bed, ROW};
 use throng_bench::pair::Pair;
 
 /// More than this share above the snapshot fails.
@@ -57,6 +57,18 @@ const CASES: &[Case] = &[
         what: "64-byte segment through the engine, read and sent back",
         events: 3_200,
         run: segment_echoed,
+    },
+    Case {
+        name: "segment-in-row",
+        what: "1448-byte segment, one of 16 of a connection, and read",
+        events: 3_200,
+        run: |events| segments_in_row(events, false),
+    },
+    Case {
+        name: "segment-in-run",
+        what: "the same, merged by the stack",
+        events: 3_200,
+        run: |events| segments_in_row(events, true),
     },
     Case { name: "task-wake", what: "wake and poll of a task", events: 10_000, run: task_wake },
     Case { name: "timer", what: "timer armed and fired", events: 10_000, run: timer },
@@ -180,6 +192,12 @@ fn segment_received(events: u64) {
     let mut bed = Bed::new(BURST);
     let payload = [0x55; 1_448];
     (0..events / BURST as u64).for_each(|_| bed.burst(&payload, false));
+}
+
+fn segments_in_row(events: u64, merged: bool) {
+    let mut bed = Bed::new(1);
+    let payload = [0x55; 1_448];
+    (0..events / ROW as u64).for_each(|_| bed.row(&payload, merged));
 }
 
 fn segment_echoed(events: u64) {

@@ -12,6 +12,9 @@ use throng::runtime::Instant;
 /// Segments that go through the stages together, as a burst from a device does.
 pub const BURST: usize = 32;
 
+/// Segments of one connection in a row.
+pub const ROW: usize = 16;
+
 /// Established connections and their peers.
 pub struct Bed {
     /// The engine under test.
@@ -122,6 +125,41 @@ impl Bed {
             peer.seq = peer.seq.wrapping_add(payload.len() as u32);
             peer.ack = peer.ack.wrapping_add(if echo { payload.len() as u32 } else { 0 });
         }
+    }
+
+    /// [`ROW`] segments of `payload` for one connection, one after the other or merged into one
+    /// run as the stack does; the application reads all of it.
+    pub fn row(&mut self, payload: &[u8], merged: bool) {
+        self.now = Instant::from_nanos(self.now.as_nanos() + 10_000);
+        let (now, engine, peer) = (self.now, &mut self.engine, &mut self.peers[0]);
+        engine.on_timeout(now);
+        let first = header(0, *peer, Flags::ACK);
+        if merged {
+            let mut lookup = engine.prefetch(&first.tuple);
+            engine.locate(&mut lookup);
+            engine.warm(&lookup);
+            engine.on_run_at(&lookup, &first, &[payload; ROW], now);
+        } else {
+            let mut lookups: [_; ROW] = std::array::from_fn(|_| engine.prefetch(&first.tuple));
+            for lookup in &mut lookups {
+                engine.locate(lookup);
+            }
+            lookups.iter().for_each(|lookup| engine.warm(lookup));
+            let mut one = first;
+            for lookup in &lookups {
+                engine.on_segment_at(lookup, &one, payload, now);
+                one.seq += payload.len() as u32;
+            }
+        }
+        while let Some(event) = engine.pop_event() {
+            let Event::Readable(id) = event else { continue };
+            while let Ok(bytes) = engine.recv(id, 65_536, now) {
+                black_box(bytes);
+            }
+        }
+        self.sink.0.clear();
+        engine.poll_transmit(now, &mut self.sink);
+        peer.seq = peer.seq.wrapping_add((ROW * payload.len()) as u32);
     }
 }
 

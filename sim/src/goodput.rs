@@ -23,8 +23,10 @@ use throng_runtime::{Instant, ShardId};
 
 /// A frame of plain Ethernet.
 const FRAME: u64 = 1_514;
-/// No more is received than this after the warm-up, which bounds what a fast cell costs.
+/// No more is received than this after the warm-up, which bounds what a fast cell costs; but as
+/// much as so many round trips deliver at full width, lest what counts be one moment.
 const ENOUGH: u64 = 200_000_000;
+const ROUNDS: u64 = 40;
 
 /// One path of the table.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -72,7 +74,8 @@ impl Shape {
 
     /// How long it runs before anything counts: slow start and what it overshoots.
     fn warm_up(&self) -> Duration {
-        Duration::from_millis(200).max(Duration::from_micros(self.rtt * 40))
+        let rounds = if self.loss == 0 { 60 } else { 40 };
+        Duration::from_millis(200).max(Duration::from_micros(self.rtt * rounds))
     }
 
     /// How long it is measured: some hundred losses, where there are any.
@@ -127,7 +130,8 @@ impl Shape {
         let begin = Instant::ZERO + self.warm_up();
         world.run_until(begin, || false);
         let before = arrived.get();
-        world.run_until(begin + self.measured(), || arrived.get() - before >= ENOUGH);
+        let enough = ENOUGH.max(path.bandwidth_delay() * ROUNDS);
+        world.run_until(begin + self.measured(), || arrived.get() - before >= enough);
         let took = world.now().saturating_since(begin).as_secs_f64();
         (arrived.get() - before) as f64 * 8.0 / took / 1e6
     }
