@@ -5,6 +5,7 @@ use super::config::Ecn;
 use super::core::Core;
 use super::segment::{Flags, Header};
 use super::state::Conn;
+use super::undo;
 
 /// Both ends may have agreed to it: marks are echoed, and echoes heard.
 pub(super) const AGREED: u8 = 1 << 0;
@@ -109,6 +110,7 @@ pub(super) fn on_echo(conn: &mut Conn, core: &mut Core, flight: u32, cwnd: u32) 
         return;
     }
     core.counters.ecn_reductions += 1;
+    undo::forget(conn);
     conn.congestion.on_mark(flight, conn.mss.into());
     conn.recover = conn.snd_nxt;
     conn.ecn |= REDUCED | TELL;

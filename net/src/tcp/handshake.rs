@@ -228,6 +228,11 @@ pub(super) fn establish(conn: &mut Conn, core: &mut Core, now: Clock) {
         if conn.rtt.srtt() == 0 {
             conn.rtt.start_over(&core.rto);
         }
+        if conn.retries > 1 {
+            // RFC 6928 2: a path that loses SYNs. As in Linux not for one, since RFC 6298 waits a
+            // second only.
+            conn.congestion.cwnd = conn.mss.into();
+        }
         conn.retries = 0;
     }
     // RFC 1122 4.2.3.9: what ICMP said of the attempt was not the last word.

@@ -65,7 +65,8 @@ impl Rack {
         let sending = Sending { at: part.at, end: part.end };
         if self.latest.is_none_or(|latest| sending.is_after(latest)) {
             self.latest = Some(sending);
-            self.rtt = rtt;
+            // Ages are compared as signed numbers.
+            self.rtt = rtt.min(1 << 30);
         }
         false
     }
@@ -75,6 +76,11 @@ impl Rack {
     /// What was taken for the arrival of something sent again was the first copy's.
     pub(super) fn doubt(&mut self) {
         self.latest = None;
+    }
+
+    /// The peer may have dropped what it reported: whatever comes now from `una` on is in order.
+    pub(super) fn forget_arrivals(&mut self, una: SeqNum) {
+        self.fack = una;
     }
 }
 
@@ -164,6 +170,10 @@ pub(super) fn take_in(
     let (out, recover) = (conn.snd_nxt - una, conn.recover);
     let times = Times::of(conn, header, now);
     let Some(Extra { sent, rack, .. }) = log(conn) else { return news };
+    if rack.latest.is_some_and(|latest| (times.now.wrapping_sub(latest.at) as i32) < 0) {
+        // It was so long ago that the clock has gone half round.
+        rack.latest = None;
+    }
     let mut reordered = false;
     let (mut delivered, mut fresh) = (0, false);
     let mut seen = |part: Delivered| {
@@ -214,12 +224,13 @@ fn on_duplicate(conn: &mut Conn, core: &mut Core) {
         return;
     }
     let (una, nxt) = (conn.snd_una, conn.snd_nxt);
-    let round = log(conn).and_then(|extra| extra.rack.dsack_round.replace(nxt));
-    if round.is_none_or(|round| una.at_or_after(round)) {
+    let Some(Extra { rack, .. }) = log(conn) else { return };
+    // An old mark must not come to look like a new one half the circle later.
+    let lasts = |round: SeqNum| round.after(una) && round.at_or_before(nxt);
+    if !rack.dsack_round.is_some_and(lasts) {
+        rack.dsack_round = Some(nxt);
         conn.reo_steps = conn.reo_steps.saturating_add(1);
         conn.reo_persist = PERSIST;
-    } else if let Some(extra) = log(conn) {
-        extra.rack.dsack_round = round;
     }
 }
 
@@ -262,7 +273,8 @@ pub(super) fn detect(conn: &mut Conn, core: &mut Core, now: Clock) -> bool {
     let Some(latest) = rack.latest else { return false };
     let patience = rack.rtt.saturating_add(window);
     let (any, wait) = sent.lose_older(latest, patience, now.micros);
-    if conn.armed != Armed::Timeout {
+    let marked = sent.is_marked();
+    if conn.armed == Armed::Reordering || conn.armed == Armed::Probe && marked {
         conn.rexmit_at = Tick::NONE;
     }
     if wait > 0 {
@@ -283,6 +295,8 @@ pub(super) fn detect(conn: &mut Conn, core: &mut Core, now: Clock) -> bool {
 
 /// The reordering window has ended: what has not arrived in it is lost.
 pub(super) fn on_timeout(conn: &mut Conn, core: &mut Core, now: Clock) {
+    // What it ran for may be all that is out by now, and nothing else be known of that.
+    conn.set(flag::UNUSUAL);
     if detect(conn, core, now) {
         core.counters.reordering_timeouts += 1;
     }
@@ -291,4 +305,5 @@ pub(super) fn on_timeout(conn: &mut Conn, core: &mut Core, now: Clock) {
     if !conn.rexmit_at.is_some() {
         recovery::resume_timer(conn, core, now);
     }
+    conn.note_unusual();
 }

@@ -109,6 +109,7 @@ pub(super) fn acknowledge(conn: &mut Conn, core: &mut Core, header: &Header, now
                 // RFC 6582 3.2 (1): not a burst. With SACK the window was kept full.
                 let out = conn.flight().max(mss) + mss;
                 conn.congestion.cwnd = conn.congestion.ssthresh.min(out.max(2 * mss));
+                note_echoes(conn);
             }
         }
         Phase::Recovery => {
@@ -128,9 +129,7 @@ pub(super) fn acknowledge(conn: &mut Conn, core: &mut Core, header: &Header, now
                 conn.phase = Phase::Open;
                 rack::on_recovered(conn);
                 conn.unset(flag::FORCE_RETRANSMIT);
-                if header.ack == conn.recover {
-                    conn.set(flag::ECHOES);
-                }
+                note_echoes(conn);
             }
             congestion::on_repair(conn, acked, now);
             core.want_transmit(conn);
@@ -177,10 +176,15 @@ pub(super) fn start_timer(conn: &mut Conn, core: &mut Core, now: Clock) {
 }
 
 /// Takes the retransmission timer up again after another one that ran in its place: it has been
-/// running since the last progress. Else timers that come one after the other would put it off
-/// for ever.
+/// running since the last progress, or since what it is for went again. Else timers that come one
+/// after the other would put it off for ever.
 pub(super) fn resume_timer(conn: &mut Conn, core: &mut Core, now: Clock) {
-    let waited = now.tick.age(conn.progress_at);
+    let mut waited = now.tick.age(conn.progress_at);
+    if conn.phase != Phase::Open
+        && let Some(at) = rack::log(conn).and_then(|extra| extra.sent.head_sent())
+    {
+        waited = waited.min(now.micros.wrapping_sub(at) / 1000);
+    }
     let rest = now.after(conn.rtt.rto_ms(&core.rto, 0).saturating_sub(waited).max(1));
     start_timer(conn, core, now);
     if rest.since(conn.rexmit_at) < 0 {
@@ -229,6 +233,14 @@ fn is_lost(conn: &Conn) -> bool {
 /// The scoreboard, where there is anything on it.
 pub(super) fn marked(conn: &Conn) -> Option<&Scoreboard> {
     if conn.has(flag::UNUSUAL) { conn.cold.as_ref()?.marked() } else { None }
+}
+
+/// What was sent again has arrived, with all else that was out then and nothing after it
+/// (RFC 6582 3.2, step 1).
+fn note_echoes(conn: &mut Conn) {
+    if conn.snd_una == conn.recover {
+        conn.set(flag::ECHOES);
+    }
 }
 
 /// The segment at SND.UNA is lost, whether it went again or not.
@@ -284,11 +296,12 @@ pub(super) fn on_timeout(conn: &mut Conn, core: &mut Core, now: Clock) {
     conn.unset(flag::TIMING);
     // RFC 8985 6.3: what went a moment ago may well arrive. Without SACK nothing would tell.
     let age = if conn.has(flag::SACK) { rack::patience(conn) } else { 0 };
-    let again = conn.retries > 1;
+    let (again, una) = (conn.retries > 1, conn.snd_una);
     if let Some(extra) = rack::log(conn) {
         if again || extra.sent.is_reneged() {
             // RFC 2018 8: the peer may have dropped what it reported.
             extra.sent.forget_sacked();
+            extra.rack.forget_arrivals(una);
         }
         extra.sent.lose_aged(age, now.micros);
     }
@@ -303,6 +316,7 @@ pub(super) fn on_timeout(conn: &mut Conn, core: &mut Core, now: Clock) {
 /// (RFC 1191 6.5), from the initial window on.
 pub(super) fn send_again(conn: &mut Conn, core: &mut Core, now: Clock) {
     undo::forget(conn);
+    tlp::forget(conn);
     conn.congestion.start_again(conn.initial_window(core));
     conn.phase = Phase::Loss;
     conn.recover = conn.snd_nxt;

@@ -135,8 +135,8 @@ pub(super) mod flag {
     /// The cold box may hold more than plain queues: out-of-order ranges, an early FIN, a
     /// scoreboard.
     pub(crate) const UNUSUAL: u32 = 1 << 27;
-    /// All that was out at a timeout is acknowledged and nothing after it: without SACK,
-    /// duplicates may be answers to what was sent twice (RFC 6582 3.2).
+    /// All that was out when something was found lost is acknowledged and nothing after it:
+    /// without SACK, duplicates may be answers to what was sent twice (RFC 6582 3.2).
     pub(crate) const ECHOES: u32 = 1 << 28;
     /// Offers less than it would if there were more receive memory.
     pub(crate) const SQUEEZED: u32 = 1 << 29;

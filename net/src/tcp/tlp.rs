@@ -9,6 +9,7 @@ use super::segment::Header;
 use super::seq::SeqNum;
 use super::state::{Conn, Phase, State, flag, mark};
 use super::timer::{Clock, Tick};
+use super::undo;
 
 /// The longest that a peer may delay an acknowledgement, in microseconds (WCDelAckT).
 const DELAYED_ACK: u32 = 200_000;
@@ -158,7 +159,9 @@ pub(super) fn on_ack(
     if again && !both && !bare && more && conn.phase == Phase::Open {
         // The probe has repaired a loss, which calls for an answer all the same.
         core.counters.tail_losses += 1;
+        undo::forget(conn);
         conn.congestion.on_loss(flight, conn.mss.into());
+        conn.recover = conn.snd_nxt;
         ecn::on_loss(conn);
     }
 }

@@ -63,7 +63,9 @@ pub(super) fn begin(conn: &mut Conn, timeout: bool) {
 
 /// It was reduced once more, or for another reason: it cannot be told any more what for.
 pub(super) fn forget(conn: &mut Conn) {
-    if let Some(extra) = rack::log(conn) {
+    if conn.marks & mark::LOGGED != 0
+        && let Some(extra) = rack::log(conn)
+    {
         extra.undo = None;
     }
 }

@@ -207,3 +207,27 @@ fn a_shallow_queue_loses_less() {
     assert!(share(paced) < share(plain), "plain {plain:?}, paced {paced:?}");
     assert!(paced.1 > plain.1, "plain {plain:?}, paced {paced:?}");
 }
+
+#[test]
+fn a_burst_shorter_than_the_window_does_not_widen_it() {
+    let rtt = ms(100);
+    let mut p = grown(paced(), rtt);
+    let mut sent = p.out().len() as u32 + 10;
+    while sent < 200 {
+        sent += p.pass(ms(50)).len() as u32;
+        p.acknowledge(p.iss + 1 + sent * MSS as u32);
+    }
+    let before = p.info().cwnd;
+    let burst = before / MSS as u32 / 3;
+    assert!(burst > 30);
+    for _ in 0..20 {
+        p.send(&vec![1; burst as usize * MSS]);
+        let out = (p.out().len() + p.pass(ms(3)).len()) as u32;
+        assert!(out < burst, "the pace keeps some of it back");
+        p.acknowledge(p.iss + 1 + (sent + out) * MSS as u32);
+        p.pass(ms(97));
+        sent += burst;
+        p.acknowledge(p.iss + 1 + sent * MSS as u32);
+        assert_eq!(p.info().cwnd, before);
+    }
+}

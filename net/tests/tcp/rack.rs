@@ -211,3 +211,45 @@ fn a_window_that_shuts_in_recovery_keeps_nothing_back_for_ever() {
     }
     assert_eq!((p.info().in_flight, p.info().send_queue), (0, 0));
 }
+
+#[test]
+fn what_is_known_of_times_grows_old() {
+    let mut p = flying(1000);
+    p.sack(&[(1000, 9000)]);
+    assert_eq!(p.starts(), [0, 10_000]);
+    p.pass(ms(40));
+    p.take(10_000, &[]);
+    assert_eq!(p.info().in_flight, 1000);
+    // Always something is out, and for more than 35 minutes, half of what a clock of
+    // microseconds in 32 bits can tell, nothing is reported.
+    let mut sent = 11_000;
+    for _ in 0..36 * 60 * 10 {
+        p.pass(ms(100));
+        p.send(&[1; 1000]);
+        assert_eq!(p.starts(), [sent]);
+        p.take(sent, &[]);
+        sent += 1000;
+    }
+    p.send(&[1; 5000]);
+    assert_eq!(p.out().len(), 5);
+    p.pass(ms(100));
+    p.sack(&[(sent, sent + 1000)]);
+    p.none();
+    assert_eq!(p.info().lost, 0);
+    p.pass(ms(11));
+    assert_eq!(p.info().lost, 1000, "one was sent before what has arrived");
+}
+
+#[test]
+fn what_a_peer_drops_again_does_not_look_reordered() {
+    let mut p = flying(0);
+    p.sack(&[(1000, 2000), (5000, 6000)]);
+    p.out();
+    // Timeouts one after the other: what was reported may be there no more.
+    while p.engine.counters().timeouts < 2 {
+        p.pass(ms(100));
+    }
+    assert_eq!(p.info().sacked, 0);
+    p.take(10_000, &[]);
+    assert_eq!(p.engine.counters().reordering_paths, 0);
+}

@@ -31,14 +31,15 @@ impl<E: Egress> Output<'_, E> {
             }
             let window = conn.snd_wnd.saturating_sub(conn.flight());
             let congestion = conn.congestion.cwnd.saturating_sub(pipe);
+            // What only the pace keeps back does not show that the window is used.
+            if unsent > congestion && congestion < window {
+                conn.set(flag::CWND_LIMITED);
+            }
             let congestion = match &self.rate {
                 Some(rate) => congestion.min(self.allowance(rate)),
                 None => congestion,
             };
             let conn = &mut *self.conn;
-            if unsent > congestion && congestion < window {
-                conn.set(flag::CWND_LIMITED);
-            }
             let mut len = unsent.min(window).min(congestion);
             let most = offload.min(0xffff) / self.mss * self.mss;
             // CWR is for one segment: a run would repeat it.

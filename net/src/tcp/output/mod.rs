@@ -16,7 +16,7 @@ use super::recovery;
 use super::segment::{Flags, Header, SackBlock};
 use super::seq::SeqNum;
 use super::snd::Payload;
-use super::state::{Conn, Phase, State, flag, mark};
+use super::state::{Armed, Conn, Phase, State, flag, mark};
 use super::timer::{Clock, Tick};
 use super::tlp;
 
@@ -379,6 +379,11 @@ impl<E: Egress> Output<'_, E> {
         self.conn.unset(flag::FORCE_RETRANSMIT);
         let end = from + len + u32::from(fin);
         rack::note_resent(self.conn, from, end, self.now);
+        let conn = &mut *self.conn;
+        if from == conn.snd_una && conn.phase == Phase::Recovery && conn.armed == Armed::Timeout {
+            // RFC 6675 5.1: its answer takes another round trip. As in Linux, for the first one.
+            conn.rexmit_at = Tick::NONE;
+        }
         // Karn's rule.
         self.conn.unset(flag::TIMING);
         self.conn.retransmits = self.conn.retransmits.saturating_add(1);

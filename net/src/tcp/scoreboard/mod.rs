@@ -177,6 +177,11 @@ impl Scoreboard {
         self.parts.front().is_some_and(|first| first.is(SACKED))
     }
 
+    /// When the first part was sent last.
+    pub(super) fn head_sent(&self) -> Option<u32> {
+        self.parts.front().map(|first| first.at)
+    }
+
     /// New data up to `end` was sent at `at`.
     pub(super) fn sent(&mut self, end: SeqNum, at: u32) {
         let full = self.parts.len() >= MAX_PARTS;
