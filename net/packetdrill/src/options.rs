@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use throng_net::engine::Keepalive;
+use throng_net::engine::{CongestionControl, Keepalive};
 
 use crate::errno::{Errno, Sys};
 use crate::host::Host;
@@ -22,6 +22,8 @@ pub(crate) struct Settings {
     linger: Option<i32>,
     /// Bytes, without a sign; all of them: no limit.
     notsent_lowat: i32,
+    /// `None`: the host's.
+    congestion: Option<CongestionControl>,
 }
 
 impl Default for Settings {
@@ -35,9 +37,15 @@ impl Default for Settings {
             user_timeout: 0,
             linger: None,
             notsent_lowat: -1,
+            congestion: None,
         }
     }
 }
+
+/// Linux's names for what moves the congestion window, and the room it has for one.
+const CONTROLS: [(&str, CongestionControl); 2] =
+    [("cubic", CongestionControl::Cubic), ("reno", CongestionControl::NewReno)];
+const CONTROL_NAME: usize = 16;
 
 const INVALID: Errno = Errno(libc::EINVAL);
 
@@ -49,6 +57,10 @@ impl Host {
     pub fn set_option(&mut self, fd: i32, level: i32, name: i32, value: &[u8]) -> Sys<()> {
         let socket = self.socket_mut(fd)?;
         let settings = &mut socket.settings;
+        if (level, name) == (libc::SOL_TCP, libc::TCP_CONGESTION) {
+            settings.congestion = Some(read_control(value)?);
+            return self.apply(fd, level, name);
+        }
         let number = read_int(value, 0)?;
         let at_least = |least: i32| if number < least { Err(INVALID) } else { Ok(number) };
         match (level, name) {
@@ -95,6 +107,16 @@ impl Host {
             (libc::SOL_TCP, libc::TCP_USER_TIMEOUT) => settings.user_timeout,
             (libc::SOL_TCP, libc::TCP_NOTSENT_LOWAT) => settings.notsent_lowat,
             (libc::SOL_TCP, libc::TCP_MAXSEG) => self.info(fd)?.mss.into(),
+            (libc::SOL_TCP, libc::TCP_CONGESTION) => {
+                let known = self.info(fd).ok().and_then(|info| info.congestion);
+                let control = known.or(settings.congestion).unwrap_or_default();
+                let mut bytes = CONTROLS
+                    .iter()
+                    .find(|(_, known)| *known == control)
+                    .map_or_else(Vec::new, |(name, _)| name.as_bytes().to_vec());
+                bytes.resize(CONTROL_NAME, 0);
+                return Ok(bytes);
+            }
             (libc::SOL_TCP, libc::TCP_INFO) => return Ok(tcp_info::bytes(&self.info(fd)?)),
             _ => return Err(Errno(libc::ENOPROTOOPT)),
         };
@@ -109,6 +131,11 @@ impl Host {
         match (level, name) {
             (libc::SOL_SOCKET, libc::SO_LINGER) => {
                 self.engine.set_linger(conn, settings.linger.map(seconds));
+            }
+            (libc::SOL_TCP, libc::TCP_CONGESTION) => {
+                if let Some(control) = settings.congestion {
+                    self.engine.set_congestion(conn, control);
+                }
             }
             (libc::SOL_TCP, libc::TCP_NODELAY) => self.engine.set_nodelay(conn, settings.nodelay),
             (libc::SOL_TCP, libc::TCP_USER_TIMEOUT) => {
@@ -142,6 +169,9 @@ impl Host {
         if settings.nodelay {
             self.apply(fd, libc::SOL_TCP, libc::TCP_NODELAY)?;
         }
+        if settings.congestion.is_some() {
+            self.apply(fd, libc::SOL_TCP, libc::TCP_CONGESTION)?;
+        }
         if settings.user_timeout > 0 {
             self.apply(fd, libc::SOL_TCP, libc::TCP_USER_TIMEOUT)?;
         }
@@ -159,4 +189,11 @@ impl Host {
 fn read_int(value: &[u8], offset: usize) -> Sys<i32> {
     let bytes = value.get(offset..offset + 4).ok_or(INVALID)?;
     bytes.try_into().map(i32::from_ne_bytes).map_err(|_| INVALID)
+}
+
+/// A control by its name, which ends at a zero if there is one.
+fn read_control(value: &[u8]) -> Sys<CongestionControl> {
+    let name = value.split(|byte| *byte == 0).next().unwrap_or_default();
+    let known = CONTROLS.iter().find(|(known, _)| known.as_bytes() == name);
+    known.map(|(_, control)| *control).ok_or(Errno(libc::ENOENT))
 }

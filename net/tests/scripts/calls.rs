@@ -161,8 +161,8 @@ impl Run {
                 let waits = if again { libc::EALREADY } else { libc::EINPROGRESS };
                 self.outcome(fd, result, waits, false)
             }
-            "read" | "recv" | "recvfrom" | "readv" => self.read(fd, name, &arguments),
-            "write" | "send" | "sendto" | "writev" => self.write(fd, name, &arguments),
+            "read" | "recv" | "recvfrom" | "readv" | "recvmsg" => self.read(fd, name, &arguments),
+            "write" | "send" | "sendto" | "writev" | "sendmsg" => self.write(fd, name, &arguments),
             "close" => {
                 self.fds.remove(&script_fd);
                 zero(self.host.close(fd))
@@ -200,13 +200,14 @@ impl Run {
     }
 
     fn read(&mut self, fd: i32, name: &str, arguments: &Arguments<'_>) -> Attempt {
-        let flags = if name.starts_with("recv") { arguments.number(3)? } else { 0 };
+        let flags = arguments.flags(name)?;
         let dont_wait = flags == i64::from(libc::MSG_DONTWAIT);
         if flags != 0 && !dont_wait {
             return Err("of the flags only MSG_DONTWAIT is known here".into());
         }
         let max = match name {
             "readv" => vector(arguments.get(1)?)?,
+            "recvmsg" => vector(message(arguments.get(1)?)?)?,
             _ => arguments.number(2)? as usize,
         };
         let result = self.host.read(fd, max);
@@ -224,12 +225,13 @@ impl Run {
     }
 
     fn write(&mut self, fd: i32, name: &str, arguments: &Arguments<'_>) -> Attempt {
-        let flags = if name.starts_with("send") { arguments.number(3)? as i32 } else { 0 };
+        let flags = arguments.flags(name)? as i32;
         if flags & !(libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) != 0 {
             return Err("of the flags MSG_DONTWAIT and MSG_NOSIGNAL are known here".into());
         }
         let len = match name {
             "writev" => vector(arguments.get(1)?)?,
+            "sendmsg" => vector(message(arguments.get(1)?)?)?,
             _ => arguments.number(2)? as usize,
         };
         let tuple = self.host.tuple(fd);
@@ -263,7 +265,11 @@ impl Run {
         if let Ok(got) = &result
             && !matches!(value, Expr::Any)
         {
-            let want = option_bytes(value)?;
+            let mut want = option_bytes(value)?;
+            if matches!(value, Expr::Str(_)) {
+                // A name ends where its zeros begin.
+                want.resize(got.len(), 0);
+            }
             if want != *got {
                 let show = |bytes: &[u8]| {
                     let numbers =
@@ -371,6 +377,15 @@ impl<'a> Arguments<'a> {
     fn number(&self, index: usize) -> Result<i64, String> {
         number(self.get(index)?)
     }
+
+    /// The flags of a call that sends or receives.
+    fn flags(&self, name: &str) -> Result<i64, String> {
+        match name {
+            "recvmsg" | "sendmsg" => self.number(2),
+            "recv" | "recvfrom" | "send" | "sendto" => self.number(3),
+            _ => Ok(0),
+        }
+    }
 }
 
 fn done(result: Sys<i64>) -> Attempt {
@@ -384,6 +399,16 @@ fn number(value: &Expr) -> Result<i64, String> {
         Expr::Or(all) => all.iter().try_fold(0, |sum, value| Ok(sum | number(value)?)),
         _ => Err("expected a number".into()),
     }
+}
+
+/// The vector of `{msg_name(...)=..., msg_iov(1)=[{..., 1000}], msg_flags=0}`.
+fn message(value: &Expr) -> Result<&Expr, String> {
+    let Expr::Braces(members) = value else { return Err("expected {msg_iov(1)=...}".into()) };
+    if members.iter().any(|(name, value)| name == "msg_control" && *value != Expr::Any) {
+        return Err("msg_control is not known here".into());
+    }
+    let vector = members.iter().find(|(name, _)| name == "msg_iov");
+    vector.map(|(_, vector)| vector).ok_or_else(|| "there is no msg_iov".into())
 }
 
 /// The lengths of `[{..., 1000}, {..., 1000}]`, together.
@@ -410,6 +435,7 @@ fn option_bytes(value: &Expr) -> Result<Vec<u8>, String> {
     for value in values {
         match value {
             Expr::Braces(_) => bytes.extend(option_bytes(value)?),
+            Expr::Str(text) => bytes.extend_from_slice(text.as_bytes()),
             _ => bytes.extend_from_slice(&(number(value)? as i32).to_ne_bytes()),
         }
     }

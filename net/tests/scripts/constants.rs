@@ -18,6 +18,7 @@ pub fn word(name: &str) -> Option<i64> {
         "SO_RCVBUF" => libc::SO_RCVBUF,
         "SO_SNDBUF" => libc::SO_SNDBUF,
         "TCP_NODELAY" => libc::TCP_NODELAY,
+        "TCP_CONGESTION" => libc::TCP_CONGESTION,
         "TCP_CORK" => libc::TCP_CORK,
         "TCP_MAXSEG" => libc::TCP_MAXSEG,
         "TCP_KEEPIDLE" => libc::TCP_KEEPIDLE,
@@ -50,7 +51,7 @@ pub fn word(name: &str) -> Option<i64> {
     Some(value.into())
 }
 
-const ERRORS: [(&str, i32); 25] = [
+const ERRORS: [(&str, i32); 26] = [
     ("EAGAIN", libc::EAGAIN),
     ("EWOULDBLOCK", libc::EWOULDBLOCK),
     ("EINPROGRESS", libc::EINPROGRESS),
@@ -68,6 +69,7 @@ const ERRORS: [(&str, i32); 25] = [
     ("EADDRNOTAVAIL", libc::EADDRNOTAVAIL),
     ("EBADF", libc::EBADF),
     ("EINVAL", libc::EINVAL),
+    ("ENOENT", libc::ENOENT),
     ("ENOBUFS", libc::ENOBUFS),
     ("ENOMEM", libc::ENOMEM),
     ("ENOPROTOOPT", libc::ENOPROTOOPT),

@@ -16,6 +16,9 @@ pub struct Flow {
     pub tuple: FourTuple,
     /// Our numbers on the wire less those of the script, once our SYN was seen.
     local_offset: Option<u32>,
+    /// The number of the peer's first SYN in the script. Later ones count from it, and what bears
+    /// no SYN from 0, as with packetdrill.
+    remote_isn: Option<u32>,
     /// What the script's timestamps of ours stand for.
     stamps: HashMap<Stamp, u32>,
     /// The first of them: when it was sent (in ticks), and both its values.
@@ -36,6 +39,7 @@ impl Flow {
         Flow {
             tuple,
             local_offset: None,
+            remote_isn: None,
             stamps: HashMap::new(),
             first_stamp: None,
             written: Vec::new(),
@@ -49,7 +53,7 @@ impl Flow {
     }
 
     /// The segment that the script injects.
-    pub fn to_wire(&self, packet: &Packet, tcp: &Tcp) -> (Header, Vec<u8>) {
+    pub fn injected(&mut self, packet: &Packet, tcp: &Tcp) -> (Header, Vec<u8>) {
         let options = tcp.options.as_ref();
         let mut wire = WireOptions::default();
         if let Some(options) = options {
@@ -62,9 +66,16 @@ impl Flow {
                 *slot = Some(SackBlock { start: self.ours(*from), end: self.ours(*to) });
             }
         }
+        let mut seq = tcp.seq;
+        if tcp.flags & Flags::SYN.0 != 0 {
+            if self.remote_isn.is_none() && matches!(tcp.ack, None | Some(1)) {
+                self.remote_isn = Some(seq);
+            }
+            seq = seq.wrapping_sub(self.remote_isn.unwrap_or(0));
+        }
         let header = Header {
             tuple: self.tuple,
-            seq: SeqNum(tcp.seq.wrapping_add(REMOTE_OFFSET)),
+            seq: SeqNum(seq.wrapping_add(REMOTE_OFFSET)),
             ack: tcp.ack.map_or(SeqNum(0), |ack| self.ours(ack)),
             flags: Flags(tcp.flags),
             window: tcp.win.unwrap_or(0),
@@ -72,7 +83,7 @@ impl Flow {
             ecn: packet.ecn.unwrap_or(0),
             options: wire,
         };
-        let start = tcp.seq.wrapping_sub(1) as usize;
+        let start = seq.wrapping_sub(1) as usize;
         (header, (start..start + tcp.len as usize).map(pattern).collect())
     }
 
@@ -176,13 +187,15 @@ fn seq_of(packet: &Packet) -> Option<u32> {
     }
 }
 
-/// What keeps `actual` from being the `expected` packet; `None` if it is.
-pub fn difference(expected: &Packet, actual: &Packet) -> Option<&'static str> {
+/// What keeps `actual` from being the `expected` packet; `None` if it is. `any_push`: PSH may be
+/// there or not.
+pub fn difference(expected: &Packet, actual: &Packet, any_push: bool) -> Option<&'static str> {
     let (Body::Tcp(want), Body::Tcp(got)) = (&expected.body, &actual.body) else {
         return Some("kind");
     };
+    let compared = if any_push { !Flags::PSH.0 } else { u8::MAX };
     let checks = [
-        (want.flags != got.flags, "flags"),
+        ((want.flags ^ got.flags) & compared != 0, "flags"),
         (want.seq != got.seq, "sequence number"),
         (want.len != got.len, "length"),
         (want.ack != got.ack, "acknowledgement"),

@@ -157,9 +157,17 @@ fn braces(at: &mut Cursor<'_>) -> Parsed<Expr> {
     loop {
         at.space()?;
         let word = at.peek_word();
-        let named = at.rest()[word.len()..].trim_start().starts_with('=') && !word.is_empty();
+        let mut after = at.rest()[word.len()..].trim_start();
+        if let Some((_, rest)) = after.strip_prefix('(').and_then(|rest| rest.split_once(')')) {
+            after = rest.trim_start();
+        }
+        let named = after.starts_with('=') && !word.is_empty();
         let name = if named { at.word()?.to_string() } else { String::new() };
         if named {
+            // `msg_iov(1)=`: how many there are is for the reader.
+            if at.eat("(")? {
+                at.until(")")?;
+            }
             at.expect("=")?;
         }
         members.push((name, expression(at)?));

@@ -120,7 +120,7 @@ impl Run {
             Action::Command(text) => {
                 let mut unchanged = self.settings.clone();
                 let time = unchanged.command(text)?;
-                if time.is_zero() {
+                if time.is_zero() && format!("{unchanged:?}") != format!("{:?}", self.settings) {
                     return Err("settings come before the first call and packet".into());
                 }
                 self.base += time.as_micros() as i64;
@@ -169,7 +169,7 @@ impl Run {
         let at = self.since_start(sent.at);
         let flow = self.flow_of(sent.header.tuple);
         let actual = self.describe(&sent, Some(want));
-        let mut why = difference(want, &actual);
+        let mut why = difference(want, &actual, self.settings.any_push);
         if !self.is_of(want, flow) {
             why = Some("connection");
         }
@@ -229,7 +229,11 @@ impl Run {
 
     fn describe(&mut self, sent: &Sent, want: Option<&Packet>) -> Packet {
         let flow = self.flow_of(sent.header.tuple);
-        let mut packet = self.flows[flow].described(&sent.header, sent.payload.len(), want);
+        let mut header = sent.header;
+        if header.flags.contains(Flags::SYN) {
+            self.settings.strip(&mut header.options);
+        }
+        let mut packet = self.flows[flow].described(&header, sent.payload.len(), want);
         if self.current != Some(flow) || want.is_some_and(|want| want.ports.is_some()) {
             let tuple = sent.header.tuple;
             packet.ports = Some((tuple.local_port, tuple.remote_port));
@@ -275,10 +279,13 @@ impl Run {
             self.awaiting = false;
             self.current = self.current.or(Some(flow));
         }
-        let flow = &self.flows[flow];
+        let flow = &mut self.flows[flow];
         let incoming = match &packet.body {
             Body::Tcp(tcp) => {
-                let (header, payload) = flow.to_wire(packet, tcp);
+                let (mut header, payload) = flow.injected(packet, tcp);
+                if header.flags.contains(Flags::SYN) {
+                    self.settings.strip(&mut header.options);
+                }
                 Incoming::Segment(header, payload)
             }
             Body::Icmp(icmp) => said(flow, icmp)?,

@@ -16,7 +16,7 @@ const OPEN: &str = "\
 +0 accept(3, ..., ...) = 4\n";
 
 /// Name, what follows the opening (or, from line 1 on, the whole script), line, words.
-const WRONG: [(&str, bool, &str, usize, &str); 22] = [
+const WRONG: [(&str, bool, &str, usize, &str); 25] = [
     ("no time", false, "socket() = 3", 1, "expected a time"),
     ("comment without end", false, "\n/* never", 2, "without an end"),
     ("lengths", false, "0 < S 0:5(4) win 1", 1, "not 4 bytes"),
@@ -25,6 +25,15 @@ const WRONG: [(&str, bool, &str, usize, &str); 22] = [
     ("no window", false, "0 < S 0:0(0)", 1, "needs its window"),
     ("command", false, "`rm -r /tmp/x`", 1, "only sysctl"),
     ("sysctl", false, "`sysctl net.ipv4.tcp_frto=1`", 1, "not known here"),
+    ("arithmetic", false, "`sysctl net.ipv4.tcp_rmem=\"1 2 $((3+4))\"`", 1, "`3+4` will not do"),
+    ("late setting", true, "+0 `sysctl net.ipv4.tcp_timestamps=0`", 8, "before the first"),
+    (
+        "control message",
+        true,
+        "+0 recvmsg(4, {msg_iov(1)=[{..., 9}], msg_control=[{a=1}]}, 0) = 9",
+        8,
+        "msg_control",
+    ),
     ("script option", false, "--speed=5", 1, "--speed"),
     ("call", false, "0 fork() = 1", 1, "no argument 1"),
     ("back in time", true, "0.05 close(4) = 0", 8, "before the event above"),

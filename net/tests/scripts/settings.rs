@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use throng_net::engine::{Config, Ecn};
+use throng_net::engine::{Config, CongestionControl, Ecn, Options};
 
 use crate::script::Script;
 
@@ -19,8 +19,20 @@ pub struct Settings {
     pub connect_port: u16,
     /// How far from its time a packet may be, in microseconds.
     pub tolerance: i64,
+    /// Whether it does not matter where PSH is set: Linux and the engine choose differently.
+    pub any_push: bool,
+    /// Options that a `sysctl` has turned off. The engine always offers them; they are taken out of
+    /// SYNs on their way, which comes to the same.
+    without: Without,
     /// How much real time a unit of a timestamp stands for, if timestamps are to be exact.
     pub tick: Option<i64>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Without {
+    sack: bool,
+    timestamps: bool,
+    scale: bool,
 }
 
 impl Default for Settings {
@@ -36,6 +48,8 @@ impl Default for Settings {
             bind_port: 8080,
             connect_port: 8080,
             tolerance: 4_000,
+            any_push: false,
+            without: Without::default(),
             tick: None,
         }
     }
@@ -71,16 +85,13 @@ impl Settings {
                 self.config.mss_v4 = mtu.saturating_sub(40);
                 self.config.mss_v6 = mtu.saturating_sub(60);
             }
-            "mss" => {
-                self.config.mss_v4 = read(name, value)?;
-                self.config.mss_v6 = self.config.mss_v4;
-            }
             "tolerance_usecs" => self.tolerance = read(name, value)?,
             "tcp_ts_tick_usecs" => {
                 self.tick = Some(read::<i64>(name, value)?).filter(|tick| *tick > 0);
             }
             // How packetdrill drives a kernel, which there is none of.
-            "send_omit_free" | "non_fatal" | "strict_segments" | "verbose" => {}
+            "send_omit_free" | "non_fatal" | "strict_segments" | "verbose" | "mss"
+            | "gateway_ip" | "netmask_ip" | "init_scripts" => {}
             _ => return Err(format!("the option --{name} is not known here")),
         }
         Ok(())
@@ -89,13 +100,21 @@ impl Settings {
     /// What the command between backticks asks for. It gives back for how long it sleeps.
     pub fn command(&mut self, text: &str) -> Result<Duration, String> {
         let mut sleep = Duration::ZERO;
+        let text = text.replace("\\\n", " ");
         for line in text.split(['\n', ';']).flat_map(|line| line.split("&&")) {
+            // Comments, and where the output goes.
+            let ends = ["#", " >", " 2>"].iter().filter_map(|end| line.find(end));
+            let line = &line[..ends.min().unwrap_or(line.len())];
             let words: Vec<&str> = line.split_whitespace().collect();
             match words.as_slice() {
                 [] => {}
-                [word, ..] if word.starts_with('#') => {}
                 [script] if script.ends_with("defaults.sh") => self.defaults(),
-                ["sysctl", ..] => self.sysctls(line)?,
+                // The end of packetdrill's own files, and how a kernel's device cuts segments.
+                [script] if script.contains("sysctl_restore") => {}
+                ["ethtool", "-K", ..] => {}
+                [command, ..] if *command == "sysctl" || command.ends_with("set_sysctls.py") => {
+                    self.sysctls(line.trim_start().trim_start_matches(command))?;
+                }
                 ["sleep", seconds] => {
                     let seconds: f64 = read("sleep", seconds)?;
                     sleep += Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())?;
@@ -108,18 +127,22 @@ impl Settings {
         Ok(sleep)
     }
 
-    /// What packetdrill's own files have a shell script set, as far as it can be seen on the wire.
+    /// What packetdrill's own files have a shell script set, as far as there is a setting for it.
     fn defaults(&mut self) {
         let config = &mut self.config;
         (config.initial_recv_buffer, config.recv_buffer) = (540_000, 15_728_640);
         (config.initial_send_buffer, config.send_buffer) = (262_144, 4_194_304);
+        config.syn_retries = 5;
+        config.ecn = Ecn::Off;
+        self.any_push = true;
     }
 
-    /// `sysctl -q -w name=value name="a b c"`.
+    /// `-q -w name=value name="a b c"`, or with `/proc/sys/` before the names.
     fn sysctls(&mut self, line: &str) -> Told {
-        let mut rest = line.trim().trim_start_matches("sysctl").trim();
+        let line = multiplied(line)?;
+        let mut rest = line.trim();
         while !rest.is_empty() {
-            if rest.starts_with('-') || rest.starts_with('>') {
+            if rest.starts_with('-') {
                 rest = rest.split_once(' ').map_or("", |(_, rest)| rest).trim();
                 continue;
             }
@@ -128,9 +151,9 @@ impl Settings {
             };
             let (value, left) = match after.strip_prefix(['"', '\'']) {
                 Some(quoted) => quoted.split_once(['"', '\'']).unwrap_or((quoted, "")),
-                None => after.split_once(' ').unwrap_or((after, "")),
+                None => after.split_once(char::is_whitespace).unwrap_or((after, "")),
             };
-            self.sysctl(name.trim(), value)?;
+            self.sysctl(&name.trim().trim_start_matches("/proc/sys/").replace('/', "."), value)?;
             rest = left.trim();
         }
         Ok(())
@@ -166,12 +189,44 @@ impl Settings {
             "tcp_retries2" => config.data_retries = read(name, value)?,
             "tcp_orphan_retries" => config.orphan_retries = read(name, value)?,
             "tcp_mtu_probing" => config.black_hole_detection = value != "0",
+            "tcp_invalid_ratelimit" => {
+                config.challenge_interval = Duration::from_millis(read(name, value)?);
+            }
+            "tcp_congestion_control" => {
+                config.congestion = match value {
+                    "cubic" => CongestionControl::Cubic,
+                    "reno" => CongestionControl::NewReno,
+                    _ => return Err(format!("{name}={value}: cubic or reno")),
+                }
+            }
+            "tcp_sack" => self.without.sack = value == "0",
+            "tcp_timestamps" => self.without.timestamps = value == "0",
+            "tcp_window_scaling" => self.without.scale = value == "0",
             // What the engine always does.
-            "tcp_sack" | "tcp_timestamps" | "tcp_window_scaling" | "tcp_rfc1337"
-                if value == "1" => {}
+            "tcp_rfc1337" | "tcp_dsack" | "tcp_recovery" if value == "1" => {}
+            "tcp_frto" if value == "2" => {}
+            "tcp_reordering" if value == "3" => {}
+            "tcp_early_retrans" if matches!(value, "3" | "4") => {}
+            "tcp_fastopen" | "tcp_fack" | "tcp_shrink_window" if value == "0" => {}
+            "tcp_notsent_lowat" if value == "4294967295" => {}
+            // How a kernel packs segments, what it remembers of other connections, and a restart
+            // after idle time that the engine always does.
+            "tcp_slow_start_after_idle"
+            | "tcp_min_tso_segs"
+            | "tcp_tso_win_divisor"
+            | "tcp_autocorking"
+            | "tcp_limit_output_bytes"
+            | "tcp_no_metrics_save" => {}
             _ => return Err(format!("{name}={value} is not known here")),
         }
         Ok(())
+    }
+
+    /// Takes out of a SYN what a `sysctl` has turned off.
+    pub fn strip(&self, syn: &mut Options) {
+        syn.sack_permitted &= !self.without.sack;
+        syn.timestamps = syn.timestamps.filter(|_| !self.without.timestamps);
+        syn.window_scale = syn.window_scale.filter(|_| !self.without.scale);
     }
 
     pub fn local(&self) -> IpAddr {
@@ -189,6 +244,20 @@ fn set_ip(pair: &mut (IpAddr, IpAddr), ip: IpAddr) {
     } else {
         pair.1 = ip;
     }
+}
+
+/// Works out the products of a shell's arithmetic: `$((15*1024*1024))`.
+fn multiplied(line: &str) -> Result<String, String> {
+    let mut done = String::new();
+    let mut rest = line;
+    while let Some((before, after)) = rest.split_once("$((") {
+        let (product, after) = after.split_once("))").ok_or("`))` is missing")?;
+        let factors = product.split('*').map(|factor| read::<u64>("$(( ))", factor.trim()));
+        done += before;
+        done += &factors.collect::<Result<Vec<_>, _>>()?.iter().product::<u64>().to_string();
+        rest = after;
+    }
+    Ok(done + rest)
 }
 
 fn read<T: std::str::FromStr>(name: &str, value: &str) -> Result<T, String> {
