@@ -87,7 +87,8 @@ pub struct Limits {
     pub receive_buffer: u32,
     /// The receive window that a connection begins with. Default 64 KiB.
     pub initial_receive_buffer: u32,
-    /// Bytes all connections of a shard may queue for sending; beyond it writes wait.
+    /// Bytes all connections of a shard may queue for sending; beyond it writes wait, but for a
+    /// segment of a connection that has nothing queued.
     /// Default 256 MiB.
     pub send_memory: u64,
     /// Bytes all connections of a shard may have received and not read; towards it windows

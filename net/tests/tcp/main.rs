@@ -10,6 +10,7 @@ mod checks;
 mod closing;
 mod cookies;
 mod cubic;
+mod documented;
 mod dsack;
 mod ecn;
 mod fuzzed;
