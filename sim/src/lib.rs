@@ -20,4 +20,5 @@ mod router;
 pub mod run;
 mod servers;
 pub mod shrink;
+pub mod struck;
 pub mod switch;

@@ -16,6 +16,7 @@ use throng_sim::goodput;
 use throng_sim::plan::Plan;
 use throng_sim::run::{Options, Outcome, note_panics, run};
 use throng_sim::shrink::shrink;
+use throng_sim::struck::Struck;
 use throng_sim::switch::{ALL, Set};
 
 /// Whole hosts under faults, in virtual time, by seed
@@ -48,6 +49,9 @@ struct Args {
     /// No further seeds after so many seconds
     #[arg(long)]
     seconds: Option<u64>,
+    /// Fewer seeds than this are a failure, whatever the time
+    #[arg(long, default_value_t = 1)]
+    at_least: u64,
     /// One JSON object on the last line
     #[arg(long)]
     json: bool,
@@ -59,6 +63,8 @@ struct Args {
     list: bool,
 }
 
+/// Of so many seeds every fault strikes some.
+const ENOUGH: u64 = 200;
 /// A seed that takes longer, in real time, hangs.
 const HANGS: Duration = Duration::from_secs(300);
 
@@ -119,6 +125,7 @@ fn one(seed: u64, args: &Args) -> ExitCode {
         outcome.sweeps,
         outcome.trace
     );
+    println!("faults: {}", outcome.struck);
     for failure in &outcome.failures {
         println!("FAILED: {failure}");
     }
@@ -136,6 +143,7 @@ struct Total {
     excused: u64,
     took: Duration,
     slowest: (Duration, u64),
+    struck: Struck,
     /// How many seeds had each thing on.
     on: BTreeMap<String, u64>,
 }
@@ -216,6 +224,7 @@ fn work(seed: u64, args: &Args, total: &Mutex<Total>) {
     total.finished += outcome.finished;
     total.excused += outcome.excused;
     total.took += outcome.took;
+    total.struck += outcome.struck;
     total.slowest = total.slowest.max((took, seed));
     for switch in Plan::draw(seed, args.without).on.iter() {
         *total.on.entry(switch.name()).or_default() += 1;
@@ -261,14 +270,29 @@ fn report(args: &Args, total: &Total, wall: Duration) -> ExitCode {
         total.slowest.1,
         total.slowest.0.as_secs_f64(),
     );
+    println!("faults: {}", total.struck);
     if args.json {
         let line = json!({
             "first": args.first, "seeds": total.seeds, "failed": total.failed,
             "twice": total.twice, "finished": total.finished, "excused": total.excused,
             "bytes": total.bytes, "frames": total.frames, "wall_seconds": wall.as_secs_f64(),
             "virtual_seconds": total.took.as_secs_f64(), "switches": total.on,
+            "struck": total.struck.named().into_iter().collect::<BTreeMap<_, _>>(),
         });
         println!("{line}");
     }
-    if total.failed.is_empty() && total.seeds > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let mut good = total.failed.is_empty();
+    let wanted = args.at_least.min(args.seeds);
+    if total.seeds < wanted {
+        println!("FAILED: only {} seeds, of {wanted} at least", total.seeds);
+        good = false;
+    }
+    // Faults that do not strike any more would make every seed a good one.
+    if total.seeds >= ENOUGH && args.without == Set::default() {
+        for (name, _) in total.struck.named().into_iter().filter(|(_, count)| *count == 0) {
+            println!("FAILED: in {} seeds none of the faults '{name}'", total.seeds);
+            good = false;
+        }
+    }
+    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

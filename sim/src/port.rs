@@ -27,6 +27,12 @@ pub(crate) struct Control {
     pub(crate) trace: u64,
     /// Frames that came in.
     pub(crate) frames: u64,
+    /// Frames that were too long for the path, that were marked, that came while nothing came
+    /// in, and bursts for which the device stood still.
+    pub(crate) too_long: u64,
+    pub(crate) marked: u64,
+    pub(crate) unheard: u64,
+    pub(crate) held: u64,
 }
 
 pub(crate) type Shared<T> = Arc<Mutex<T>>;
@@ -90,20 +96,29 @@ impl Device for Port {
         let mut control = lock(&self.control);
         let mut queue = lock(&self.queue);
         if now < control.stalled {
+            control.held += 1;
             return 0;
         }
         control.stalled = Instant::ZERO;
         queue.receive(&mut self.arrived, max, now);
         let before = frames.len();
-        let Control { router, dice, .. } = &mut *control;
+        let Control { router, dice, too_long, marked, .. } = &mut *control;
         let mut passed = Vec::new();
         for mut packet in self.arrived.drain(..) {
             match router::pass(router, dice, packet.data_mut()) {
                 Verdict::Pass => passed.push(packet),
-                Verdict::Drop(answer) => self.answers.extend(answer.map(Packet::from)),
+                Verdict::Marked => {
+                    *marked += 1;
+                    passed.push(packet);
+                }
+                Verdict::Drop(answer) => {
+                    *too_long += 1;
+                    self.answers.extend(answer.map(Packet::from));
+                }
             }
         }
         if control.deaf {
+            control.unheard += passed.len() as u64;
             passed.clear();
         } else if !self.answers.is_empty() {
             queue.transmit(&mut self.answers, now);

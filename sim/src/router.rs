@@ -12,6 +12,8 @@ const ACK: u8 = 0x10;
 pub(crate) enum Verdict {
     /// It goes on.
     Pass,
+    /// It goes on and says that there is congestion.
+    Marked,
     /// It does not; this goes back to its sender, if anything does.
     Drop(Option<Vec<u8>>),
 }
@@ -31,9 +33,7 @@ pub(crate) fn pass(plan: &RouterPlan, dice: &mut Dice, frame: &mut [u8]) -> Verd
     if plan.mtu > 0 && packet.len() > plan.mtu && !may_cut {
         return Verdict::Drop(plan.speaks.then(|| too_big(frame, v6, plan.mtu as u16)));
     }
-    if plan.marks > 0.0 && dice.chance(plan.marks) {
-        mark(&mut frame[ETHERNET..], v6);
-    }
+    let marked = plan.marks > 0.0 && dice.chance(plan.marks) && mark(&mut frame[ETHERNET..], v6);
     let (protocol, header) = match v6 {
         true => (frame[ETHERNET + 6], 40),
         false => (frame[ETHERNET + 9], usize::from(frame[ETHERNET] & 15) * 4),
@@ -44,7 +44,7 @@ pub(crate) fn pass(plan: &RouterPlan, dice: &mut Dice, frame: &mut [u8]) -> Verd
     {
         edit_syn(plan, tcp);
     }
-    Verdict::Pass
+    if marked { Verdict::Marked } else { Verdict::Pass }
 }
 
 /// Writes the word at `at`, even from the checksum's point of view, and mends the checksum
@@ -60,15 +60,15 @@ fn put(bytes: &mut [u8], at: usize, value: [u8; 2], checksum: usize) {
     bytes[checksum..checksum + 2].copy_from_slice(&(!(sum as u16)).to_be_bytes());
 }
 
-/// RFC 3168 5: what is capable of it gets both bits.
-fn mark(packet: &mut [u8], v6: bool) {
-    if v6 {
-        if packet[1] & 0x30 != 0 {
-            packet[1] |= 0x30;
-        }
-    } else if packet[1] & 3 != 0 {
-        put(packet, 0, [packet[0], packet[1] | 3], 10);
+/// RFC 3168 5: what is capable of it gets both bits. Returns whether it is.
+fn mark(packet: &mut [u8], v6: bool) -> bool {
+    let capable = packet[1] & if v6 { 0x30 } else { 3 } != 0;
+    match (capable, v6) {
+        (false, _) => {}
+        (true, true) => packet[1] |= 0x30,
+        (true, false) => put(packet, 0, [packet[0], packet[1] | 3], 10),
     }
+    capable
 }
 
 fn edit_syn(plan: &RouterPlan, tcp: &mut [u8]) {

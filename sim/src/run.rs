@@ -34,6 +34,7 @@ use crate::ledger::Ledger;
 use crate::plan::{Event, JobPlan, Plan, RouterPlan, Side};
 use crate::port::{Control, Port, Shared, lock};
 use crate::servers::Servers;
+use crate::struck::Struck;
 use crate::switch::{JOBS, Set, Switch};
 
 /// How long after the faults everything has to be done, in virtual time.
@@ -73,6 +74,8 @@ pub struct Outcome {
     pub took: Duration,
     /// Sweeps of the world.
     pub sweeps: u64,
+    /// What the faults did.
+    pub struck: Struck,
 }
 
 thread_local! {
@@ -124,6 +127,8 @@ struct Run<'a> {
     servers: [Option<Servers>; 2],
     ledger: Rc<Ledger>,
     sweeps: u64,
+    /// Those of the faults that strike hosts, not frames.
+    struck: Struck,
     /// How often a host has come into being, for its secrets.
     births: u64,
 }
@@ -149,6 +154,10 @@ impl<'a> Run<'a> {
                 dice: Dice::new(plan.seed, ["dice 0", "dice 1"][side]),
                 trace: 0,
                 frames: 0,
+                too_long: 0,
+                marked: 0,
+                unheard: 0,
+                held: 0,
             };
             let queues = queues.into_iter().enumerate().map(queue).collect();
             Machine { queues, control: Arc::new(Mutex::new(control)) }
@@ -169,6 +178,7 @@ impl<'a> Run<'a> {
             servers: [None, None],
             ledger,
             sweeps: 0,
+            struck: Struck::default(),
             births: 0,
         }
     }
@@ -215,11 +225,16 @@ impl<'a> Run<'a> {
                 if let Some(host) = self.hosts[side] {
                     let shard = ShardId((shard % self.plan.hosts[side].shards) as u16);
                     self.world.stall(host, shard, now + time);
+                    self.struck.stalls += 1;
                 }
             }
-            Event::Jump(time) => self.world.jump(time),
+            Event::Jump(time) => {
+                self.world.jump(time);
+                self.struck.jumps += 1;
+            }
             Event::Vanish(side) => {
                 if let Some(host) = self.hosts[side].take() {
+                    self.struck.vanished += 1;
                     self.ledger.forget(side);
                     self.world.remove_host(host);
                     self.servers[side] = None;
@@ -410,7 +425,28 @@ impl<'a> Run<'a> {
             bytes: self.ledger.bytes.get(),
             took: self.world.now() - Instant::ZERO,
             sweeps: self.sweeps,
+            struck: self.struck(),
         }
+    }
+
+    fn struck(&self) -> Struck {
+        let mut struck = self.struck;
+        for machine in &self.machines {
+            for queue in &machine.queues {
+                let faults = lock(queue).fault_counters();
+                struck.lost += faults.lost;
+                struck.overflowed += faults.overflowed;
+                struck.duplicated += faults.duplicated;
+                struck.reordered += faults.reordered;
+                struck.corrupted += faults.corrupted;
+            }
+            let control = lock(&machine.control);
+            struck.too_long += control.too_long;
+            struck.marked += control.marked;
+            struck.unheard += control.unheard;
+            struck.held += control.held;
+        }
+        struck
     }
 }
 

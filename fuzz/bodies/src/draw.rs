@@ -4,37 +4,43 @@ use arbitrary::Unstructured;
 
 /// Bytes that are read as decisions; where they end, every decision is the first of its kind.
 #[derive(Debug)]
-pub struct Draw<'a>(Unstructured<'a>);
+pub struct Draw<'a> {
+    bytes: Unstructured<'a>,
+    /// How many events may follow.
+    events: u32,
+}
 
 impl<'a> Draw<'a> {
-    /// Decisions from these bytes.
-    pub fn new(data: &'a [u8]) -> Draw<'a> {
-        Draw(Unstructured::new(data))
+    /// Decisions from these bytes, about so many events at most.
+    pub fn new(data: &'a [u8], events: u32) -> Draw<'a> {
+        Draw { bytes: Unstructured::new(data), events }
     }
 
-    /// Whether all bytes are used.
-    pub fn is_over(&self) -> bool {
-        self.0.is_empty()
+    /// Begins the next event, if there is one.
+    pub fn another(&mut self) -> bool {
+        let more = self.events > 0 && !self.bytes.is_empty();
+        self.events -= u32::from(more);
+        more
     }
 
     /// A byte.
     pub fn byte(&mut self) -> u8 {
-        self.0.arbitrary().unwrap_or_default()
+        self.bytes.arbitrary().unwrap_or_default()
     }
 
     /// Sixteen bits.
     pub fn word(&mut self) -> u16 {
-        self.0.arbitrary().unwrap_or_default()
+        self.bytes.arbitrary().unwrap_or_default()
     }
 
     /// Thirty-two bits.
     pub fn long(&mut self) -> u32 {
-        self.0.arbitrary().unwrap_or_default()
+        self.bytes.arbitrary().unwrap_or_default()
     }
 
     /// A number under `n`, which is not 0.
     pub fn below(&mut self, n: u32) -> u32 {
-        self.0.int_in_range(0..=n - 1).unwrap_or_default()
+        self.bytes.int_in_range(0..=n - 1).unwrap_or_default()
     }
 
     /// True in one of `n` cases.
@@ -49,7 +55,7 @@ impl<'a> Draw<'a> {
 
     /// At most `most` of the bytes that are left, as they are.
     pub fn bytes(&mut self, most: usize) -> &'a [u8] {
-        let n = most.min(self.0.len());
-        self.0.bytes(n).unwrap_or_default()
+        let n = most.min(self.bytes.len());
+        self.bytes.bytes(n).unwrap_or_default()
     }
 }

@@ -18,7 +18,7 @@ use crate::remote::{Remote, is, is_stream, remember, stream};
 use crate::{settings, trace};
 
 /// Most decisions of a run.
-const EVENTS: usize = 600;
+const EVENTS: u32 = 600;
 /// A channel that has misbehaved for no longer than this is no reason to give up.
 const PATIENCE: Duration = Duration::from_secs(4);
 /// Turns in which a channel that behaves lets all come to its end.
@@ -31,12 +31,9 @@ const MOST: u32 = 1 << 20;
 /// # Panics
 /// When something does not hold.
 pub fn run(data: &[u8]) {
-    let mut draw = Draw::new(data);
+    let mut draw = Draw::new(data, EVENTS);
     let mut duel = Duel::new(&mut draw);
-    for _ in 0..EVENTS {
-        if draw.is_over() {
-            break;
-        }
+    while draw.another() {
         duel.event(&mut draw);
     }
     duel.end();

@@ -6,17 +6,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use throng_net::tcp::{
-    ConnId, Egress, Engine, Event, Full, Header, Keepalive, ListenerId, Payload, RecvError,
-    SendError, SeqNum, TooBig, Unreachable,
+    ConnId, Egress, Engine, Event, Flags, Full, Header, Keepalive, ListenerId, Payload, RecvError,
+    SendError, SeqNum, State, TooBig, Unreachable,
 };
 use throng_runtime::Instant;
 
 use crate::draw::Draw;
-use crate::remote::{Remote, is_stream, remember, stream};
+use crate::remote::{Remote, is, is_stream, remember, stream};
 use crate::{settings, trace};
 
 /// Most events of a run.
-const EVENTS: usize = 400;
+const EVENTS: u32 = 400;
 /// Most timers that may come up between the last event and silence.
 const TIMERS: usize = 20_000;
 
@@ -25,12 +25,9 @@ const TIMERS: usize = 20_000;
 /// # Panics
 /// When something does not hold.
 pub fn run(data: &[u8]) {
-    let mut draw = Draw::new(data);
+    let mut draw = Draw::new(data, EVENTS);
     let mut bench = Bench::new(&mut draw);
-    for _ in 0..EVENTS {
-        if draw.is_over() {
-            break;
-        }
+    while draw.another() {
         bench.event(&mut draw);
         bench.engine.check_invariants();
     }
@@ -135,14 +132,36 @@ impl Bench {
     fn segment(&mut self, draw: &mut Draw<'_>, which: usize) {
         let clock = self.clock();
         let (header, payload) = self.remotes[which & 3].segment(draw, clock);
+        let before = if is(&header, Flags::RST) { self.synchronized(&header) } else { None };
         self.engine.on_segment(&header, &payload, self.now);
+        if let Some((id, received)) = before
+            && self.engine.state(id) == State::Closed
+        {
+            // RFC 5961 3.2: the very next number, past the FIN or not.
+            let next = |first: &SeqNum| [0, 1].map(|fin| *first + received + fin);
+            let fits = self.remotes[which & 3].ours.iter().flat_map(next).any(|n| n == header.seq);
+            assert!(fits, "a reset at {:?} counts, {received} bytes on", header.seq);
+        }
+    }
+
+    /// The connection that a segment is for, once both ends know of it, and how many bytes it
+    /// has received.
+    fn synchronized(&self, header: &Header) -> Option<(ConnId, u32)> {
+        self.conns.iter().find_map(|conn| {
+            let info = self.engine.info(conn.id, self.now)?;
+            let open = !matches!(
+                info.state,
+                State::SynSent | State::SynReceived | State::Closed | State::TimeWait
+            );
+            (open && info.tuple == header.tuple).then_some((conn.id, info.bytes_received as u32))
+        })
     }
 
     /// A handshake as it should be.
     fn greet(&mut self, draw: &mut Draw<'_>, which: usize) {
         let clock = self.clock();
         let remote = &mut self.remotes[which & 3];
-        let mut syn = remote.header(throng_net::tcp::Flags::SYN, clock);
+        let mut syn = remote.header(Flags::SYN, clock);
         syn.options = settings::offer(draw, clock);
         remote.timestamps = syn.options.timestamps.is_some();
         remember(&mut remote.ours, syn.seq + 1);
@@ -151,7 +170,7 @@ impl Bench {
         self.transmit(usize::MAX, 0);
         let remote = &mut self.remotes[which & 3];
         remote.next = remote.expected;
-        let ack = remote.header(throng_net::tcp::Flags::ACK, clock);
+        let ack = remote.header(Flags::ACK, clock);
         self.engine.on_segment(&ack, &[], self.now);
         self.engine.check_invariants();
         self.accept();

@@ -23,7 +23,7 @@ use crate::remote::{Remote, stream};
 use crate::settings;
 
 /// Most frames of a run.
-const FRAMES: usize = 150;
+const FRAMES: u32 = 150;
 const PEER_MAC: [u8; 6] = [2, 9, 9, 9, 9, 9];
 const V4: [u8; 4] = [10, 0, 0, 1];
 const PEER_V4: [u8; 4] = [10, 0, 0, 9];
@@ -35,12 +35,9 @@ const PEER_V6: [u8; 16] = [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9];
 /// # Panics
 /// When something does not hold.
 pub fn run(data: &[u8]) {
-    let mut draw = Draw::new(data);
+    let mut draw = Draw::new(data, FRAMES);
     let mut lab = Lab::new(&mut draw);
-    for _ in 0..FRAMES {
-        if draw.is_over() {
-            break;
-        }
+    while draw.another() {
         lab.event(&mut draw);
         lab.world.enter(lab.host, ShardId(0), check_invariants).expect("a shard with a stack");
     }

@@ -204,28 +204,37 @@ async fn talk(line: &Line, head: &Head, kind: Switch, dice: &mut Dice) -> io::Re
                 pause: Duration::from_millis(head.rest.into()),
                 every: if head.rest > 0 { 4_000 } else { 0 },
             };
-            let sending = async {
-                line.send(up, 0, head.up.into(), &mut one).await?;
-                line.finish()
-            };
-            let receiving = async {
-                line.receive(seed, 0, len.into(), pace, &mut other).await?;
-                let mut dice = other.clone();
-                line.end(&mut dice).await
-            };
+            let both = exchange(line, (up, head.up, &mut one), (seed, len, &mut other), pace);
             if !head.doomed {
-                return try_join(sending, receiving).await.map(|_| ());
+                return both.await;
             }
-            let both = try_join(sending, receiving);
             let enough = rest(dice.millis(1, 3_000));
             pin_mut!(both, enough);
             if let Either::Left((outcome, _)) = select(both, enough).await {
-                return outcome.map(|_| ());
+                return outcome;
             }
             line.abort();
             Ok(())
         }
     }
+}
+
+/// A stream each way at the same time, of a seed and a length each, to the end of both.
+async fn exchange(
+    line: &Line,
+    (up, sent, one): (u64, u32, &mut Dice),
+    (down, received, other): (u64, u32, &mut Dice),
+    pace: Pace,
+) -> io::Result<()> {
+    let sending = async {
+        line.send(up, 0, sent.into(), one).await?;
+        line.finish()
+    };
+    let receiving = async {
+        line.receive(down, 0, received.into(), pace, other).await?;
+        line.end(other).await
+    };
+    try_join(sending, receiving).await.map(|_| ())
 }
 
 /// The server's side of a connection.
@@ -278,16 +287,7 @@ async fn serve(line: &Line, dice: &mut Dice, ticket: &mut Ticket) -> io::Result<
                 pause: Duration::from_millis(head.rest.into()),
                 every: if head.rest > 0 { 6_000 } else { 0 },
             };
-            let sending = async {
-                line.send(down, 0, head.down.into(), &mut one).await?;
-                line.finish()
-            };
-            let receiving = async {
-                line.receive(up, 0, head.up.into(), pace, &mut other).await?;
-                let mut dice = other.clone();
-                line.end(&mut dice).await
-            };
-            try_join(sending, receiving).await.map(|_| ())
+            exchange(line, (down, head.down, &mut one), (up, head.up, &mut other), pace).await
         }
         Kind::Echo => loop {
             let piece = line.read(u64::MAX, dice).await?;
