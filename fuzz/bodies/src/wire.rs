@@ -24,6 +24,8 @@ use crate::settings;
 
 /// Most frames of a run.
 const FRAMES: u32 = 150;
+/// Most things that happen while time passes once.
+const STEPS: u32 = 30;
 const PEER_MAC: [u8; 6] = [2, 9, 9, 9, 9, 9];
 const V4: [u8; 4] = [10, 0, 0, 1];
 const PEER_V4: [u8; 4] = [10, 0, 0, 9];
@@ -126,7 +128,7 @@ impl Lab {
         spawn(Box::pin(async {
             loop {
                 let _ = lookup_host("a.example:80").await;
-                throng_runtime::sleep(Duration::from_secs(1)).await;
+                throng_runtime::sleep(Duration::from_secs(5)).await;
             }
         }));
         spawn(Box::pin(async {
@@ -134,7 +136,7 @@ impl Lab {
                 if let Ok(stream) = TcpStream::connect(at("10.0.0.9:81")).await {
                     talk(stream).await;
                 }
-                throng_runtime::sleep(Duration::from_secs(1)).await;
+                throng_runtime::sleep(Duration::from_secs(5)).await;
             }
         }));
     }
@@ -220,10 +222,10 @@ impl Lab {
     }
 
     /// Lets time pass, from one thing that happens to the next: not very many of them, for
-    /// some come up a million times a day.
+    /// some come up a million times a day, and they are most of what a run costs.
     fn pass(&mut self, time: Duration) {
         let end = self.world.now() + time;
-        for _ in 0..100 {
+        for _ in 0..STEPS {
             let now = self.world.now();
             let next = self.world.next_deadline().unwrap_or(end).clamp(now, end);
             self.world.run_for(next - now);
