@@ -415,6 +415,7 @@ impl<'a> Run<'a> {
     }
 
     fn outcome(&self) -> Outcome {
+        let struck = self.struck();
         let controls = self.machines.each_ref().map(|machine| lock(&machine.control));
         Outcome {
             failures: self.ledger.failures(),
@@ -425,7 +426,7 @@ impl<'a> Run<'a> {
             bytes: self.ledger.bytes.get(),
             took: self.world.now() - Instant::ZERO,
             sweeps: self.sweeps,
-            struck: self.struck(),
+            struck,
         }
     }
 
