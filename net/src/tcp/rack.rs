@@ -14,6 +14,9 @@ use super::tlp;
 
 /// Recoveries for which a wider reordering window stays (RFC 8985 6.2, step 4).
 const PERSIST: u8 = 16;
+/// Microseconds after which an arrival stands for nothing: times compare within half of their
+/// circle, and a clock can jump.
+const LONG_AGO: u32 = 1 << 30;
 
 /// What is known of the latest segment that arrived.
 #[derive(Debug, Default)]
@@ -53,6 +56,9 @@ impl Rack {
             self.fack = part.end;
         } else if part.end.before(self.fack) && !part.twice {
             return true;
+        }
+        if rtt >= LONG_AGO {
+            return false;
         }
         if part.twice {
             // Which copy it was, nobody can tell for sure. The first, if the timestamp is older
@@ -270,6 +276,8 @@ pub(super) fn detect(conn: &mut Conn, core: &mut Core, now: Clock) -> bool {
         || log(conn).is_some_and(|extra| extra.sent.is_dup_thresh(mss));
     let window = reordering_window(conn, enough);
     let Some(Extra { sent, rack, .. }) = log(conn) else { return false };
+    let age = |latest: &Sending| now.micros.wrapping_sub(latest.at);
+    rack.latest = rack.latest.filter(|latest| age(latest) < LONG_AGO);
     let Some(latest) = rack.latest else { return false };
     let patience = rack.rtt.saturating_add(window);
     let (any, wait) = sent.lose_older(latest, patience, now.micros);

@@ -56,3 +56,26 @@ fn a_clock_that_jumps_weeks_ahead_forgets_no_timer() {
         assert!(again, "after {days} days: {out:?}, {:?}", p.info());
     }
 }
+
+/// Times of sending compare within 35 minutes. What was reported after a clock had jumped by more
+/// counted as sent after everything else, which then was lost, and went again, with every
+/// acknowledgement, and its timer put the retransmission timer off for ever.
+#[test]
+fn what_was_sent_before_a_clock_jumped_orders_nothing() {
+    let mut p = Peer::distant(Config::default(), true, 4_000);
+    assert_eq!(p.starts(), [0, 1_000, 2_000, 3_000]);
+    p.now += Duration::from_secs(2_200);
+    p.engine.on_timeout(p.now);
+    assert_eq!(p.starts(), [3_000], "a probe of the tail");
+    assert!(p.sends(1_000).iter().any(|(_, start)| *start == 0));
+    // The first copy of the last but one has come after all.
+    let again: usize = (0..20)
+        .map(|_| {
+            p.now += ms(1);
+            p.sack(&[(2_000, 3_000)]);
+            p.starts().len()
+        })
+        .sum();
+    assert!(again <= 3, "sent again {again} times in 20 ms");
+    assert!(p.sends(20_000).iter().any(|(_, start)| *start == 0), "no timer is left");
+}
