@@ -263,6 +263,7 @@ mod tests {
             rate: None,
             timed: false,
             spinning: false,
+            with_stack: false,
             adaptive: false,
             cores: [0, 1],
         };

@@ -95,11 +95,29 @@ impl Bed {
     /// # Panics
     /// When an echo does not come out.
     pub fn burst(&mut self, payload: &[u8], echo: bool) {
-        self.now = Instant::from_nanos(self.now.as_nanos() + 10_000);
+        self.burst_of(|i| i, 10_000, payload, echo);
+    }
+
+    /// The same for [`BURST`] different connections that lie anywhere, of which there are more.
+    ///
+    /// # Panics
+    /// As for [`burst`](Bed::burst).
+    pub fn scattered_burst(&mut self, random: u64, payload: &[u8], echo: bool) {
+        let all = self.peers.len();
+        let first = ((u128::from(random) * all as u128) >> 64) as usize;
+        // A prime, so that no two meet. And little time goes by, so that no timer is due before a
+        // connection's next turn.
+        self.burst_of(|i| (first + i * 104_729) % all, 100, payload, echo);
+    }
+
+    #[inline(always)]
+    fn burst_of(&mut self, pick: impl Fn(usize) -> usize, nanos: u64, payload: &[u8], echo: bool) {
+        self.now = Instant::from_nanos(self.now.as_nanos() + nanos);
         let now = self.now;
         let count = BURST.min(self.peers.len());
         let headers: [Header; BURST] = std::array::from_fn(|i| {
-            header(i % count, self.peers[i % count], Flags::ACK | Flags::PSH)
+            let index = pick(i % count);
+            header(index, self.peers[index], Flags::ACK | Flags::PSH)
         });
         let engine = &mut self.engine;
         engine.on_timeout(now);
@@ -121,7 +139,8 @@ impl Bed {
         self.sink.0.clear();
         engine.poll_transmit(now, &mut self.sink);
         assert!(!echo || self.sink.0.len() == count, "{} of {count} echoes", self.sink.0.len());
-        for peer in &mut self.peers[..count] {
+        for i in 0..count {
+            let peer = &mut self.peers[pick(i)];
             peer.seq = peer.seq.wrapping_add(payload.len() as u32);
             peer.ack = peer.ack.wrapping_add(if echo { payload.len() as u32 } else { 0 });
         }

@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod alone;
 pub mod callgrind;
 pub mod compare;
 pub mod engine;

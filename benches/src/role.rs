@@ -7,7 +7,9 @@ use clap::{Args, ValueEnum};
 use throng::{Builder, IdlePolicy, Limits};
 
 /// Connections to one port of a server: fewer than a client has ports of its own.
-const PER_PORT: usize = 20_000;
+pub(crate) const PER_PORT: usize = 20_000;
+/// The first port of a client that makes its frames by hand.
+pub(crate) const FIRST_PORT: u16 = 10_000;
 
 /// What goes over the connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -16,6 +16,8 @@ use crate::serve;
 /// Connections of one process on the host's sockets, below the usual bound of descriptors.
 const PER_PROCESS: usize = 16_000;
 const PORT: u16 = 9_000;
+/// The longest message of the client that makes frames by hand.
+pub(crate) const LONGEST_RAW: usize = 160;
 /// The longest text that nginx's configuration takes; longer pages are files.
 const LONGEST_TEXT: usize = 2_000;
 /// Longest wait for a server to listen.
@@ -85,6 +87,8 @@ pub struct Ask {
     pub timed: bool,
     /// Whether the client on the host's sockets is one thread that asks its socket again and again.
     pub spinning: bool,
+    /// Whether the client on a device has a stack, Throng's own, or makes its frames by hand.
+    pub with_stack: bool,
     /// Whether Throng's server sleeps when it has nothing to do.
     pub adaptive: bool,
     /// The cores of server and client.
@@ -206,8 +210,10 @@ fn on_kernel(ask: &Ask, core: usize, server: SocketAddr, connections: usize) -> 
 }
 
 fn client(ask: &Ask, role: Role, window: usize) -> io::Result<Helper> {
-    let spinning = ask.spinning && role.address.is_none();
-    let load = Load { role, window, rate: ask.rate, timed: ask.timed, spinning };
+    let on_device = role.address.is_some();
+    let spinning = ask.spinning && !on_device;
+    let raw = on_device && !ask.with_stack && !ask.timed && can_be_raw(ask);
+    let load = Load { role, window, rate: ask.rate, timed: ask.timed, spinning, raw };
     // The runtime pins itself.
     let mut command = match spinning {
         true => pinned(ask.cores[1], &std::env::current_exe()?),
@@ -216,6 +222,15 @@ fn client(ask: &Ask, role: Role, window: usize) -> io::Result<Helper> {
     let mut client = Helper::start(command.arg("load").args(load.arguments()))?;
     client.expect("open", START)?;
     Ok(client)
+}
+
+/// Whether the client without a stack can do it: an answer is one segment.
+fn can_be_raw(ask: &Ask) -> bool {
+    match ask.traffic {
+        Traffic::Download | Traffic::Upload => false,
+        Traffic::Echo => ask.size <= LONGEST_RAW,
+        Traffic::Accept | Traffic::Http | Traffic::HttpClose => ask.size <= 1_000,
+    }
 }
 
 /// A pair of processes joined by a DPDK device.

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use serde_json::{Value, json};
+use throng_bench::alone;
 use throng_bench::compare::{Comparison, Measure, peers_are_built, wrk};
 use throng_bench::load::{self, Load};
 use throng_bench::network;
@@ -40,6 +41,8 @@ enum Command {
     Latency(Options),
     /// As much as goes, both ways
     Bulk(Options),
+    /// The TCP engine by itself, in nanoseconds
+    Engine(Options),
     /// All of these
     All(Options),
     #[command(hide = true)]
@@ -75,6 +78,9 @@ struct Options {
     /// too few hugepages for it
     #[arg(long)]
     link: Option<Link>,
+    /// The client of Throng's server has a stack, Throng's own, in place of frames made by hand
+    #[arg(long)]
+    with_stack: bool,
     /// Throng's server may sleep, as it does on devices that can wake it
     #[arg(long)]
     adaptive: bool,
@@ -123,7 +129,10 @@ fn compare(command: Command) -> io::Result<()> {
         Command::ConnectRate(options) => (&[connect_rate], options),
         Command::Latency(options) => (&[latency], options),
         Command::Bulk(options) => (&[bulk], options),
-        Command::All(options) => (&[echo, http, http_close, connect_rate, latency, bulk], options),
+        Command::Engine(options) => (&[engine], options),
+        Command::All(options) => {
+            (&[echo, http, http_close, connect_rate, latency, bulk, engine], options)
+        }
         Command::Serve(_) | Command::Load(_) => return Ok(()),
     };
     for bench in benches {
@@ -166,6 +175,7 @@ impl Options {
             rate: None,
             timed: false,
             spinning: false,
+            with_stack: self.with_stack,
             adaptive: self.adaptive,
             cores: [core(0), core(1)],
         }
@@ -205,6 +215,19 @@ impl Options {
         report.print();
         Ok(report)
     }
+}
+
+fn engine(options: &Options) -> io::Result<Vec<Report>> {
+    // Beside the machine's other work, whose share of the caches shows.
+    let (rounds, seconds) = if options.quick { (1, 0.1) } else { (5, 1.0) };
+    let mut reports = Vec::new();
+    for connections in options.connections(&[1_000, 1_000_000], &[1_000]) {
+        let time = Duration::from_secs_f64(options.seconds.unwrap_or(seconds));
+        let report = alone::measure(connections, options.rounds.unwrap_or(rounds), time)?;
+        report.print();
+        reports.push(report);
+    }
+    Ok(reports)
 }
 
 fn echo(options: &Options) -> io::Result<Vec<Report>> {

@@ -5,6 +5,8 @@
 //! then prints `begun`, and at the end what it has done as a JSON object, [`Done`]. When its
 //! standard input ends, so does it.
 
+mod frame;
+mod raw;
 mod spinning;
 mod traffic;
 
@@ -48,6 +50,9 @@ pub struct Load {
     /// One blocking thread's non-blocking socket asked again and again, in place of the runtime
     #[arg(long)]
     pub spinning: bool,
+    /// No runtime and no stack: frames made by hand, straight on the device
+    #[arg(long)]
+    pub raw: bool,
 }
 
 impl Load {
@@ -58,7 +63,7 @@ impl Load {
         if let Some(rate) = self.rate {
             all.extend(["--rate".to_owned(), rate.to_string()]);
         }
-        let flags = [(self.timed, "--timed"), (self.spinning, "--spinning")];
+        let flags = [(self.timed, "--timed"), (self.spinning, "--spinning"), (self.raw, "--raw")];
         all.extend(flags.iter().filter(|(set, _)| *set).map(|(_, flag)| (*flag).to_owned()));
         all
     }
@@ -155,6 +160,9 @@ impl Shared {
 pub fn run(load: &Load) -> io::Result<()> {
     if load.spinning {
         return spinning::run(&load.role);
+    }
+    if load.raw {
+        return raw::run(load);
     }
     let started = load.clone();
     let ended = load.role.builder().run(move |shard| {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use throng::TcpStream;
 
 use super::Shared;
-use crate::role::Traffic;
+use crate::role::{Role, Traffic};
 
 /// Bytes written at a time in bulk.
 const CHUNK: usize = 256 << 10;
@@ -18,14 +18,19 @@ const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: throng.example\r\nAccept: */*\r
 const LAST_REQUEST: &[u8] =
     b"GET / HTTP/1.1\r\nHost: throng.example\r\nAccept: */*\r\nConnection: close\r\n\r\n";
 
+/// What is said for one operation.
+pub(super) fn message(role: &Role) -> Bytes {
+    match role.traffic {
+        Traffic::Http => Bytes::from_static(REQUEST),
+        Traffic::HttpClose => Bytes::from_static(LAST_REQUEST),
+        _ => Bytes::from(vec![0x55; role.size]),
+    }
+}
+
 /// Does one after the other until the run is over.
 pub(super) async fn worker(shared: Rc<Shared>) {
     let traffic = shared.load.role.traffic;
-    let message = match traffic {
-        Traffic::Http => Bytes::from_static(REQUEST),
-        Traffic::HttpClose => Bytes::from_static(LAST_REQUEST),
-        _ => Bytes::from(vec![0x55; shared.load.role.size]),
-    };
+    let message = message(&shared.load.role);
     let mut number = shared.random(usize::from(u16::MAX));
     while shared.running.get() {
         let begin = match shared.load.rate {
@@ -126,7 +131,7 @@ async fn more(stream: &mut TcpStream) -> io::Result<Bytes> {
 }
 
 /// Length of the response that begins here, head and body, when its head is whole.
-fn response_len(answer: &[u8]) -> io::Result<Option<usize>> {
+pub(super) fn response_len(answer: &[u8]) -> io::Result<Option<usize>> {
     let Some(end) = answer.windows(4).position(|four| four == b"\r\n\r\n") else { return Ok(None) };
     let head = String::from_utf8_lossy(&answer[..end]).to_ascii_lowercase();
     let mut lines = head.split("\r\n");

@@ -1,0 +1,376 @@
+//! A client without a stack: frames made by hand, so that it is quicker than any server it asks.
+//!
+//! It speaks as much TCP as a link that loses nothing asks for: it acknowledges with its next
+//! request where that goes over the same connection, and at once where it does not, as a client's delayed
+//! acknowledgement would. Nothing is sent again: what a server drops is an error at the end. Lines
+//! in and out are those of the client on the runtime.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::IpAddr;
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
+use std::time::{Duration, Instant as Clock};
+
+use throng::net::device::{Device, DeviceSpec, OpenOptions, open};
+use throng::net::packet::Packet;
+use throng::runtime::Instant;
+
+use super::frame::{ACK, FIN, Frame, PSH, RST, SYN, Segment};
+use super::{Done, Load, parse_go, traffic, warm_up};
+use crate::helper;
+use crate::role::Traffic;
+use crate::subject::LONGEST_RAW;
+
+/// Handshakes under way at a time.
+const OPENING: usize = 512;
+/// Nothing came for so long: something was lost.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Turns between two looks at the time and at what we are told.
+const TURNS: u32 = 256;
+
+/// A connection, as far as asking on it takes.
+#[derive(Clone, Copy, Default)]
+struct Conn {
+    seq: u32,
+    ack: u32,
+    /// The last timestamp the server sent.
+    stamp: u32,
+    /// Bytes of the answer that are still to come.
+    missing: u32,
+}
+
+struct Raw {
+    load: Load,
+    device: Box<dyn Device>,
+    frame: Frame,
+    conns: Vec<Conn>,
+    idle: Vec<u32>,
+    /// The next connection to be opened.
+    next: usize,
+    established: usize,
+    outgoing: VecDeque<Packet>,
+    /// Length of an answer; 0: none was seen.
+    answer: usize,
+    on_way: usize,
+    running: bool,
+    done: u64,
+    errors: u64,
+    random: u64,
+    begin: Clock,
+    active: Clock,
+}
+
+/// Runs the client.
+///
+/// # Errors
+/// As for the one on the runtime, and for traffic that this one cannot do.
+pub(super) fn run(load: &Load) -> io::Result<()> {
+    let role = &load.role;
+    let mut core = rustix::thread::CpuSet::new();
+    core.set(role.core);
+    rustix::thread::sched_setaffinity(None, &core)?;
+    let spec: DeviceSpec = role.device.parse().map_err(io::Error::other)?;
+    let device = open(&spec, 1, &OpenOptions::default())?.pop();
+    let device = device.ok_or_else(|| io::Error::other("the device has no queue"))?;
+    let address = role.address.as_deref().and_then(|address| address.split('/').next());
+    let address: Option<IpAddr> = address.and_then(|address| address.parse().ok());
+    let (Some(IpAddr::V4(ours)), IpAddr::V4(server)) = (address, role.server.ip()) else {
+        return Err(io::Error::other("this client has IPv4 only"));
+    };
+    let message = traffic::message(role);
+    if message.len() > LONGEST_RAW {
+        return Err(io::Error::other(format!("a message of more than {LONGEST_RAW} bytes")));
+    }
+    let mut raw = Raw {
+        frame: Frame::new(device.capabilities().mac.0, ours, server, role.server.port(), &message),
+        device,
+        conns: vec![Conn::default(); role.connections],
+        idle: Vec::new(),
+        next: 0,
+        established: 0,
+        outgoing: VecDeque::new(),
+        answer: if role.traffic == Traffic::Echo { role.size } else { 0 },
+        on_way: 0,
+        running: false,
+        done: 0,
+        errors: 0,
+        random: 0x9e37_79b9_7f4a_7c15,
+        begin: Clock::now(),
+        active: Clock::now(),
+        load: load.clone(),
+    };
+    println!("open");
+    let (tell, told) = channel();
+    std::thread::spawn(move || {
+        while let Some(line) = helper::next_line() {
+            let _ = tell.send(line);
+        }
+    });
+    // Frames are answered while we wait, too: the server looks for our address.
+    while raw.told(&told)?.is_none() {}
+    raw.find_server()?;
+    if !role.traffic.connects() {
+        raw.open()?;
+    }
+    println!("ready");
+    loop {
+        if let Some(line) = raw.told(&told)? {
+            println!("{}", raw.work(parse_go(&line)?)?.to_json());
+        }
+    }
+}
+
+impl Raw {
+    /// Some turns, then what we are told meanwhile. The process ends where nobody tells any more.
+    fn told(&mut self, told: &Receiver<String>) -> io::Result<Option<String>> {
+        self.turns();
+        match told.try_recv() {
+            Ok(line) => Ok(Some(line)),
+            Err(TryRecvError::Empty) => Ok(None),
+            Err(TryRecvError::Disconnected) => std::process::exit(0),
+        }
+    }
+
+    fn turns(&mut self) {
+        let mut frames = Vec::new();
+        for _ in 0..TURNS {
+            let now = Instant::from_nanos(self.begin.elapsed().as_nanos() as u64);
+            self.frame.stamp = now.as_nanos().wrapping_div(1_000_000) as u32;
+            self.device.receive(&mut frames, 64, now);
+            for frame in frames.drain(..) {
+                self.received(&frame);
+            }
+            self.device.transmit(&mut self.outgoing, now);
+        }
+    }
+
+    /// Turns until `done`; an error when nothing comes any more.
+    fn until(&mut self, what: &str, done: impl Fn(&Raw) -> bool) -> io::Result<()> {
+        self.active = Clock::now();
+        while !done(self) {
+            self.turns();
+            if self.active.elapsed() > PATIENCE {
+                let (open, on_way) = (self.established, self.on_way);
+                return Err(io::Error::other(format!(
+                    "{what}: nothing came in {PATIENCE:?}; {open} open, {on_way} on their way"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn find_server(&mut self) -> io::Result<()> {
+        for _ in 0..50 {
+            let frame = self.frame.arp_request();
+            self.send(&frame);
+            let end = Clock::now() + Duration::from_millis(100);
+            while Clock::now() < end {
+                self.turns();
+                if self.frame.knows_server() {
+                    return Ok(());
+                }
+            }
+        }
+        Err(io::Error::other("the server does not answer for its address"))
+    }
+
+    fn open(&mut self) -> io::Result<()> {
+        let all = self.conns.len();
+        for _ in 0..OPENING.min(all) {
+            self.open_next();
+        }
+        self.until("opening", |raw| raw.established == all)
+    }
+
+    /// Begins the handshake of the next connection.
+    fn open_next(&mut self) {
+        let index = self.next;
+        if index >= self.conns.len() {
+            return;
+        }
+        self.next += 1;
+        self.syn(index);
+    }
+
+    fn syn(&mut self, index: usize) {
+        let conn = &mut self.conns[index];
+        // Beyond what the connection before it on these ports has used (RFC 6191).
+        conn.seq = conn.seq.wrapping_add(100_000);
+        let seq = conn.seq;
+        *conn = Conn { seq: seq.wrapping_add(1), ..Conn::default() };
+        self.emit(index, Segment { seq, ack: 0, stamp: 0, flags: SYN, data: false });
+    }
+
+    fn emit(&mut self, index: usize, segment: Segment) {
+        let Raw { frame, .. } = self;
+        let built = frame.tcp(index, segment);
+        let (bytes, len) = (built.0, built.1);
+        self.send(&bytes[..len]);
+    }
+
+    fn send(&mut self, bytes: &[u8]) {
+        // Buffers come back when the server has taken what is on its way.
+        for _ in 0..1_000_000 {
+            if let Some(mut packet) = self.device.allocate(bytes.len())
+                && packet.append(bytes)
+            {
+                self.outgoing.push_back(packet);
+                return;
+            }
+            let now = Instant::from_nanos(self.begin.elapsed().as_nanos() as u64);
+            self.device.transmit(&mut self.outgoing, now);
+        }
+        self.errors += 1;
+    }
+
+    fn work(&mut self, time: Duration) -> io::Result<Done> {
+        self.running = true;
+        let connects = self.load.role.traffic.connects();
+        let window = self.load.window.min(self.conns.len());
+        for _ in 0..window {
+            if connects { self.reopen() } else { self.ask_another(None) }
+        }
+        self.for_a_while(warm_up(time));
+        println!("begun");
+        let (begin, done, errors) = (Clock::now(), self.done, self.errors);
+        self.for_a_while(time);
+        let (seconds, done) = (begin.elapsed().as_secs_f64(), self.done - done);
+        self.running = false;
+        self.until("the last", |raw| raw.on_way == 0)?;
+        let errors = self.errors - errors;
+        Ok(Done { done, errors, seconds, quantiles: [f64::NAN; 3] })
+    }
+
+    fn for_a_while(&mut self, time: Duration) {
+        let begin = Clock::now();
+        while begin.elapsed() < time {
+            self.turns();
+        }
+    }
+
+    /// The next connection of those that are opened for one operation each.
+    fn reopen(&mut self) {
+        let index = self.next % self.conns.len();
+        self.next += 1;
+        self.on_way += 1;
+        self.syn(index);
+    }
+
+    /// Asks on a connection picked at random; `answered` is the one whose answer is to be
+    /// acknowledged.
+    fn ask_another(&mut self, answered: Option<usize>) {
+        let picked = match self.idle.len() {
+            _ if !self.running => None,
+            0 => None,
+            len => {
+                self.random ^= self.random << 13;
+                self.random ^= self.random >> 7;
+                self.random ^= self.random << 17;
+                let at = ((u128::from(self.random) * len as u128) >> 64) as usize;
+                Some(self.idle.swap_remove(at) as usize)
+            }
+        };
+        if let Some(index) = answered
+            && picked != Some(index)
+        {
+            self.acknowledge(index);
+        }
+        if let Some(index) = picked {
+            self.on_way += 1;
+            self.ask(index);
+        }
+    }
+
+    fn ask(&mut self, index: usize) {
+        let message = self.frame.message() as u32;
+        let conn = &mut self.conns[index];
+        conn.missing = self.answer as u32;
+        let Conn { seq, ack, stamp, .. } = *conn;
+        conn.seq = seq.wrapping_add(message);
+        self.emit(index, Segment { seq, ack, stamp, flags: ACK | PSH, data: true });
+    }
+
+    fn acknowledge(&mut self, index: usize) {
+        let Conn { seq, ack, stamp, .. } = self.conns[index];
+        self.emit(index, Segment { seq, ack, stamp, flags: ACK, data: false });
+    }
+
+    fn received(&mut self, packet: &Packet) {
+        let bytes = packet.data();
+        if let Some(answer) = self.frame.arp(bytes) {
+            return self.send(&answer);
+        }
+        let Some((index, segment, data)) = self.frame.read(bytes) else { return };
+        if index >= self.conns.len() {
+            return;
+        }
+        self.active = Clock::now();
+        let conn = &mut self.conns[index];
+        conn.stamp = segment.stamp;
+        if segment.flags & RST != 0 {
+            self.errors += 1;
+            return self.ended();
+        }
+        if segment.flags & SYN != 0 {
+            conn.ack = segment.seq.wrapping_add(1);
+            return self.opened(index);
+        }
+        if segment.seq != conn.ack {
+            // Sent again, for what we sent has been on its way for long.
+            return self.acknowledge(index);
+        }
+        conn.ack = conn.ack.wrapping_add(data.len() as u32);
+        if segment.flags & FIN != 0 {
+            conn.ack = conn.ack.wrapping_add(1);
+            let Conn { seq, ack, stamp, .. } = *conn;
+            conn.seq = seq.wrapping_add(1);
+            self.emit(index, Segment { seq, ack, stamp, flags: ACK | FIN, data: false });
+            self.done += 1;
+            return self.ended();
+        }
+        if data.is_empty() || self.load.role.traffic.connects() {
+            return;
+        }
+        if conn.missing == 0 {
+            // The first answer says how long all are, if it is whole.
+            match traffic::response_len(data) {
+                Ok(Some(len)) if len >= data.len() => {
+                    self.answer = len;
+                    conn.missing = len as u32;
+                }
+                _ => self.errors += 1,
+            }
+        }
+        conn.missing = conn.missing.saturating_sub(data.len() as u32);
+        if conn.missing > 0 {
+            return self.acknowledge(index);
+        }
+        self.done += 1;
+        self.on_way -= 1;
+        self.idle.push(index as u32);
+        self.ask_another(Some(index));
+    }
+
+    fn opened(&mut self, index: usize) {
+        self.acknowledge(index);
+        match self.load.role.traffic {
+            Traffic::Accept => {}
+            Traffic::HttpClose => self.ask(index),
+            _ => {
+                self.established += 1;
+                self.idle.push(index as u32);
+                self.open_next();
+            }
+        }
+    }
+
+    /// A connection that was for one operation is over.
+    fn ended(&mut self) {
+        if self.load.role.traffic.connects() {
+            self.on_way -= 1;
+            if self.running {
+                self.reopen();
+            }
+        }
+    }
+}
