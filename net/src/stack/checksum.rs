@@ -13,20 +13,21 @@ pub(crate) struct Sum {
 impl Sum {
     /// The sum over the pseudo-header of RFC 9293 3.1 (IPv4) or RFC 8200 8.1 (IPv6).
     pub(crate) fn pseudo_header(src: &Addr, dst: &Addr, protocol: u8, len: usize) -> Sum {
-        let mut sum = Sum::default();
         // An IPv4-mapped address adds 0xffff for its prefix, which is zero in this arithmetic.
-        sum.add(&src.0);
-        sum.add(&dst.0);
-        sum.add(&(len as u32).to_be_bytes());
-        sum.add(&[0, protocol]);
-        sum
+        let address = |addr: &Addr| {
+            let bits = u128::from_ne_bytes(addr.0);
+            halves(bits as u64) + halves((bits >> 64) as u64)
+        };
+        let len = u64::from((len as u32).to_be());
+        let protocol = u64::from(u16::from(protocol).to_be());
+        Sum { total: address(src) + address(dst) + len + protocol, odd: false }
     }
 
     /// Adds `bytes` where the last piece ended.
     pub(crate) fn add(&mut self, bytes: &[u8]) {
-        let piece = fold(sum_aligned(bytes));
+        let piece = sum_aligned(bytes);
         // A piece that starts at an odd offset counts with its bytes swapped (RFC 1071 2(B)).
-        self.total += u64::from(if self.odd { piece.swap_bytes() } else { piece });
+        self.total += if self.odd { u64::from(fold(piece).swap_bytes()) } else { piece };
         self.odd ^= bytes.len() % 2 == 1;
     }
 
@@ -59,21 +60,29 @@ fn sum_aligned(bytes: &[u8]) -> u64 {
     let mut total = 0u64;
     let mut chunks = bytes.chunks_exact(8);
     for chunk in &mut chunks {
-        let word = u64::from_ne_bytes(chunk.try_into().expect("chunks of eight"));
-        total += (word & 0xffff_ffff) + (word >> 32);
+        total += halves(u64::from_ne_bytes(chunk.try_into().expect("chunks of eight")));
     }
-    let mut rest = [0u8; 8];
     let tail = chunks.remainder();
-    rest[..tail.len()].copy_from_slice(tail);
-    let word = u64::from_ne_bytes(rest);
-    total + (word & 0xffff_ffff) + (word >> 32)
+    // Most headers and many messages have none, and a copy of no bytes is a call all the same.
+    if !tail.is_empty() {
+        let mut rest = [0u8; 8];
+        rest[..tail.len()].copy_from_slice(tail);
+        total += halves(u64::from_ne_bytes(rest));
+    }
+    total
 }
 
-fn fold(mut total: u64) -> u16 {
-    while total > 0xffff {
-        total = (total & 0xffff) + (total >> 16);
-    }
-    total as u16
+/// Both halves of a word, added: a sum of them takes 2^32 before it overflows.
+fn halves(word: u64) -> u64 {
+    (word & 0xffff_ffff) + (word >> 32)
+}
+
+fn fold(total: u64) -> u16 {
+    let total = halves(total);
+    // Below 2^33 by now, so each step has less to carry: 2^17, then 2^16 at most, and no more.
+    let total = (total & 0xffff) + (total >> 16);
+    let total = (total & 0xffff) + (total >> 16);
+    ((total & 0xffff) + (total >> 16)) as u16
 }
 
 #[cfg(test)]
@@ -101,6 +110,21 @@ mod tests {
             sum.add(&bytes[..cut]);
             sum.add(&bytes[cut..]);
             assert_eq!(sum.finish(), (!whole).to_be_bytes(), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn any_sum_folds() {
+        let slowly = |mut total: u64| {
+            while total > 0xffff {
+                total = (total & 0xffff) + (total >> 16);
+            }
+            total as u16
+        };
+        for bit in 0..64 {
+            for total in [1_u64 << bit, u64::MAX >> bit, u64::MAX << bit, (1 << bit) - 1] {
+                assert_eq!(fold(total), slowly(total), "{total:#x}");
+            }
         }
     }
 

@@ -32,6 +32,9 @@ impl Stack {
     }
 
     fn receive_messages(&mut self, now: Instant) -> bool {
+        if self.shards == 1 {
+            return false;
+        }
         let mut flows = Vec::new();
         let mut count = 0;
         while count < MESSAGES {
@@ -55,6 +58,9 @@ impl Stack {
     /// Takes `frames` through the stages and leaves it empty. `steer` is false for frames
     /// that another shard has handed over: they are ours.
     pub(super) fn process(&mut self, frames: &mut Vec<Packet>, steer: bool, now: Instant) {
+        if frames.is_empty() {
+            return;
+        }
         let mut segments = std::mem::take(&mut self.segments);
         for (index, frame) in frames.iter_mut().enumerate() {
             let parsed = parse(frame, |addr| self.link.routes.is_local(addr));
@@ -115,7 +121,7 @@ impl Stack {
             self.engine.warm_payload(&arrival.lookup);
         }
         let beside = self.exception.is_some();
-        for arrival in segments.drain(..) {
+        for arrival in &segments {
             let tuple = &arrival.header.tuple;
             let frames = &mut frames[arrival.frames()];
             if beside && self.shares(&tuple.local) && !self.engine.claims(tuple) {
@@ -126,7 +132,7 @@ impl Stack {
             }
             self.link.counters.rx_segments += frames.len() as u64;
             if let [frame] = frames {
-                let payload = &frame.data()[arrival.payload];
+                let payload = &frame.data()[arrival.payload.clone()];
                 self.engine.on_segment_at(&arrival.lookup, &arrival.header, payload, now);
             } else {
                 let mut parts: [&[u8]; MAX_RUN] = [&[]; MAX_RUN];
@@ -134,6 +140,7 @@ impl Stack {
                 self.engine.on_run_at(&arrival.lookup, &arrival.header, parts, now);
             }
         }
+        segments.clear();
         self.segments = segments;
         frames.clear();
     }
