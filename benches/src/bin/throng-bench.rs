@@ -68,6 +68,10 @@ struct Options {
     /// Most operations on their way at a time
     #[arg(long)]
     window: Option<usize>,
+    /// Operations that fall due each second, of `latency` on many connections; default: half of what
+    /// tokio can do
+    #[arg(long)]
+    rate: Option<f64>,
     /// How often each is measured
     #[arg(long)]
     rounds: Option<usize>,
@@ -194,6 +198,18 @@ impl Options {
         std::iter::once(Subject::Throng(link)).chain(peers).collect()
     }
 
+    fn comparison(
+        &self,
+        bench: &'static str,
+        measure: Measure,
+        ask: Ask,
+        subjects: Vec<Subject>,
+    ) -> Comparison {
+        let (rounds, seconds) = if self.quick { (1, 0.2) } else { (5, 3.0) };
+        let time = Duration::from_secs_f64(self.seconds.unwrap_or(seconds));
+        Comparison { bench, ask, subjects, rounds: self.rounds.unwrap_or(rounds), time, measure }
+    }
+
     fn run(
         &self,
         bench: &'static str,
@@ -202,16 +218,7 @@ impl Options {
         peers: &[Subject],
     ) -> io::Result<Report> {
         eprintln!("{bench}, {} connections", ask.connections);
-        let (rounds, seconds) = if self.quick { (1, 0.2) } else { (5, 3.0) };
-        let comparison = Comparison {
-            bench,
-            ask,
-            subjects: self.subjects(peers),
-            rounds: self.rounds.unwrap_or(rounds),
-            time: Duration::from_secs_f64(self.seconds.unwrap_or(seconds)),
-            measure,
-        };
-        let report = comparison.run()?;
+        let report = self.comparison(bench, measure, ask, self.subjects(peers)).run()?;
         report.print();
         Ok(report)
     }
@@ -279,11 +286,30 @@ fn connect_rate(options: &Options) -> io::Result<Vec<Report>> {
     Ok(vec![options.run("connect-rate", Measure::Rate, ask, &peers)?])
 }
 
+/// One connection, everybody spinning; then a thousand, on which messages fall due by the clock, half as
+/// many as tokio can answer.
 fn latency(options: &Options) -> io::Result<Vec<Report>> {
-    let mut ask = options.ask(Traffic::Echo, 1, 64, 1);
-    ask.timed = true;
-    let peers = [Subject::Peer("tokio-echo"), Subject::Peer("spinning-echo")];
-    Ok(vec![options.run("latency", Measure::Latency, ask, &peers)?])
+    let tokio = Subject::Peer("tokio-echo");
+    let mut reports = Vec::new();
+    for connections in options.connections(&[1, 1_000], &[1]) {
+        let mut ask = options.ask(Traffic::Echo, connections, 64, connections);
+        ask.timed = true;
+        ask.spinning = connections == 1;
+        ask.rate = options.rate;
+        if !ask.spinning && ask.rate.is_none() {
+            let most =
+                options.comparison("latency", Measure::Rate, ask.clone(), vec![tokio.clone()]);
+            let most = Comparison { rounds: 1, ..most }.run()?;
+            let rate = most.more["details"]["tokio-echo"]["per_second"].as_f64();
+            ask.rate = rate.map(|rate| (rate / 2.0).round());
+        }
+        let peers: &[Subject] = match ask.spinning {
+            true => &[tokio.clone(), Subject::Peer("spinning-echo")],
+            false => &[tokio.clone(), Subject::OnKernel],
+        };
+        reports.push(options.run("latency", Measure::Latency, ask, peers)?);
+    }
+    Ok(reports)
 }
 
 fn bulk(options: &Options) -> io::Result<Vec<Report>> {
