@@ -12,11 +12,17 @@ use crate::stats::Samples;
 /// Bytes of a message.
 const MESSAGE: usize = 64;
 
-/// Has `connections` echo, a burst of them at a time that lie anywhere, `rounds` times for `time`.
+/// Has `connections` echo, a burst of them at a time that lie anywhere, `rounds` times for `time`. Echoes
+/// are acknowledged `at_once`, or else with the connection's next message.
 ///
 /// # Errors
 /// The kernel does not say how much CPU time it took.
-pub fn measure(connections: usize, rounds: usize, time: Duration) -> io::Result<Report> {
+pub fn measure(
+    connections: usize,
+    at_once: bool,
+    rounds: usize,
+    time: Duration,
+) -> io::Result<Report> {
     let mut bed = Bed::new(connections.max(BURST));
     let mut random = 0x9e37_79b9_7f4a_7c15_u64;
     let payload = [0x55; MESSAGE];
@@ -29,7 +35,7 @@ pub fn measure(connections: usize, rounds: usize, time: Duration) -> io::Result<
                 random ^= random << 13;
                 random ^= random >> 7;
                 random ^= random << 17;
-                bed.scattered_burst(random, &payload, true);
+                bed.scattered_burst(random, &payload, at_once);
                 segments += BURST as u64;
             }
         }
@@ -42,8 +48,13 @@ pub fn measure(connections: usize, rounds: usize, time: Duration) -> io::Result<
     }
     Ok(Report {
         bench: "engine".into(),
-        params: json!({ "connections": connections, "size": MESSAGE, "burst": BURST }),
-        unit: "ns of CPU time per segment received, read, and sent back".into(),
+        params: json!({
+            "connections": connections,
+            "size": MESSAGE,
+            "burst": BURST,
+            "acknowledged": if at_once { "at once" } else { "with the next" },
+        }),
+        unit: "ns of CPU time per message received, read, and sent back".into(),
         more_is_better: false,
         throng: Samples::from(figures),
         peers: Vec::new(),
@@ -66,7 +77,9 @@ mod tests {
     #[test]
     fn every_scattered_segment_is_echoed() {
         // The bed itself insists on the echoes.
-        let report = measure(500, 1, Duration::from_millis(20)).expect("schedstat");
-        assert_eq!(report.throng.len(), 1);
+        for at_once in [false, true] {
+            let report = measure(500, at_once, 1, Duration::from_millis(20)).expect("schedstat");
+            assert_eq!(report.throng.len(), 1);
+        }
     }
 }

@@ -98,16 +98,39 @@ impl Bed {
         self.burst_of(|i| i, 10_000, payload, echo);
     }
 
-    /// The same for [`BURST`] different connections that lie anywhere, of which there are more.
+    /// The same for [`BURST`] different connections that lie anywhere, of which there are more. With
+    /// `at_once` the peers acknowledge the echoes then, not with what they send next.
     ///
     /// # Panics
     /// As for [`burst`](Bed::burst).
-    pub fn scattered_burst(&mut self, random: u64, payload: &[u8], echo: bool) {
+    pub fn scattered_burst(&mut self, random: u64, payload: &[u8], at_once: bool) {
         let all = self.peers.len();
         let first = ((u128::from(random) * all as u128) >> 64) as usize;
         // A prime, so that no two meet. And little time goes by, so that no timer is due before a
         // connection's next turn.
-        self.burst_of(|i| (first + i * 104_729) % all, 100, payload, echo);
+        let pick = |i| (first + i * 104_729) % all;
+        self.burst_of(pick, 100, payload, true);
+        if at_once {
+            self.acknowledge(pick);
+        }
+    }
+
+    /// A segment without data of each of these.
+    fn acknowledge(&mut self, pick: impl Fn(usize) -> usize) {
+        let now = self.now;
+        let headers: [Header; BURST] =
+            std::array::from_fn(|i| header(pick(i), self.peers[pick(i)], Flags::ACK));
+        let mut lookups: [_; BURST] =
+            std::array::from_fn(|i| self.engine.prefetch(&headers[i].tuple));
+        for lookup in &mut lookups {
+            self.engine.locate(lookup);
+        }
+        lookups.iter().for_each(|lookup| self.engine.warm(lookup));
+        for (lookup, header) in lookups.iter().zip(&headers) {
+            self.engine.on_segment_at(lookup, header, &[], now);
+        }
+        while self.engine.pop_event().is_some() {}
+        self.engine.poll_transmit(now, &mut self.sink);
     }
 
     #[inline(always)]

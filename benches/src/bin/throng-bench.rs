@@ -230,9 +230,12 @@ fn engine(options: &Options) -> io::Result<Vec<Report>> {
     let mut reports = Vec::new();
     for connections in options.connections(&[1_000, 1_000_000], &[1_000]) {
         let time = Duration::from_secs_f64(options.seconds.unwrap_or(seconds));
-        let report = alone::measure(connections, options.rounds.unwrap_or(rounds), time)?;
-        report.print();
-        reports.push(report);
+        for at_once in [false, true] {
+            let rounds = options.rounds.unwrap_or(rounds);
+            let report = alone::measure(connections, at_once, rounds, time)?;
+            report.print();
+            reports.push(report);
+        }
     }
     Ok(reports)
 }
