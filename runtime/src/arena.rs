@@ -31,8 +31,10 @@ const _: () = assert!(ARENA_BITS + INDEX_BITS + GENERATION_BITS == usize::BITS);
 
 /// Most tasks a shard can hold.
 pub(crate) const MAX_TASKS: usize = (1 << INDEX_BITS) - 1;
+/// The number that no arena has, so that whatever has it is no task (see `small_waker`).
+pub(crate) const FOREIGN_ARENA: usize = (1 << ARENA_BITS) - 1;
 /// Most shards alive at once in a process.
-const MAX_ARENAS: usize = 1 << ARENA_BITS;
+const MAX_ARENAS: usize = FOREIGN_ARENA;
 
 /// log2 of the number of slots in the first chunk.
 const FIRST_LOG2: u32 = 8;
@@ -160,13 +162,13 @@ unsafe impl Sync for Arena {}
 unsafe impl Send for Arena {}
 
 /// All arenas ever made, by number.
-static ARENAS: [AtomicPtr<Arena>; MAX_ARENAS] =
-    [const { AtomicPtr::new(ptr::null_mut()) }; MAX_ARENAS];
+static ARENAS: [AtomicPtr<Arena>; 1 << ARENA_BITS] =
+    [const { AtomicPtr::new(ptr::null_mut()) }; 1 << ARENA_BITS];
 /// Arenas that no shard holds, and the number made so far.
 static POOL: Mutex<(Vec<u16>, usize)> = Mutex::new((Vec::new(), 0));
 
 impl Arena {
-    /// Borrows an arena for a shard. Error: 4096 are in use.
+    /// Borrows an arena for a shard. Error: 4,095 are in use.
     pub(crate) fn acquire() -> io::Result<&'static Arena> {
         let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(id) = pool.0.pop() {
@@ -202,7 +204,7 @@ impl Arena {
     #[inline]
     pub(crate) fn by_id(id: u16) -> Option<&'static Arena> {
         // SAFETY: the pointer is null or comes from a leaked box.
-        unsafe { ARENAS[usize::from(id) % MAX_ARENAS].load(Ordering::Acquire).as_ref() }
+        unsafe { ARENAS[usize::from(id) % ARENAS.len()].load(Ordering::Acquire).as_ref() }
     }
 
     #[inline]

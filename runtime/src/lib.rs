@@ -45,6 +45,7 @@ mod run;
 mod shard;
 pub mod signal;
 pub mod sim;
+mod small_waker;
 pub mod stages;
 mod stats;
 mod sync;
@@ -65,6 +66,7 @@ pub use on_thread::OnThread;
 pub use prefetch::prefetch_read;
 pub use remote::{RemoteHandle, spawn_on};
 pub use run::run;
+pub use small_waker::SmallWaker;
 pub use stats::{Stats, stats};
 pub use time::Instant;
 pub use timer::{

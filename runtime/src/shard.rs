@@ -23,6 +23,7 @@ use crate::inbound::Chain;
 use crate::mesh::Port;
 use crate::prefetch::prefetch;
 use crate::ready::{BATCH, ReadyQueue};
+use crate::small_waker::SmallWaker;
 use crate::stages::Stages;
 use crate::stats::{Counters, Stats};
 use crate::task::{self, Header};
@@ -61,8 +62,8 @@ pub(crate) struct Shard {
     pub(crate) sleeps: Cell<u32>,
     /// Remote wakes taken from the list and not yet looked at.
     chain: Cell<Chain>,
-    pub(crate) timers: RefCell<TimerWheel<Waker>>,
-    fired: RefCell<Vec<Waker>>,
+    pub(crate) timers: RefCell<TimerWheel<Option<SmallWaker>>>,
+    fired: RefCell<Vec<SmallWaker>>,
     extras: RefCell<HashMap<u32, Extra, BuildHasherDefault<IndexHasher>>>,
     pub(crate) port: RefCell<Port<Envelope>>,
     /// Who waits for a signal, by the numbers of `signal::Waiter`.
@@ -285,7 +286,7 @@ impl Shard {
         }
         let mut fired = self.fired.take();
         let more = timers.advance_keep(now, budget, &mut |waker| {
-            fired.push(std::mem::replace(waker, Waker::noop().clone()));
+            fired.extend(waker.take());
         });
         drop(timers);
         let any = more || !fired.is_empty();

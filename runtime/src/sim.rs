@@ -56,7 +56,7 @@ impl World {
     /// Adds a host with one shard for each driver.
     ///
     /// # Panics
-    /// Without a driver, or with more than 4,096 shards in the process.
+    /// Without a driver, or with more than 4,095 shards in the process.
     pub fn add_host(&mut self, drivers: Vec<Box<dyn Driver>>) -> HostId {
         let config = Config { shards: drivers.len(), ..Config::default() };
         let mut drivers = drivers.into_iter();
@@ -71,7 +71,7 @@ impl World {
     /// as [`run`](crate::run()) does. Pinning and idle policy mean nothing here.
     ///
     /// # Errors
-    /// No shards, 4,096 shards in the process, or the first error of `make_driver`.
+    /// No shards, 4,095 shards in the process, or the first error of `make_driver`.
     pub fn add_host_with(
         &mut self,
         config: Config,

@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::shard;
+use crate::small_waker::SmallWaker;
 use crate::time::Instant;
 use crate::wheel::TimerKey;
 
@@ -38,7 +39,7 @@ pub fn sleep_until(deadline: Instant) -> Sleep {
     Sleep { deadline, key: None, shard: 0 }
 }
 
-/// The future of [`sleep`] and [`sleep_until`]: 16 bytes, and 32 in the shard's wheel while
+/// The future of [`sleep`] and [`sleep_until`]: 16 bytes, and 24 in the shard's wheel while
 /// it waits.
 #[must_use = "futures do nothing unless polled"]
 pub struct Sleep {
@@ -101,13 +102,13 @@ impl Future for Sleep {
             }
             let holder = shard.arena().holder();
             if let (Some(key), true) = (self.key, self.shard == holder) {
-                let new = cx.waker().clone();
+                let new = Some(SmallWaker::from(cx.waker()));
                 let mut timers = shard.timers.borrow_mut();
                 let old = timers.get_mut(key).map(|waker| std::mem::replace(waker, new));
                 drop(timers);
                 drop(old);
             } else {
-                let waker = cx.waker().clone();
+                let waker = Some(SmallWaker::from(cx.waker()));
                 self.key = Some(shard.timers.borrow_mut().insert(self.deadline, waker));
                 self.shard = holder;
             }

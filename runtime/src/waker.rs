@@ -22,14 +22,25 @@ unsafe fn clone(data: *const ()) -> RawWaker {
     RawWaker::new(data, &VTABLE)
 }
 
-unsafe fn wake(data: *const ()) {
-    let id = TaskId::unpack(data.addr());
+/// The task that `waker` wakes, if it is one of ours.
+#[inline]
+pub(crate) fn task_of(waker: &Waker) -> Option<TaskId> {
+    ptr::eq(waker.vtable(), &VTABLE).then(|| TaskId::unpack(waker.data().addr()))
+}
+
+/// Wakes a task of any shard.
+#[inline]
+pub(crate) fn wake_task(id: TaskId) {
     if shard::wake_if_own(id) {
         return;
     }
     if let Some(arena) = Arena::by_id(id.arena) {
         arena.wake_remote(id);
     }
+}
+
+unsafe fn wake(data: *const ()) {
+    wake_task(TaskId::unpack(data.addr()));
 }
 
 unsafe fn drop(_: *const ()) {}

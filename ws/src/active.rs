@@ -4,10 +4,11 @@ use std::io;
 use std::mem;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures::io::{AsyncRead, AsyncWrite};
+use throng_runtime::SmallWaker;
 use tungstenite::protocol::{CloseFrame, Message, Role, WebSocketContext};
 
 use crate::bridge::{Bridge, over_budget};
@@ -32,7 +33,7 @@ pub(crate) struct Active {
     /// The stream refused bytes, or the write buffer is full enough to be written.
     blocked: bool,
     /// The task that waits to send.
-    writer: Option<Waker>,
+    writer: Option<SmallWaker>,
     stall: Option<Box<Stall>>,
     /// Why the connection is being failed.
     pub(crate) failing: Option<Failing>,
@@ -141,7 +142,7 @@ impl Active {
         &mut self,
         io: &mut S,
         cx: &mut Context<'_>,
-        reader: Option<&Waker>,
+        reader: Option<&SmallWaker>,
     ) -> Result<(), tungstenite::Error> {
         let other = reader.or(self.writer.as_ref());
         let mut bridge = Bridge::new(io, cx, &mut self.tracker, &mut self.share, other);
@@ -197,7 +198,7 @@ impl Active {
     /// Notes that the writing task waits; ready when the peer has taken nothing for `limit`.
     pub(crate) fn poll_stall(&mut self, limit: Option<Duration>, cx: &mut Context<'_>) -> Poll<()> {
         if !self.writer.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            self.writer = Some(cx.waker().clone());
+            self.writer = Some(cx.waker().into());
         }
         let Some(limit) = limit else { return Poll::Pending };
         let now = throng_runtime::now();

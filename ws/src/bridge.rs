@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 
 use futures::io::{AsyncRead, AsyncWrite};
+use throng_runtime::SmallWaker;
 
 use crate::config::Share;
 use crate::track::Tracker;
@@ -21,7 +22,7 @@ pub(crate) struct Bridge<'a, 'c, S> {
     cx: &'a mut Context<'c>,
     tracker: &'a mut Tracker,
     share: &'a mut Share,
-    other: Option<&'a Waker>,
+    other: Option<&'a SmallWaker>,
     /// Bytes the stream has taken during this poll.
     pub(crate) written: usize,
     /// Bytes have come during this poll.
@@ -34,7 +35,7 @@ impl<'a, 'c, S> Bridge<'a, 'c, S> {
         cx: &'a mut Context<'c>,
         tracker: &'a mut Tracker,
         share: &'a mut Share,
-        other: Option<&'a Waker>,
+        other: Option<&'a SmallWaker>,
     ) -> Self {
         let other = other.filter(|waker| !waker.will_wake(cx.waker()));
         Bridge { io, cx, tracker, share, other, written: 0, heard: false }
@@ -50,7 +51,7 @@ impl<'a, 'c, S> Bridge<'a, 'c, S> {
     {
         let mut result = poll(Pin::new(self.io), self.cx);
         if let (Poll::Pending, Some(other)) = (&result, self.other) {
-            let both = Waker::from(Arc::new(Both(self.cx.waker().clone(), other.clone())));
+            let both = Waker::from(Arc::new(Both(self.cx.waker().clone(), other.to_waker())));
             result = poll(Pin::new(self.io), &mut Context::from_waker(&both));
         }
         match result {

@@ -6,12 +6,13 @@ use std::io;
 use std::mem;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 
 use futures::io::{AsyncRead, AsyncWrite};
 use futures::sink::Sink;
 use futures::stream::{FusedStream, Stream};
 use throng_http::Stage;
+use throng_runtime::SmallWaker;
 use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::protocol::{CloseFrame, Message, Role};
 
@@ -40,14 +41,14 @@ const DRAIN_READS: usize = 32;
 ///
 /// **Parking.** A socket that waits with no partial frame, no open fragmented message and
 /// nothing to send holds no protocol state and no buffers: its size is that of this struct
-/// (48 bytes and the stream), plus one small box when it has timers.
+/// (40 bytes and the stream), plus one small box when it has timers.
 pub struct WebSocket<S> {
     pub(crate) io: S,
     pub(crate) active: Option<Box<Active>>,
     timers: Option<Box<Timers>>,
     config: Rc<Config>,
     /// The task that waited for a message last.
-    reader: Option<Waker>,
+    reader: Option<SmallWaker>,
     role: Role,
     phase: Phase,
     /// The peer's close frame has arrived.
@@ -504,7 +505,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream for WebSocket<S> {
         let this = self.get_mut();
         let item = this.poll_message(cx);
         if item.is_pending() && !this.reader.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
-            this.reader = Some(cx.waker().clone());
+            this.reader = Some(cx.waker().into());
         }
         item
     }
@@ -558,4 +559,4 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Sink<Message> for WebSocket<S> {
 }
 
 // An idle socket must stay small: a million of them are held at once.
-const _: () = assert!(mem::size_of::<WebSocket<()>>() <= 48);
+const _: () = assert!(mem::size_of::<WebSocket<()>>() <= 40);

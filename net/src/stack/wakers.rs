@@ -3,21 +3,13 @@
 
 use std::task::{Context, Waker};
 
+use throng_runtime::SmallWaker;
+
 /// Adds the task of `cx` to tasks that wait for the same thing, once.
 pub(crate) fn wait_in(waiting: &mut Vec<Waker>, cx: &Context<'_>) {
     if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
         waiting.push(cx.waker().clone());
     }
-}
-
-/// Slots per chunk: growing allocates one chunk and moves none.
-const CHUNK: usize = 1024;
-
-/// The two wakers of a connection.
-#[derive(Default)]
-struct Slot {
-    read: Option<Waker>,
-    write: Option<Waker>,
 }
 
 /// What a task waits for.
@@ -29,56 +21,157 @@ pub(crate) enum Interest {
     Write,
 }
 
-/// Wakers by connection index.
+/// The wakers of the shard's connections. Every idle one waits to read, so those lie in a table;
+/// few wait to write, so that table has holes.
 #[derive(Default)]
 pub(crate) struct Wakers {
-    chunks: Vec<Box<[Slot]>>,
+    read: Table<1024>,
+    write: Table<64>,
 }
 
 impl Wakers {
     /// Registers the task of `cx`; it replaces the one that waited before.
     pub(crate) fn register(&mut self, index: u32, interest: Interest, cx: &Context<'_>) {
-        let index = index as usize;
-        while self.chunks.len() <= index / CHUNK {
-            self.chunks.push((0..CHUNK).map(|_| Slot::default()).collect());
-        }
-        let slot = &mut self.chunks[index / CHUNK][index % CHUNK];
-        let waker = match interest {
-            Interest::Read => &mut slot.read,
-            Interest::Write => &mut slot.write,
-        };
-        match waker {
-            Some(waker) => waker.clone_from(cx.waker()),
-            None => *waker = Some(cx.waker().clone()),
+        match interest {
+            Interest::Read => self.read.set(index, cx.waker()),
+            Interest::Write => self.write.set(index, cx.waker()),
         }
     }
 
     /// Wakes the task that waits, if one does.
     pub(crate) fn wake(&mut self, index: u32, interest: Interest) {
-        if let Some(slot) = self.slot(index) {
-            let waker = match interest {
-                Interest::Read => slot.read.take(),
-                Interest::Write => slot.write.take(),
-            };
-            if let Some(waker) = waker {
-                waker.wake();
-            }
+        let waker = match interest {
+            Interest::Read => self.read.take(index),
+            Interest::Write => self.write.take(index),
+        };
+        if let Some(waker) = waker {
+            waker.wake();
         }
     }
 
     /// Forgets both: the connection's owner has let go of it.
     pub(crate) fn clear(&mut self, index: u32) {
-        if let Some(slot) = self.slot(index) {
-            *slot = Slot::default();
-        }
+        self.read.take(index);
+        self.write.take(index);
     }
 
     /// Bytes of memory held.
     pub(crate) fn memory(&self) -> usize {
-        self.chunks.len() * CHUNK * size_of::<Slot>()
+        self.read.memory() + self.write.memory()
+    }
+}
+
+/// Wakers by connection index, in chunks of `N`: growing allocates one chunk and moves none,
+/// and a chunk whose last waker goes is given back.
+#[derive(Default)]
+struct Table<const N: usize> {
+    chunks: Vec<Option<Box<Chunk<N>>>>,
+    /// One without wakers, kept for the next need.
+    spare: Option<Box<Chunk<N>>>,
+}
+
+struct Chunk<const N: usize> {
+    used: u32,
+    wakers: [Option<SmallWaker>; N],
+}
+
+impl<const N: usize> Table<N> {
+    fn set(&mut self, index: u32, waker: &Waker) {
+        let (at, offset) = (index as usize / N, index as usize % N);
+        if at >= self.chunks.len() {
+            self.chunks.resize_with(at + 1, || None);
+        }
+        let spare = &mut self.spare;
+        let chunk = self.chunks[at].get_or_insert_with(|| {
+            let fresh = || Box::new(Chunk { used: 0, wakers: [const { None }; N] });
+            spare.take().unwrap_or_else(fresh)
+        });
+        let place = &mut chunk.wakers[offset];
+        match place {
+            Some(there) if there.will_wake(waker) => {}
+            Some(there) => *there = waker.into(),
+            None => {
+                *place = Some(waker.into());
+                chunk.used += 1;
+            }
+        }
     }
 
-    fn slot(&mut self, index: u32) -> Option<&mut Slot> {
-        self.chunks.get_mut(index as usize / CHUNK).map(|chunk| &mut chunk[index as usize % CHUNK])
+    fn take(&mut self, index: u32) -> Option<SmallWaker> {
+        let place = self.chunks.get_mut(index as usize / N)?;
+        let chunk = place.as_mut()?;
+        let waker = chunk.wakers[index as usize % N].take()?;
+        chunk.used -= 1;
+        if chunk.used == 0 {
+            self.spare = place.take();
+        }
+        Some(waker)
+    }
+
+    fn memory(&self) -> usize {
+        let chunks = self.chunks.iter().chain([&self.spare]).flatten().count();
+        chunks * size_of::<Chunk<N>>() + self.chunks.capacity() * size_of::<usize>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::task::Wake;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Count(AtomicU32);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn each_waits_for_its_own() {
+        let counts: [Arc<Count>; 3] = Default::default();
+        let wakers = counts.clone().map(Waker::from);
+        let woken = || counts.each_ref().map(|count| count.0.load(Ordering::Relaxed));
+        let mut table = Wakers::default();
+        let last = 5_000;
+        for (waker, (index, interest)) in
+            wakers.iter().zip([(0, Interest::Read), (last, Interest::Read), (0, Interest::Write)])
+        {
+            table.register(index, interest, &Context::from_waker(waker));
+        }
+        table.wake(last, Interest::Write);
+        table.wake(1, Interest::Read);
+        table.wake(9_999, Interest::Read);
+        assert_eq!(woken(), [0, 0, 0]);
+        table.wake(0, Interest::Write);
+        table.wake(0, Interest::Write);
+        assert_eq!(woken(), [0, 0, 1]);
+        table.register(0, Interest::Read, &Context::from_waker(&wakers[2]));
+        table.wake(0, Interest::Read);
+        assert_eq!(woken(), [0, 0, 2], "who comes later takes the place");
+        table.clear(last);
+        table.wake(last, Interest::Read);
+        assert_eq!(woken(), [0, 0, 2]);
+    }
+
+    #[test]
+    fn an_idle_connection_costs_eight_bytes_and_none_when_it_is_gone() {
+        let count = 100 * 1024;
+        let mut table = Wakers::default();
+        let cx = Context::from_waker(Waker::noop());
+        // Nobody's writers stay, as long as not all wait at once.
+        for index in 0..count {
+            table.register(index, Interest::Write, &cx);
+            table.wake(index, Interest::Write);
+            table.register(index, Interest::Read, &cx);
+        }
+        let each = table.memory() as f64 / f64::from(count);
+        assert!(each < 8.5, "{each} bytes each");
+        (0..count).for_each(|index| table.clear(index));
+        assert!(table.memory() < 40_000, "{} bytes", table.memory());
     }
 }

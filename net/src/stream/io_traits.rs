@@ -21,7 +21,7 @@ impl TcpStream {
     /// The host's connection, where a read of `max` bytes goes straight to it.
     fn unpeeked_kernel(&self, max: usize) -> Option<&KernelStream> {
         match &self.inner {
-            Inner::Kernel(stream) if self.peeked.is_none() && max > 0 => Some(stream),
+            Inner::Kernel(stream) if !self.is_peeked() && max > 0 => Some(stream),
             _ => None,
         }
     }
@@ -34,7 +34,7 @@ impl AsyncRead for TcpStream {
         buf: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         if let Some(stream) = self.unpeeked_kernel(buf.len()) {
-            return stream.poll_read(cx, buf, self.read_shut.get());
+            return stream.poll_read(cx, buf, self.is_read_shut());
         }
         let chunk = ready!(self.poll_read_chunk(cx, buf.len()))?;
         buf[..chunk.len()].copy_from_slice(&chunk);
@@ -44,22 +44,24 @@ impl AsyncRead for TcpStream {
 
 impl AsyncBufRead for TcpStream {
     fn poll_fill_buf(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
-        if self.peeked.is_none() {
+        if !self.is_peeked() {
             let chunk = ready!(self.poll_read_chunk(cx, FILL))?;
             if chunk.is_empty() {
                 return Poll::Ready(Ok(&[]));
             }
-            self.peeked = Some(Box::new(chunk));
+            self.rare.get_or_init(Default::default);
+            if let Some(rare) = self.rare.get_mut() {
+                rare.peeked = chunk;
+            }
         }
-        Poll::Ready(Ok(self.get_mut().peeked.as_ref().map_or(&[], |peeked| peeked)))
+        Poll::Ready(Ok(self.get_mut().rare.get().map_or(&[], |rare| &rare.peeked)))
     }
 
     fn consume(mut self: Pin<&mut Self>, amount: usize) {
-        if let Some(peeked) = &mut self.peeked {
-            bytes::Buf::advance(&mut **peeked, amount);
-            if peeked.is_empty() {
-                self.peeked = None;
-            }
+        let Some(rare) = self.rare.get_mut() else { return };
+        bytes::Buf::advance(&mut rare.peeked, amount);
+        if rare.peeked.is_empty() && !rare.read_shut.get() {
+            self.rare.take();
         }
     }
 }
@@ -99,7 +101,7 @@ impl hyper::rt::Read for TcpStream {
     ) -> Poll<io::Result<()>> {
         let max = buf.remaining();
         if let Some(stream) = self.unpeeked_kernel(max) {
-            let shut = self.read_shut.get();
+            let shut = self.is_read_shut();
             return stream.poll_read_with(cx, max, shut, |bytes| buf.put_slice(bytes));
         }
         let chunk = ready!(self.poll_read_chunk(cx, max))?;
@@ -147,7 +149,7 @@ impl tokio::io::AsyncRead for TcpStream {
     ) -> Poll<io::Result<()>> {
         let max = buf.remaining();
         if let Some(stream) = self.unpeeked_kernel(max) {
-            let shut = self.read_shut.get();
+            let shut = self.is_read_shut();
             return stream.poll_read_with(cx, max, shut, |bytes| buf.put_slice(bytes));
         }
         let chunk = ready!(self.poll_read_chunk(cx, max))?;

@@ -4,7 +4,7 @@ mod io_traits;
 mod send;
 mod socket;
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::future::poll_fn;
 use std::io;
 use std::net::{Shutdown, SocketAddr};
@@ -38,9 +38,15 @@ use crate::tcp::{
 #[derive(Debug)]
 pub struct TcpStream {
     inner: Inner,
-    /// The rest of a chunk that `poll_fill_buf` has handed out a view of.
-    #[allow(clippy::box_collection, reason = "eight bytes in every idle stream, not 32")]
-    peeked: Option<Box<Bytes>>,
+    /// Eight bytes in every idle stream, not 40.
+    rare: OnceCell<Box<Rare>>,
+}
+
+/// What few streams have.
+#[derive(Debug, Default)]
+struct Rare {
+    /// The rest of a chunk that `poll_fill_buf` has handed out a view of; empty: none.
+    peeked: Bytes,
     /// The application wants nothing more to read.
     read_shut: Cell<bool>,
 }
@@ -53,18 +59,18 @@ enum Inner {
 }
 
 // A million idle streams lie in the tasks that wait for them.
-const _: () = assert!(size_of::<TcpStream>() <= 32);
+const _: () = assert!(size_of::<TcpStream>() <= 24);
 
 impl TcpStream {
     pub(crate) fn new(stack: SharedStack, id: ConnId) -> TcpStream {
         let inner = Inner::Stack { stack, id };
-        TcpStream { inner, peeked: None, read_shut: Cell::new(false) }
+        TcpStream { inner, rare: OnceCell::new() }
     }
 
     /// A connection of the host's.
     pub(crate) fn on_host(stream: KernelStream) -> TcpStream {
         let inner = Inner::Kernel(Box::new(stream));
-        TcpStream { inner, peeked: None, read_shut: Cell::new(false) }
+        TcpStream { inner, rare: OnceCell::new() }
     }
 
     /// Connects from an address and port of our own choosing, such that the answers come back
@@ -96,21 +102,17 @@ impl TcpStream {
         if max == 0 {
             return Poll::Ready(Ok(Bytes::new()));
         }
-        if let Some(peeked) = &mut self.peeked {
-            let chunk = peeked.split_to(max.min(peeked.len()));
-            if peeked.is_empty() {
-                self.peeked = None;
-            }
-            return Poll::Ready(Ok(chunk));
+        if self.is_peeked() {
+            return Poll::Ready(Ok(self.take_peeked(max)));
         }
         let (stack, id) = match &self.inner {
             Inner::Stack { stack, id } => (stack, *id),
-            Inner::Kernel(stream) => return stream.poll_read_chunk(cx, max, self.read_shut.get()),
+            Inner::Kernel(stream) => return stream.poll_read_chunk(cx, max, self.is_read_shut()),
         };
         let mut stack = stack.borrow_mut();
         match stack.engine.recv(id, max, throng_runtime::now()) {
             Ok(chunk) => Poll::Ready(Ok(chunk)),
-            Err(RecvError::WouldBlock) if self.read_shut.get() => Poll::Ready(Ok(Bytes::new())),
+            Err(RecvError::WouldBlock) if self.is_read_shut() => Poll::Ready(Ok(Bytes::new())),
             Err(RecvError::WouldBlock) => {
                 stack.register(id, Interest::Read, cx);
                 Poll::Pending
@@ -191,7 +193,7 @@ impl TcpStream {
 
     /// Polls whether there is something to read.
     pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.peeked.is_some() || self.read_shut.get() {
+        if self.is_peeked() || self.is_read_shut() {
             return Poll::Ready(Ok(()));
         }
         let (stack, id) = match &self.inner {
@@ -215,7 +217,7 @@ impl TcpStream {
     /// None at present.
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         if matches!(how, Shutdown::Read | Shutdown::Both) {
-            self.read_shut.set(true);
+            self.rare.get_or_init(Default::default).read_shut.set(true);
         }
         match &self.inner {
             Inner::Stack { stack, id } => {
@@ -348,6 +350,25 @@ impl TcpStream {
         }
     }
 
+    fn is_read_shut(&self) -> bool {
+        self.rare.get().is_some_and(|rare| rare.read_shut.get())
+    }
+
+    fn is_peeked(&self) -> bool {
+        self.rare.get().is_some_and(|rare| !rare.peeked.is_empty())
+    }
+
+    /// At most `max` bytes of the chunk that `poll_fill_buf` has shown.
+    #[cold]
+    fn take_peeked(&mut self, max: usize) -> Bytes {
+        let Some(rare) = self.rare.get_mut() else { return Bytes::new() };
+        let chunk = rare.peeked.split_to(max.min(rare.peeked.len()));
+        if rare.peeked.is_empty() && !rare.read_shut.get() {
+            self.rare.take();
+        }
+        chunk
+    }
+
     /// A wrapper that is `Send`, for libraries that ask for it. It checks at run time that
     /// it stays on this shard.
     pub fn into_send(self) -> SendStream {
@@ -358,7 +379,7 @@ impl TcpStream {
 impl Drop for TcpStream {
     fn drop(&mut self) {
         if let Inner::Stack { stack, id } = &self.inner {
-            stack.borrow_mut().release(*id, self.peeked.is_some());
+            stack.borrow_mut().release(*id, self.is_peeked());
         }
     }
 }
