@@ -6,6 +6,8 @@
 //!   `wss://`.
 //! * [`topic`]: one encoded frame to all subscribers, on all shards.
 //!
+//! * [`serve()`]: gives a socket's messages to a handler, in the smallest task there can be.
+//!
 //! All give a [`WebSocket`], which is a `Stream` and a `Sink` of [`Message`]s. Any stream of
 //! `futures::io::{AsyncRead, AsyncWrite}` will do, among them `throng_net::TcpStream`. The
 //! timers are those of the runtime, so sockets live on a shard's thread.
@@ -62,6 +64,7 @@ mod error;
 mod forward;
 mod frame;
 mod handshake;
+mod serve;
 mod socket;
 mod timers;
 #[cfg(feature = "tls")]
@@ -78,6 +81,7 @@ pub use crate::config::Config;
 pub use crate::error::{Error, HandshakeError};
 pub use crate::frame::{Carrier, Frame};
 pub use crate::handshake::{Decline, Request, accept, accept_with, connect, connect_with};
+pub use crate::serve::{Serve, Session, serve};
 pub use crate::socket::WebSocket;
 #[cfg(feature = "tls")]
 pub use crate::tls::connect_tls;

@@ -8,6 +8,7 @@ mod handshake;
 mod messages;
 mod random;
 mod raw;
+mod serve;
 mod split;
 mod timers;
 mod upgrade;
