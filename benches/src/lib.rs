@@ -1,13 +1,17 @@
 //! What Throng's benches share. The benches themselves are in `benches/benches`, one file
 //! each, run by `cargo xtask bench [name]`.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod alone;
 pub mod callgrind;
 pub mod compare;
+#[allow(unsafe_code)]
+pub mod count;
+pub mod crowd;
 pub mod engine;
 pub mod helper;
+pub mod idle_ws;
 pub mod load;
 pub mod network;
 pub mod noise;

@@ -123,6 +123,11 @@ impl<T> TimerWheel<T> {
         self.armed == 0
     }
 
+    /// Bytes of the nodes that were ever used: the wheel keeps them.
+    pub fn memory(&self) -> usize {
+        self.fresh as usize * size_of::<Node<T>>()
+    }
+
     /// Arms a timer for `at`; one in the past fires at the next [`advance`](Self::advance).
     ///
     /// # Panics

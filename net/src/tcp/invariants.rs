@@ -27,6 +27,12 @@ throng_runtime::metrics! {
         /// Bytes of the tables: blocks, half-open and TIME_WAIT entries, demultiplexing,
         /// settings, paths, accepted cookies, limits.
         gauge tables: usize,
+        /// Bytes of `tables` that are connections' blocks.
+        gauge blocks: usize,
+        /// Bytes of `tables` that lead from addresses and ports to connections.
+        gauge demux: usize,
+        /// Bytes of the timing wheel's nodes.
+        gauge timer_memory: usize,
     }
 }
 
@@ -51,6 +57,9 @@ impl Engine {
                 + self.core.resets.memory()
                 + self.core.ports.memory()
                 + self.core.demux.memory(),
+            blocks: self.conns.memory(),
+            demux: self.core.demux.memory(),
+            timer_memory: self.core.wheel.memory(),
         }
     }
 

@@ -1,0 +1,297 @@
+//! Bytes per idle WebSocket, all counted, part by part.
+//!
+//! The server is an ordinary one on a shard of its own; its clients ([`throng_bench::crowd`])
+//! hold nothing, so what this process has resident is the server's. Each client has opened its
+//! WebSocket and echoed a message before it falls silent. The program is started anew for each
+//! way the server can be written, so that none finds what another has left.
+
+use std::io;
+use std::process::{Command, ExitCode};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::{Parser, ValueEnum};
+use serde_json::{Map, Value, json};
+use throng::net::device::memory::{self, MemoryQueue};
+use throng::{Builder, Limits, runtime};
+use throng_bench::count::{Counting, Heap};
+use throng_bench::crowd::{Crowd, SERVER, Station};
+use throng_bench::idle_ws::{self, Server, Style};
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Bytes that issue 5 allows for an idle WebSocket.
+const MOST: f64 = 600.0;
+/// Clients on their way at a time.
+const AT_ONCE: u32 = 128;
+/// How long all are silent before memory is measured: every timer of the traffic before is over.
+const REST: Duration = Duration::from_secs(4);
+/// Longest time without another client.
+const PATIENCE: Duration = Duration::from_secs(20);
+const LINK: &str = "idle-ws";
+
+#[derive(Parser)]
+struct Args {
+    /// WebSockets to open
+    #[arg(long, default_value_t = 1_000_000,
+        value_parser = clap::value_parser!(u32).range(1_000..=10_000_000))]
+    connections: u32,
+    /// At most 100,000 of them
+    #[arg(long)]
+    quick: bool,
+    /// One JSON object on the last line
+    #[arg(long)]
+    json: bool,
+    /// Measure this one only, in this process
+    #[arg(long, hide = true)]
+    only: Option<Written>,
+    /// What cargo passes to every bench
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// How the server is written.
+#[derive(Clone, Copy, ValueEnum)]
+enum Written {
+    Handler,
+    Loop,
+}
+
+/// Memory at one moment.
+struct Snapshot {
+    resident: i64,
+    heap: Heap,
+    server: Server,
+}
+
+#[derive(Default)]
+struct Shared {
+    stop: AtomicBool,
+    server: Mutex<Option<Server>>,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let outcome = match args.only {
+        Some(Written::Handler) => alone(&args, Style::Handler),
+        Some(Written::Loop) => alone(&args, Style::Loop),
+        None => both(&args),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("idle-ws: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl Args {
+    fn connections(&self) -> u32 {
+        if self.quick { self.connections.min(100_000) } else { self.connections }
+    }
+}
+
+/// A process for each way; prints what they have found.
+fn both(args: &Args) -> io::Result<bool> {
+    let (handler, by_loop) = (child(args, "handler")?, child(args, "loop")?);
+    let connections = args.connections();
+    println!("bytes per idle WebSocket, of {connections}:");
+    let number = |of: &Value, key: &str| of[key].as_f64().unwrap_or(f64::NAN);
+    for (part, bytes) in handler["breakdown"].as_object().into_iter().flatten() {
+        println!("  {part:<40} {:>8.1}", bytes.as_f64().unwrap_or(f64::NAN));
+    }
+    let total = number(&handler, "bytes");
+    println!("  {:<40} {total:>8.1}   at most {MOST}", "resident");
+    println!("  {:<40} {:>8.1}", "  with the process's start", number(&handler, "with_start"));
+    println!(
+        "  {:<40} {:>8.1}",
+        "the server as an async fn with a loop",
+        number(&by_loop, "bytes")
+    );
+    println!("opened in {:.1} s", number(&handler, "seconds"));
+    if args.json {
+        let line = json!({
+            "bench": "idle-ws",
+            "params": { "connections": connections, "quick": args.quick },
+            "unit": "bytes per idle WebSocket, resident",
+            "throng": total,
+            // The same allocations in each run: what differs is how pages are used.
+            "spread": 0,
+            "peers": {},
+            "best_peer": null,
+            "ratio": null,
+            "noisy": false,
+            "connections": connections,
+            "bytes_per_connection": total,
+            "breakdown": handler["breakdown"],
+            "start_bytes": handler["start"],
+            "small_blocks": handler["small_blocks"],
+            "async_fn": by_loop["bytes"],
+        });
+        println!("{line}");
+    }
+    Ok(total <= MOST)
+}
+
+/// This program again; returns the object it prints.
+fn child(args: &Args, written: &str) -> io::Result<Value> {
+    let connections = args.connections().to_string();
+    let output = Command::new(std::env::current_exe()?)
+        .args(["--only", written, "--connections", &connections])
+        .stderr(std::process::Stdio::inherit())
+        .output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let found = text.lines().last().and_then(|line| serde_json::from_str(line).ok());
+    found.filter(|_| output.status.success()).ok_or_else(|| {
+        io::Error::other(format!("the server of the kind '{written}' failed: {text}"))
+    })
+}
+
+/// Measures one kind of server in this process.
+fn alone(args: &Args, style: Style) -> io::Result<bool> {
+    let connections = args.connections();
+    let shared = Arc::new(Shared::default());
+    let mut limits = Limits::default();
+    limits.connections = connections as usize + 1_024;
+    limits.tasks = connections as usize + 1_024;
+    let inside = shared.clone();
+    let server = thread::spawn(move || {
+        let builder = Builder::new()
+            .device(format!("memory:{LINK}"))
+            .address(format!("{SERVER}/8"))
+            .limits(limits);
+        builder.shards(1).run(move |_| serve(style, inside.clone()))?.into_iter().collect()
+    });
+    let measured = measure(connections, &shared);
+    shared.stop.store(true, Ordering::Release);
+    let served: io::Result<()> =
+        server.join().map_err(|_| io::Error::other("the server panicked"))?;
+    let (before, after, seconds) = measured?;
+    served?;
+    println!("{}", found(style, connections, &before, &after, seconds));
+    Ok(true)
+}
+
+/// Opens all, lets them rest; returns memory before and after, and how long opening took.
+fn measure(connections: u32, shared: &Shared) -> io::Result<(Snapshot, Snapshot, f64)> {
+    let queue = memory::open(LINK, 1, memory::Options::default())?.into_iter().next();
+    let queue = queue.ok_or_else(|| io::Error::other("a link without a queue"))?;
+    let mut station = Station::new(Crowd::new(AT_ONCE, connections), queue);
+    // One frame each way, so that what the link allocates at first is there.
+    let begin = Instant::now();
+    while !station.crowd.knows_server() {
+        rest(&mut station, begin, Duration::from_millis(20));
+        station.ask_again();
+        if begin.elapsed() > PATIENCE {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the server does not answer"));
+        }
+    }
+    rest(&mut station, begin, Duration::from_secs(1));
+    let before = snapshot(shared)?;
+    let opening = Instant::now();
+    station.crowd.grow_to(connections);
+    let (mut last, mut idle) = (Instant::now(), 0);
+    while !station.crowd.is_complete() {
+        if !station.turn(since(begin)) {
+            thread::yield_now();
+        }
+        if station.crowd.idle() != idle {
+            (last, idle) = (Instant::now(), station.crowd.idle());
+        } else if last.elapsed() > PATIENCE {
+            let text = format!("no more than {idle} clients could open a WebSocket");
+            return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+        }
+    }
+    let seconds = opening.elapsed().as_secs_f64();
+    rest(&mut station, begin, REST);
+    shared.server.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let after = snapshot(shared)?;
+    let (there, wrong) = (after.server.usage.connections, station.crowd.wrong());
+    if wrong > 0 || there != connections as usize {
+        let text = format!("{there} of {connections} are there, {wrong} segments wrong");
+        return Err(io::Error::other(text));
+    }
+    Ok((before, after, seconds))
+}
+
+fn since(begin: Instant) -> runtime::Instant {
+    runtime::Instant::from_nanos(begin.elapsed().as_nanos() as u64)
+}
+
+/// Lets time pass.
+fn rest(station: &mut Station<MemoryQueue>, begin: Instant, time: Duration) {
+    let end = Instant::now() + time;
+    while Instant::now() < end {
+        station.turn(since(begin));
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// What the server says of itself next, and what the kernel says of the process.
+fn snapshot(shared: &Shared) -> io::Result<Snapshot> {
+    let begin = Instant::now();
+    while begin.elapsed() < PATIENCE {
+        let said = shared.server.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(server) = said {
+            return Ok(Snapshot { resident: resident()?, heap: Heap::now(), server });
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    Err(io::Error::new(io::ErrorKind::TimedOut, "the server said nothing"))
+}
+
+/// Bytes of this process in memory, to the page, hugepages included.
+fn resident() -> io::Result<i64> {
+    let text = std::fs::read_to_string("/proc/self/smaps_rollup")?;
+    let field = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        line.split_whitespace().next()?.parse::<i64>().ok()
+    };
+    let rss = field("Rss:").ok_or_else(|| io::Error::other("no Rss in smaps_rollup"))?;
+    let huge = field("Private_Hugetlb:").unwrap_or(0) + field("Shared_Hugetlb:").unwrap_or(0);
+    Ok((rss + huge) * 1024)
+}
+
+async fn serve(style: Style, shared: Arc<Shared>) -> io::Result<()> {
+    runtime::spawn_local(idle_ws::accept(style)).detach();
+    while !shared.stop.load(Ordering::Acquire) {
+        runtime::sleep(Duration::from_millis(20)).await;
+        let said = Server::now()?;
+        *shared.server.lock().unwrap_or_else(PoisonError::into_inner) = Some(said);
+    }
+    Ok(())
+}
+
+fn found(
+    style: Style,
+    connections: u32,
+    before: &Snapshot,
+    after: &Snapshot,
+    seconds: f64,
+) -> Value {
+    let each = |bytes: i64| (bytes as f64 / f64::from(connections) * 100.0).round() / 100.0;
+    let (old, new) = ((&before.server, &before.heap), (&after.server, &after.heap));
+    let parts = idle_ws::parts(style, connections, old, new);
+    let total = after.resident - before.resident;
+    let named: i64 = parts.iter().map(|(_, bytes)| bytes).sum();
+    let mut breakdown: Map<String, Value> =
+        parts.into_iter().map(|(part, bytes)| (part.to_owned(), each(bytes).into())).collect();
+    breakdown.insert("remainder, in none of these".to_owned(), each(total - named).into());
+    let small: Vec<Value> = idle_ws::small_blocks(connections, &before.heap, &after.heap)
+        .into_iter()
+        .map(|(size, count)| json!({ "size": size, "each": count }))
+        .collect();
+    json!({
+        "bytes": each(total),
+        "with_start": each(after.resident),
+        "start": before.resident,
+        "breakdown": breakdown,
+        "small_blocks": small,
+        "seconds": seconds,
+    })
+}

@@ -1,0 +1,97 @@
+//! Bytes per idle WebSocket as a test: counted by the allocator in virtual time, so the same on
+//! every machine. The bench `idle-ws` measures resident memory and a million.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use throng::net::device::{Device, memory};
+use throng::net::sim::{HostConfig, add_host};
+use throng::runtime::ShardId;
+use throng::runtime::sim::{HostId, World};
+use throng_bench::count::{self, Counting, Heap};
+use throng_bench::crowd::{Crowd, SERVER, Station};
+use throng_bench::idle_ws::{self, Server, Style};
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Bytes per idle WebSocket: what was reached. It may only go down.
+const COMMITTED: f64 = 380.0;
+/// The same with the server written as an `async fn` with a loop.
+const COMMITTED_LOOP: f64 = 590.0;
+
+/// Where memory is read. All tables are full to the last place at both, so that the difference
+/// is what a connection takes, not what growing leaves unused.
+const FIRST: u32 = 4_096;
+const LAST: u32 = 3 * 4_096;
+
+struct Bed {
+    world: World,
+    server: HostId,
+    station: Station<memory::MemoryQueue>,
+}
+
+impl Bed {
+    fn new(style: Style) -> Bed {
+        let (ours, theirs) = memory::pair(1, memory::Options::default());
+        let theirs = theirs.into_iter().map(|queue| Box::new(queue) as Box<dyn Device>).collect();
+        let mut world = World::new();
+        let address = format!("{SERVER}/8");
+        let server = add_host(&mut world, theirs, &HostConfig::new(&[&address], 1));
+        world.spawn(server, ShardId(0), async move {
+            idle_ws::accept(style).await.expect("a listener");
+        });
+        let ours = ours.into_iter().next().expect("a queue");
+        Bed { world, server, station: Station::new(Crowd::new(64, LAST), ours) }
+    }
+
+    /// Has clients come until there are `clients`, lets them rest, and looks at the memory.
+    fn grow(&mut self, clients: u32) -> (Server, Heap) {
+        self.station.crowd.grow_to(clients);
+        for _ in 0..1_000_000 {
+            self.station.turn(self.world.now());
+            if self.station.crowd.is_complete() {
+                break;
+            }
+            // Slow enough that few timers of the handshakes are armed at a time.
+            self.world.run_for(Duration::from_millis(2));
+        }
+        assert_eq!((self.station.crowd.idle(), self.station.crowd.wrong()), (clients, 0));
+        for _ in 0..40 {
+            self.world.run_for(Duration::from_millis(100));
+            self.station.turn(self.world.now());
+        }
+        let said = Rc::new(Cell::new(None));
+        let told = said.clone();
+        self.world.spawn(self.server, ShardId(0), async move { told.set(Some(Server::now())) });
+        self.world.run_for(Duration::from_millis(1));
+        (said.take().expect("an answer").expect("a shard"), Heap::now())
+    }
+}
+
+/// Bytes for each connection, as the C library's allocator takes them.
+fn each(style: Style) -> f64 {
+    let mut bed = Bed::new(style);
+    let (old, before) = bed.grow(FIRST);
+    let (new, after) = bed.grow(LAST);
+    let connections = LAST - FIRST;
+    assert_eq!(new.usage.connections, LAST as usize);
+    assert_eq!(new.usage.with_buffers, 0, "nobody idle owns buffers");
+    let grown = after.since(&before);
+    let bytes: i64 = grown.blocks().map(|(size, live)| count::taken(size) as i64 * live).sum();
+    let each = bytes as f64 / f64::from(connections);
+    println!("{style:?}: {each:.1} bytes");
+    for (part, bytes) in idle_ws::parts(style, connections, (&old, &before), (&new, &after)) {
+        println!("  {part:<40} {:>8.1}", bytes as f64 / f64::from(connections));
+    }
+    each
+}
+
+#[test]
+fn an_idle_websocket_takes_no_more_than_it_did() {
+    let handler = each(Style::Handler);
+    assert!(handler <= COMMITTED, "{handler} bytes");
+    let by_loop = each(Style::Loop);
+    assert!(by_loop <= COMMITTED_LOOP, "{by_loop} bytes");
+}
