@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use clap::{Parser, ValueEnum};
 use serde_json::{Map, Value, json};
 use throng::net::device::memory::{self, MemoryQueue};
+use throng::runtime::stages::{self, Stage};
 use throng::{Builder, Limits, runtime};
 use throng_bench::count::{Counting, Heap};
 use throng_bench::crowd::{Crowd, SERVER, Station};
@@ -45,6 +46,9 @@ struct Args {
     /// One JSON object on the last line
     #[arg(long)]
     json: bool,
+    /// Measure the loop's stages while all come, too, which takes longer
+    #[arg(long)]
+    stages: bool,
     /// Measure this one only, in this process
     #[arg(long, hide = true)]
     only: Option<Written>,
@@ -57,6 +61,7 @@ struct Args {
 #[derive(Clone, Copy, ValueEnum)]
 enum Written {
     Handler,
+    Pinging,
     Loop,
 }
 
@@ -71,14 +76,18 @@ struct Snapshot {
 struct Shared {
     stop: AtomicBool,
     server: Mutex<Option<Server>>,
+    /// Whether to measure the loop's stages, and the one that took longest.
+    stages: bool,
+    longest: Mutex<Option<(Stage, Duration)>>,
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
     let outcome = match args.only {
         Some(Written::Handler) => alone(&args, Style::Handler),
+        Some(Written::Pinging) => alone(&args, Style::Pinging),
         Some(Written::Loop) => alone(&args, Style::Loop),
-        None => both(&args),
+        None => all(&args),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
@@ -97,8 +106,9 @@ impl Args {
 }
 
 /// A process for each way; prints what they have found.
-fn both(args: &Args) -> io::Result<bool> {
-    let (handler, by_loop) = (child(args, "handler")?, child(args, "loop")?);
+fn all(args: &Args) -> io::Result<bool> {
+    let handler = child(args, "handler")?;
+    let (pinging, by_loop) = (child(args, "pinging")?, child(args, "loop")?);
     let connections = args.connections();
     println!("bytes per idle WebSocket, of {connections}:");
     let number = |of: &Value, key: &str| of[key].as_f64().unwrap_or(f64::NAN);
@@ -113,7 +123,11 @@ fn both(args: &Args) -> io::Result<bool> {
         "the server as an async fn with a loop",
         number(&by_loop, "bytes")
     );
+    println!("  {:<40} {:>8.1}", "with a ping timer each", number(&pinging, "bytes"));
     println!("opened in {:.1} s", number(&handler, "seconds"));
+    if let Some(longest) = handler["longest_stage_us"].as_f64() {
+        println!("longest stage of the loop: {longest} us ({})", handler["longest_stage"]);
+    }
     if args.json {
         let line = json!({
             "bench": "idle-ws",
@@ -132,6 +146,10 @@ fn both(args: &Args) -> io::Result<bool> {
             "start_bytes": handler["start"],
             "small_blocks": handler["small_blocks"],
             "async_fn": by_loop["bytes"],
+            "with_ping_timer": pinging["bytes"],
+            "open_seconds": handler["seconds"],
+            "longest_stage": handler["longest_stage"],
+            "longest_stage_us": handler["longest_stage_us"],
         });
         println!("{line}");
     }
@@ -143,6 +161,7 @@ fn child(args: &Args, written: &str) -> io::Result<Value> {
     let connections = args.connections().to_string();
     let output = Command::new(std::env::current_exe()?)
         .args(["--only", written, "--connections", &connections])
+        .args(args.stages.then_some("--stages"))
         .stderr(std::process::Stdio::inherit())
         .output()?;
     let text = String::from_utf8_lossy(&output.stdout);
@@ -155,7 +174,7 @@ fn child(args: &Args, written: &str) -> io::Result<Value> {
 /// Measures one kind of server in this process.
 fn alone(args: &Args, style: Style) -> io::Result<bool> {
     let connections = args.connections();
-    let shared = Arc::new(Shared::default());
+    let shared = Arc::new(Shared { stages: args.stages, ..Shared::default() });
     let mut limits = Limits::default();
     limits.connections = connections as usize + 1_024;
     limits.tasks = connections as usize + 1_024;
@@ -173,7 +192,13 @@ fn alone(args: &Args, style: Style) -> io::Result<bool> {
         server.join().map_err(|_| io::Error::other("the server panicked"))?;
     let (before, after, seconds) = measured?;
     served?;
-    println!("{}", found(style, connections, &before, &after, seconds));
+    let mut found = found(style, connections, &before, &after, seconds);
+    let longest = *shared.longest.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((stage, took)) = longest {
+        found["longest_stage"] = stage.name().into();
+        found["longest_stage_us"] = (took.as_nanos() as f64 / 1e3).into();
+    }
+    println!("{found}");
     Ok(true)
 }
 
@@ -259,8 +284,15 @@ fn resident() -> io::Result<i64> {
 
 async fn serve(style: Style, shared: Arc<Shared>) -> io::Result<()> {
     runtime::spawn_local(idle_ws::accept(style)).detach();
+    stages::measure(shared.stages);
     while !shared.stop.load(Ordering::Acquire) {
         runtime::sleep(Duration::from_millis(20)).await;
+        if let Some(longest) = stages::take().map(|times| times.longest()) {
+            let mut known = shared.longest.lock().unwrap_or_else(PoisonError::into_inner);
+            if known.is_none_or(|(_, took)| took < longest.1) {
+                *known = Some(longest);
+            }
+        }
         let said = Server::now()?;
         *shared.server.lock().unwrap_or_else(PoisonError::into_inner) = Some(said);
     }

@@ -4,11 +4,13 @@
 use std::io;
 use std::mem::size_of;
 use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
 
 use futures::{SinkExt, StreamExt};
 use throng::net::stats;
 use throng::net::tcp::Usage;
-use throng::ws::{Error, Message, WebSocket};
+use throng::ws::{Config, Error, Message, WebSocket};
 use throng::{TcpListener, TcpStream, runtime};
 
 use crate::count::{self, Heap};
@@ -19,6 +21,8 @@ use crate::crowd::{PORT, SERVER};
 pub enum Style {
     /// A handler, in the hands of `ws::serve`.
     Handler,
+    /// The same, and each socket has a ping timer.
+    Pinging,
     /// An `async fn` with a loop, as large all its life as it is where it holds most.
     Loop,
 }
@@ -51,10 +55,16 @@ impl Server {
 /// None can be accepted.
 pub async fn accept(style: Style) -> io::Result<()> {
     let listener = TcpListener::bind(SocketAddr::from((SERVER, PORT)))?;
+    let pinging = Rc::new(Config::default().ping_interval(Duration::from_secs(3_600)));
     loop {
         let (stream, _) = listener.accept().await?;
         match style {
             Style::Handler => runtime::spawn_local(by_handler(stream)).detach(),
+            Style::Pinging => {
+                let opening =
+                    throng::ws::accept_with(stream, pinging.clone(), |_, answer| Ok(answer));
+                runtime::spawn_local(throng::ws::serve(opening, echo)).detach();
+            }
             Style::Loop => runtime::spawn_local(by_loop(stream)).detach(),
         }
     }
@@ -88,7 +98,7 @@ pub fn future_size(style: Style) -> usize {
         size_of::<F>()
     }
     match style {
-        Style::Handler => of(by_handler),
+        Style::Handler | Style::Pinging => of(by_handler),
         Style::Loop => of(by_loop),
     }
 }

@@ -92,7 +92,10 @@ impl StageTimes {
 /// When the thread runs no shard.
 #[track_caller]
 pub fn measure(on: bool) {
-    shard::with(|shard| shard.stages.0.set(on.then(Box::default)));
+    shard::with(|shard| {
+        shard.stages.on.set(on);
+        shard.stages.times.set(on.then(Box::default));
+    });
 }
 
 /// What was measured since [`measure`], or since the last call of this; `None` where nothing
@@ -103,21 +106,26 @@ pub fn measure(on: bool) {
 #[track_caller]
 pub fn take() -> Option<StageTimes> {
     shard::with(|shard| {
-        let mut times = shard.stages.0.take()?;
+        let mut times = shard.stages.times.take()?;
         let taken = std::mem::take(&mut *times);
-        shard.stages.0.set(Some(times));
+        shard.stages.times.set(Some(times));
         Some(taken)
     })
 }
 
 /// A shard's measurements, if it makes any.
 #[derive(Default)]
-pub(crate) struct Stages(Cell<Option<Box<StageTimes>>>);
+pub(crate) struct Stages {
+    on: Cell<bool>,
+    /// There while it is on.
+    times: Cell<Option<Box<StageTimes>>>,
+}
 
 /// One turn under measurement. What it found is added when it is dropped.
 pub(crate) struct Watch<'a> {
     stages: &'a Stages,
-    turn: Option<Turn>,
+    /// Boxed, because nearly every turn is made without one.
+    turn: Option<Box<Turn>>,
 }
 
 struct Turn {
@@ -129,10 +137,7 @@ impl Stages {
     /// Begins a turn.
     #[inline]
     pub(crate) fn begin(&self) -> Watch<'_> {
-        let times = self.0.take();
-        let on = times.is_some();
-        self.0.set(times);
-        let turn = on.then(|| Turn { last: processor_time(), took: Default::default() });
+        let turn = if self.on.get() { Some(Turn::begin()) } else { None };
         Watch { stages: self, turn }
     }
 }
@@ -142,26 +147,46 @@ impl Watch<'_> {
     #[inline]
     pub(crate) fn lap(&mut self, stage: Stage) {
         if let Some(turn) = &mut self.turn {
-            let now = processor_time();
-            turn.took[stage as usize] = now.saturating_sub(turn.last);
-            turn.last = now;
+            turn.lap(stage);
         }
+    }
+}
+
+impl Turn {
+    #[cold]
+    fn begin() -> Box<Turn> {
+        Box::new(Turn { last: processor_time(), took: Default::default() })
+    }
+
+    #[cold]
+    fn lap(&mut self, stage: Stage) {
+        let now = processor_time();
+        self.took[stage as usize] = now.saturating_sub(self.last);
+        self.last = now;
     }
 }
 
 impl Drop for Watch<'_> {
     #[inline]
     fn drop(&mut self) {
-        let Some(turn) = &self.turn else { return };
+        if let Some(turn) = &self.turn {
+            self.stages.add(turn);
+        }
+    }
+}
+
+impl Stages {
+    #[cold]
+    fn add(&self, turn: &Turn) {
         // A task of this turn may have ended the measurement.
-        let Some(mut times) = self.stages.0.take() else { return };
+        let Some(mut times) = self.times.take() else { return };
         times.turns += 1;
         for (time, took) in times.times.iter_mut().zip(turn.took) {
             time.longest = time.longest.max(took);
             time.total += took;
             time.slow += u64::from(took >= SLOW);
         }
-        self.stages.0.set(Some(times));
+        self.times.set(Some(times));
     }
 }
 

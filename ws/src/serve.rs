@@ -35,7 +35,37 @@ pub trait Session<S> {
     ) -> impl Future<Output = Result<(), Error>>;
 
     /// Waits for the next message, as the socket's [`Stream`] does, which is what is asked here
-    /// unless this is overridden: a session that also waits for something else polls both.
+    /// unless this is overridden: a session that also waits for something else polls both. Here
+    /// it is for what is published on a topic:
+    ///
+    /// ```
+    /// # use std::task::{Context, Poll};
+    /// use throng_net::TcpStream;
+    /// use throng_ws::topic::Subscription;
+    /// use throng_ws::{Error, Message, Session, WebSocket};
+    ///
+    /// struct Member {
+    ///     subscribed: [Subscription; 1],
+    /// }
+    ///
+    /// impl Session<TcpStream> for Member {
+    ///     async fn message(
+    ///         &mut self,
+    ///         _socket: &mut WebSocket<TcpStream>,
+    ///         _message: Message,
+    ///     ) -> Result<(), Error> {
+    ///         Ok(())
+    ///     }
+    ///
+    ///     fn poll_next(
+    ///         &mut self,
+    ///         socket: &mut WebSocket<TcpStream>,
+    ///         cx: &mut Context<'_>,
+    ///     ) -> Poll<Option<Result<Message, Error>>> {
+    ///         socket.poll_next_with(cx, &mut self.subscribed)
+    ///     }
+    /// }
+    /// ```
     fn poll_next(
         &mut self,
         socket: &mut WebSocket<S>,
