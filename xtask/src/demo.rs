@@ -38,7 +38,7 @@ fn package(subcommand: &str) -> Cmd {
 
 /// Connections of the demo as a test: enough over DPDK for what an end costs in all to matter
 /// little beside what a connection costs.
-const OVER_DPDK: u32 = 30_000;
+const OVER_DPDK: u32 = 20_000;
 const IN_MEMORY: u32 = 2_000;
 
 /// What an idle connection may cost a server on its own, in bytes.
@@ -62,6 +62,7 @@ pub(crate) fn check() -> Outcome {
         }
         let done = Cmd::new(host::target().join("debug").join(PACKAGE))
             .args(["--connections", &connections.to_string(), "--json"])
+            .args(["--rate", "2000", "--seconds", "1"])
             .args(extra)
             .log(&log)
             .stdout_only()
@@ -85,7 +86,8 @@ fn judge(output: &str, device: &str, connections: u32) -> Result<(), String> {
     let last = output.lines().last().unwrap_or_default();
     let summary: serde_json::Value =
         serde_json::from_str(last).map_err(|error| format!("last line: {error}: {last}"))?;
-    for key in ["device", "shards", "connections", "echoed", "errors", "bytes_per_connection"] {
+    for key in ["device", "shards", "errors", "bytes_per_connection", "longest_stage_us", "server"]
+    {
         if summary.get(key).is_none() {
             return Err(format!("no '{key}' in {last}"));
         }
@@ -94,9 +96,11 @@ fn judge(output: &str, device: &str, connections: u32) -> Result<(), String> {
         "another device"
     } else if summary["connections"] != connections
         || summary["echoed"] != connections
+        || summary["broadcast_received"] != connections
+        || summary["load"]["count"] != 2_000
         || summary["errors"] != 0
     {
-        "not all echoed"
+        "not all echoed and heard the broadcast"
     } else {
         match summary["bytes_per_connection"].as_u64() {
             None | Some(0) => "memory was not measured",

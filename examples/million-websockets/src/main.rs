@@ -1,52 +1,86 @@
-//! Opens very many WebSockets between two Throng runtimes, echoes on all of them, and says
-//! what an idle one costs the server.
+//! Opens very many WebSockets between two Throng runtimes, echoes on all of them while more
+//! open, publishes to all, and says what an idle one costs.
 //!
 //! With DPDK the server is a process of its own, joined by a memif pair, and its memory is
 //! its own resident memory. Without, both live in this process, joined by the memory device,
-//! and what is reported is both sides' memory together.
+//! and what is reported is both sides' memory together. The README tells the rest.
 
 #![forbid(unsafe_code)]
 
 mod client;
+mod drive;
+mod ends;
 mod host;
 mod memory;
+mod plan;
 mod server;
+mod stats;
 mod summary;
+#[cfg(test)]
+mod tests;
+mod view;
 
+use std::io;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
 #[command(name = "throng-demo", about = "Opens very many WebSockets, echoes on all, counts bytes")]
+#[command(args_conflicts_with_subcommands = true)]
 struct Args {
     #[command(subcommand)]
     role: Option<Role>,
-    /// WebSockets to open
-    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=20_000_000))]
-    connections: u32,
+    /// WebSockets to open; default: a million, or fewer where memory is short
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=20_000_000))]
+    connections: Option<u32>,
     /// Shards of the server and queues of the link; default: the cores less the client's one
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=64))]
     shards: Option<u16>,
+    #[command(flatten)]
+    load: client::Load,
     /// Print one JSON object on the last line
     #[arg(long)]
     json: bool,
     /// Use the memory device even where DPDK is to be had
     #[arg(long)]
     memory: bool,
+    #[command(flatten)]
+    settings: server::Settings,
 }
 
 #[derive(Subcommand)]
 enum Role {
-    /// The server's side of the pair; started by the demo itself
-    #[command(hide = true)]
-    Server {
+    /// The client alone, towards a server elsewhere
+    Client {
+        /// The device, as in THRONG_DEVICE
         #[arg(long)]
         device: String,
-        #[arg(long)]
+        /// Shards, each a queue of the device
+        #[arg(long, default_value_t = 1)]
         shards: u16,
+        /// WebSockets to open; the server must have been told the same number
         #[arg(long)]
         connections: u32,
+        #[command(flatten)]
+        load: client::Load,
+        /// Print one JSON object on the last line
+        #[arg(long)]
+        json: bool,
+    },
+    /// The server alone; commands on its standard input, see the README
+    Server {
+        /// The device, as in THRONG_DEVICE
+        #[arg(long)]
+        device: String,
+        /// Shards, each a queue of the device
+        #[arg(long, default_value_t = 1)]
+        shards: u16,
+        /// Connections to have room and ports for
+        #[arg(long)]
+        connections: u32,
+        #[command(flatten)]
+        settings: server::Settings,
     },
 }
 
@@ -57,14 +91,16 @@ fn main() -> ExitCode {
         .init();
     let args = Args::parse();
     let outcome = match args.role {
-        Some(Role::Server { device, shards, connections }) => {
-            server::run_process(&device, shards, connections)
+        Some(Role::Server { device, shards, connections, settings }) => {
+            server::run_process(&device, shards, connections, &settings)
         }
-        None => {
-            let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
-            let shards = args.shards.unwrap_or((cores - 1).clamp(1, 64) as u16);
-            summary::run(args.connections, shards, args.json, args.memory)
+        Some(Role::Client { device, shards, connections, load, json }) => {
+            drive::client_alone(&device, shards, connections, load).and_then(|summary| {
+                summary.print(json)?;
+                Ok(summary.is_whole())
+            })
         }
+        None => demo(args),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
@@ -74,4 +110,30 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Returns whether every connection opened and echoed.
+fn demo(args: Args) -> io::Result<bool> {
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+    let shards = args.shards.unwrap_or((cores - 1).clamp(1, 64) as u16);
+    let free = plan::free_memory();
+    let connections = args.connections.unwrap_or_else(|| plan::connections(free));
+    let gigabytes = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+    println!(
+        "{cores} cores, {:.1} GiB of memory to be had: {connections} connections, {shards} shards",
+        gigabytes(free)
+    );
+    if let Some(needed) = plan::too_many(connections, free) {
+        println!("they may need {:.1} GiB", gigabytes(needed));
+    }
+    let run = drive::Run {
+        connections,
+        shards,
+        load: args.load,
+        settings: args.settings,
+        memory: args.memory,
+    };
+    let summary = drive::run(&run)?;
+    summary.print(args.json)?;
+    Ok(summary.is_whole())
 }

@@ -15,16 +15,7 @@ pub(crate) struct Resident {
 impl Resident {
     /// Of this process.
     pub(crate) fn of_self() -> io::Result<Resident> {
-        Resident::read("self")
-    }
-
-    /// Of the process `pid`.
-    pub(crate) fn of(pid: u32) -> io::Result<Resident> {
-        Resident::read(&pid.to_string())
-    }
-
-    fn read(process: &str) -> io::Result<Resident> {
-        let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+        let status = fs::read_to_string("/proc/self/status")?;
         let field = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name))?;
             line.split_whitespace().next()?.parse::<u64>().ok()

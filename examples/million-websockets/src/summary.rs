@@ -1,262 +1,199 @@
-//! Starts both ends, measures the idle server, prints what came of it.
+//! What came of a run, for people and for scripts.
 
-use std::io::{self, BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::io;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::Serialize;
-use throng::Builder;
 
-use crate::client::{self, Outcome, Phases};
-use crate::memory::Resident;
-use crate::{host, server};
+use crate::client::Progress;
+use crate::client::latency::Percentiles;
+use crate::stats::Snapshot;
 
-/// How long both ends rest before the server is measured.
-const REST: Duration = Duration::from_secs(2);
-
-/// The last line of `--json`.
+/// The last line of `--json`. Times are in seconds, latencies in microseconds.
 #[derive(Serialize)]
-struct Summary {
-    device: &'static str,
-    shards: u16,
-    connections: u32,
-    opened: u32,
-    echoed: u32,
-    errors: u32,
-    bytes_per_connection: u64,
-    measured: &'static str,
-    memory_before: u64,
-    memory_idle: u64,
-    open_seconds: f64,
-    opens_per_second: u64,
-    echo_seconds: f64,
-    echoes_per_second: u64,
+pub(crate) struct Summary {
+    pub(crate) device: &'static str,
+    pub(crate) shards: u16,
+    pub(crate) connections: u32,
+    pub(crate) opened: u32,
+    /// Connections on which the first echo came back as it was sent.
+    pub(crate) echoed: u64,
+    /// Everything that went wrong, below it by kind.
+    pub(crate) errors: u64,
+    pub(crate) failed: u32,
+    pub(crate) lost: u64,
+    pub(crate) wrong: u64,
+    pub(crate) missing: u64,
+    pub(crate) skipped: u64,
+    pub(crate) stuck: u32,
+    pub(crate) bytes_per_connection: u64,
+    /// The client's, where it is a process of its own.
+    pub(crate) client_bytes_per_connection: Option<u64>,
+    pub(crate) measured: &'static str,
+    pub(crate) memory_before: u64,
+    pub(crate) memory_idle: u64,
+    pub(crate) open_seconds: f64,
+    pub(crate) opens_per_second: u64,
+    /// Processor time of the server while connections opened.
+    pub(crate) open_cpu_seconds: f64,
+    pub(crate) echo_seconds: f64,
+    pub(crate) echoes_per_second: u64,
+    /// Echoes while connections opened, and at the rate asked for.
+    pub(crate) ramp: Percentiles,
+    pub(crate) load: Percentiles,
+    /// The longest stage of a loop while connections opened.
+    pub(crate) longest_stage: &'static str,
+    pub(crate) longest_stage_us: f64,
+    pub(crate) slow_stages: u64,
+    pub(crate) client_longest_stage_us: f64,
+    pub(crate) broadcast_subscribers: u64,
+    pub(crate) broadcast_received: u64,
+    pub(crate) broadcast_seconds: f64,
+    pub(crate) broadcast_memory_growth: u64,
+    pub(crate) close_seconds: f64,
+    /// The server when all were idle.
+    pub(crate) server: Snapshot,
 }
 
-/// How long the server's process may take to end.
-const END: Duration = Duration::from_secs(20);
-
-/// How a run over DPDK came to nothing.
-enum Failure {
-    /// DPDK or the link was not to be had; the memory device may do.
-    Start(io::Error),
-    /// Both ends ran, and then something went wrong: that is the demo's result.
-    Run(io::Error),
-}
-
-/// The server, wherever it lives.
-enum Server {
-    Process(Child),
-    Thread(Arc<server::Control>, std::thread::JoinHandle<io::Result<()>>),
-}
-
-/// Runs the demo. Returns whether every connection opened and echoed.
-pub(crate) fn run(connections: u32, shards: u16, json: bool, memory: bool) -> io::Result<bool> {
-    let without_dpdk = match memory {
-        true => Some("asked for with --memory"),
-        false if !cfg!(feature = "dpdk") => Some("this build is without DPDK (libdpdk not found)"),
-        false => None,
-    };
-    let summary = match without_dpdk {
-        Some(why) => {
-            println!("device: memory, both ends in this process; {why}");
-            run_in_memory(connections, shards)?
-        }
-        None => run_with_dpdk(connections, shards)?,
-    };
-    print(&summary, json)?;
-    let whole = summary.opened == connections && summary.echoed == connections;
-    Ok(whole && summary.errors == 0)
-}
-
-/// Over memif; over the memory device where DPDK does not start.
-fn run_with_dpdk(connections: u32, shards: u16) -> io::Result<Summary> {
-    println!("device: dpdk net_memif, server and client are two processes");
-    match run_on_memif(connections, shards) {
-        Ok(summary) => Ok(summary),
-        Err(Failure::Run(error)) => Err(error),
-        Err(Failure::Start(error)) => {
-            println!("device: memory, both ends in this process; DPDK did not start: {error}");
-            run_in_memory(connections, shards)
-        }
-    }
-}
-
-fn run_on_memif(connections: u32, shards: u16) -> Result<Summary, Failure> {
-    // In the abstract name space there is no file that an interrupted run could leave behind.
-    let socket = format!("throng-demo-{}", std::process::id());
-    let common = format!("id=0,socket={socket},socket-abstract=yes");
-    let program = std::env::current_exe().map_err(Failure::Start)?;
-    let mut child = Command::new(program)
-        .args(["server", "--device", &format!("dpdk:net_memif0,role=server,{common}")])
-        .args(["--shards", &shards.to_string(), "--connections", &connections.to_string()])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .map_err(Failure::Start)?;
-    let stdout = child.stdout.take().map(BufReader::new);
-    let pid = child.id();
-    let server = Server::Process(child);
-    let ready = stdout
-        .is_some_and(|stdout| stdout.lines().map_while(Result::ok).any(|line| line == "ready"));
-    if !ready {
-        let why = server.stop().err();
-        let why = why.unwrap_or_else(|| io::Error::other("the server process did not start"));
-        return Err(Failure::Start(why));
-    }
-    let device = format!("dpdk:net_memif0,role=client,{common}");
-    let measured = "growth of the server process's resident memory, hugepages included";
-    let outcome = drive(&device, connections, shards, || Resident::of(pid));
-    let stopped = server.stop();
-    let (outcomes, before, idle) = outcome?;
-    stopped.map_err(Failure::Run)?;
-    Ok(Summary::new("dpdk:net_memif", measured, connections, shards, &outcomes, before, idle))
-}
-
-fn run_in_memory(connections: u32, shards: u16) -> io::Result<Summary> {
-    let control = Arc::new(server::Control::default());
-    let shared = control.clone();
-    let thread =
-        std::thread::spawn(move || server::run("memory:demo", shards, connections, &shared));
-    let server = Server::Thread(control.clone(), thread);
-    while control.listening.load(Ordering::Acquire) < usize::from(shards) {
-        if let Server::Thread(_, thread) = &server
-            && thread.is_finished()
-        {
-            server.stop()?;
-            return Err(io::Error::other("the server ended before it listened"));
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    let measured = "growth of this process's resident memory: server and client together";
-    let outcome = drive("memory:demo", connections, shards, Resident::of_self);
-    let stopped = server.stop();
-    let (outcomes, before, idle) = outcome.map_err(|failure| match failure {
-        Failure::Start(error) | Failure::Run(error) => error,
-    })?;
-    stopped?;
-    Ok(Summary::new("memory", measured, connections, shards, &outcomes, before, idle))
-}
-
-/// Runs the client and measures with `resident` before it opens and while all are idle.
-fn drive(
-    device: &str,
-    connections: u32,
-    shards: u16,
-    resident: impl Fn() -> io::Result<Resident> + Sync,
-) -> Result<(Vec<Outcome>, Resident, Resident), Failure> {
-    let before = resident().map_err(Failure::Run)?;
-    let phases = Arc::new(Phases::default());
-    let builder = Builder::new()
-        .device(device)
-        .address(format!("{}/24", host::CLIENT))
-        .shards(shards.into())
-        .limits(host::limits(connections));
-    std::thread::scope(|scope| {
-        let measuring = scope.spawn(|| {
-            let idle = if phases.wait_echoed(shards) {
-                std::thread::sleep(REST);
-                resident()
-            } else {
-                Err(io::Error::other("the client did not echo on all in 600 s"))
-            };
-            phases.measured();
-            idle
-        });
-        let client = phases.clone();
-        let outcomes = builder.run(move |shard| {
-            let phases = client.clone();
-            async move { client::run(connections, shard.0, shards, &phases).await }
-        });
-        if outcomes.is_err() {
-            phases.give_up();
-        }
-        let idle = measuring.join().map_err(|_| Failure::Run(io::Error::other("measuring")))?;
-        let kind = if phases.begun() { Failure::Run } else { Failure::Start };
-        Ok((outcomes.map_err(kind)?, before, idle.map_err(Failure::Run)?))
-    })
-}
-
-impl Server {
-    fn stop(self) -> io::Result<()> {
-        match self {
-            Server::Process(mut child) => {
-                drop(child.stdin.take());
-                let patience = Instant::now() + END;
-                while Instant::now() < patience {
-                    match child.try_wait()? {
-                        Some(status) if status.success() => return Ok(()),
-                        Some(status) => {
-                            return Err(io::Error::other(format!("the server ended: {status}")));
-                        }
-                        None => std::thread::sleep(Duration::from_millis(10)),
-                    }
-                }
-                child.kill()?;
-                child.wait()?;
-                Err(io::Error::other(format!("the server did not end in {} s", END.as_secs())))
-            }
-            Server::Thread(control, thread) => {
-                control.stop.store(true, Ordering::Release);
-                thread.join().map_err(|_| io::Error::other("the server panicked"))?
-            }
-        }
-    }
+/// How long the steps took, and what the server said between them.
+#[derive(Default)]
+pub(crate) struct Measured {
+    pub(crate) before: Snapshot,
+    pub(crate) ramped: Snapshot,
+    pub(crate) idle: Snapshot,
+    pub(crate) after_broadcast: Snapshot,
+    pub(crate) client_before: u64,
+    pub(crate) client_idle: u64,
+    pub(crate) open: Duration,
+    pub(crate) echo: Duration,
+    pub(crate) broadcast: Duration,
+    pub(crate) close: Duration,
+    pub(crate) echoed: u64,
+    pub(crate) heard: u64,
+    /// Connections that a broadcast did not reach.
+    pub(crate) unheard: u64,
 }
 
 impl Summary {
-    fn new(
+    pub(crate) fn new(
         device: &'static str,
-        measured: &'static str,
-        connections: u32,
+        one_process: bool,
         shards: u16,
-        outcomes: &[Outcome],
-        before: Resident,
-        idle: Resident,
+        connections: u32,
+        measured: Measured,
+        progress: &Progress,
     ) -> Summary {
-        let sum = |field: fn(&Outcome) -> u32| outcomes.iter().map(field).sum::<u32>();
-        let slowest = |field: fn(&Outcome) -> f64| outcomes.iter().map(field).fold(0.0, f64::max);
-        let (opened, echoed) = (sum(|o| o.opened), sum(|o| o.echoed));
-        let (open_seconds, echo_seconds) =
-            (slowest(|o| o.open_seconds), slowest(|o| o.echo_seconds));
-        let grown = idle.total().saturating_sub(before.total());
+        let opened = progress.opened.load(Ordering::Relaxed);
+        let per = |bytes: u64| bytes / u64::from(opened.max(1));
+        let rate =
+            |count: u64, time: Duration| (count as f64 / time.as_secs_f64().max(1e-9)) as u64;
+        let failed = progress.failed.load(Ordering::Relaxed);
+        let lost = progress.lost.load(Ordering::Relaxed);
+        let wrong = progress.wrong.load(Ordering::Relaxed);
+        let missing = progress.missing.load(Ordering::Relaxed);
+        let skipped = progress.skipped.load(Ordering::Relaxed);
+        let stuck = progress.stuck.load(Ordering::Relaxed);
+        let errors = u64::from(failed)
+            + lost
+            + wrong
+            + missing
+            + skipped
+            + u64::from(stuck)
+            + measured.unheard;
+        let m = measured;
+        let (longest_stage, longest_stage_us) = m.ramped.longest_stage();
         Summary {
             device,
             shards,
             connections,
             opened,
-            echoed,
-            errors: sum(|o| o.errors),
-            bytes_per_connection: grown / u64::from(opened.max(1)),
-            measured,
-            memory_before: before.total(),
-            memory_idle: idle.total(),
-            open_seconds,
-            opens_per_second: (f64::from(opened) / open_seconds.max(1e-9)) as u64,
-            echo_seconds,
-            echoes_per_second: (f64::from(echoed) / echo_seconds.max(1e-9)) as u64,
+            echoed: m.echoed,
+            errors,
+            failed,
+            lost,
+            wrong,
+            missing,
+            skipped,
+            stuck,
+            bytes_per_connection: per(m.idle.memory.saturating_sub(m.before.memory)),
+            client_bytes_per_connection: (!one_process)
+                .then(|| per(m.client_idle.saturating_sub(m.client_before))),
+            measured: match one_process {
+                true => "growth of this process's resident memory: server and client together",
+                false => "growth of the server process's resident memory, hugepages included",
+            },
+            memory_before: m.before.memory,
+            memory_idle: m.idle.memory,
+            open_seconds: m.open.as_secs_f64(),
+            opens_per_second: rate(opened.into(), m.open),
+            open_cpu_seconds: m.ramped.cpu - m.before.cpu,
+            echo_seconds: m.echo.as_secs_f64(),
+            echoes_per_second: rate(m.echoed, m.echo),
+            ramp: progress.ramp.percentiles(),
+            load: progress.load.percentiles(),
+            longest_stage,
+            longest_stage_us,
+            slow_stages: m.ramped.sum(|shard| shard.slow_stages),
+            client_longest_stage_us: progress.longest_stage.load(Ordering::Relaxed) as f64 / 1e3,
+            broadcast_subscribers: m.idle.connections,
+            broadcast_received: m.heard,
+            broadcast_seconds: m.broadcast.as_secs_f64(),
+            broadcast_memory_growth: m.after_broadcast.memory.saturating_sub(m.idle.memory),
+            close_seconds: m.close.as_secs_f64(),
+            server: m.idle,
         }
+    }
+
+    /// Whether every connection opened and echoed, and nothing went wrong.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.opened == self.connections
+            && self.echoed == u64::from(self.connections)
+            && self.errors == 0
+    }
+
+    pub(crate) fn print(&self, json: bool) -> io::Result<()> {
+        println!("opened     {:>10} of {}", self.opened, self.connections);
+        println!("           {:>10} per second, {:.1} s", self.opens_per_second, self.open_seconds);
+        latencies("meanwhile", &self.ramp);
+        println!(
+            "           longest stage of the server's loop: {} {:.0} us ({} of 1 ms or more)",
+            self.longest_stage, self.longest_stage_us, self.slow_stages
+        );
+        println!("echoed     {:>10}", self.echoed);
+        println!("           {:>10} per second", self.echoes_per_second);
+        latencies("at a rate", &self.load);
+        println!(
+            "broadcast  {:>10} received in {:.2} s",
+            self.broadcast_received, self.broadcast_seconds
+        );
+        println!("closed     in {:.1} s", self.close_seconds);
+        println!("errors     {:>10}", self.errors);
+        println!("memory     {:>10} bytes per idle connection", self.bytes_per_connection);
+        println!("           ({})", self.measured);
+        if let Some(bytes) = self.client_bytes_per_connection {
+            println!("           {bytes:>10} bytes per connection of the client");
+        }
+        println!();
+        println!(
+            "try it with your own curl, over a TAP (as root; the second line in another shell):"
+        );
+        println!(
+            "  THRONG_DEVICE=tap:throng0 THRONG_ADDRESS=10.9.0.2/24 cargo run --example http-hello"
+        );
+        println!("  ip addr add 10.9.0.1/24 dev throng0 && curl http://10.9.0.2/");
+        if json {
+            println!("{}", serde_json::to_string(self).map_err(io::Error::other)?);
+        }
+        Ok(())
     }
 }
 
-fn print(summary: &Summary, json: bool) -> io::Result<()> {
-    println!("opened   {:>10} of {}", summary.opened, summary.connections);
-    println!("         {:>10} per second", summary.opens_per_second);
-    println!("echoed   {:>10}", summary.echoed);
-    println!("         {:>10} per second", summary.echoes_per_second);
-    println!("errors   {:>10}", summary.errors);
-    println!("memory   {:>10} bytes per idle connection", summary.bytes_per_connection);
-    println!("         ({})", summary.measured);
-    println!();
-    println!("try it with your own curl, over a TAP (as root; the second line in another shell):");
-    println!(
-        "  THRONG_DEVICE=tap:throng0 THRONG_ADDRESS=10.9.0.2/24 cargo run --example http-hello"
-    );
-    println!("  ip addr add 10.9.0.1/24 dev throng0 && curl http://10.9.0.2/");
-    if json {
-        println!("{}", serde_json::to_string(summary).map_err(io::Error::other)?);
+fn latencies(when: &str, p: &Percentiles) {
+    if p.count > 0 {
+        println!(
+            "{when:10} {:>10} echoes: p50 {:.0} us, p99 {:.0} us, p99.9 {:.0} us, longest {:.0} us",
+            p.count, p.p50, p.p99, p.p999, p.max
+        );
     }
-    Ok(())
 }

@@ -1,0 +1,244 @@
+//! The load generator: opens its share of the connections at a rate, keeps them, sends on them
+//! at a rate whether or not answers come, checks every one, closes them.
+
+pub(crate) mod latency;
+mod open;
+mod payload;
+mod pool;
+mod send;
+pub(crate) mod steps;
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use clap::Args;
+use throng::runtime::{self, stages};
+
+use latency::{Clock, Sum};
+use pool::Pool;
+use steps::{Step, Steps};
+
+/// Longest wait for one connection, for the last echo, or the end of closing.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Echoes that one shard waits for at a time when it echoes once on every connection.
+const WINDOW: u64 = 4_096;
+
+/// What the client is to do.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Load {
+    /// WebSockets opened in a second, at most; 0: as fast as they go
+    #[arg(long, default_value_t = 0)]
+    pub(crate) open_rate: u32,
+    /// Echoes a second while connections open
+    #[arg(long, default_value_t = 1_000)]
+    pub(crate) ramp_echo_rate: u32,
+    /// Echoes a second on random connections, for --seconds, whether or not answers come
+    #[arg(long, default_value_t = 20_000)]
+    pub(crate) rate: u32,
+    /// How long to send at --rate
+    #[arg(long, default_value_t = 5)]
+    pub(crate) seconds: u32,
+    /// Bytes of a message, 12 or more
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(12..=60_000))]
+    pub(crate) size: u32,
+}
+
+/// What the client has done so far, to be seen while it runs.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    pub(crate) clock: Clock,
+    pub(crate) opened: AtomicU32,
+    pub(crate) failed: AtomicU32,
+    /// Echoes, of whatever step.
+    pub(crate) echoed: AtomicU64,
+    pub(crate) wrong: AtomicU64,
+    pub(crate) skipped: AtomicU64,
+    /// Echoes that never came.
+    pub(crate) missing: AtomicU64,
+    pub(crate) lost: AtomicU64,
+    pub(crate) heard: AtomicU64,
+    /// Connections that did not close in time.
+    pub(crate) stuck: AtomicU32,
+    /// Echoes while connections opened.
+    pub(crate) ramp: Sum,
+    /// Echoes at the rate that was asked for.
+    pub(crate) load: Sum,
+    /// The longest stage of a client's shard, in nanoseconds, while connections opened.
+    pub(crate) longest_stage: AtomicU64,
+}
+
+impl Progress {
+    pub(crate) fn new() -> Arc<Progress> {
+        Arc::new(Progress {
+            clock: Clock::new(),
+            opened: AtomicU32::new(0),
+            failed: AtomicU32::new(0),
+            echoed: AtomicU64::new(0),
+            wrong: AtomicU64::new(0),
+            skipped: AtomicU64::new(0),
+            missing: AtomicU64::new(0),
+            lost: AtomicU64::new(0),
+            heard: AtomicU64::new(0),
+            stuck: AtomicU32::new(0),
+            ramp: Sum::default(),
+            load: Sum::default(),
+            longest_stage: AtomicU64::new(0),
+        })
+    }
+}
+
+/// One shard of the client.
+struct Shard {
+    load: Load,
+    connections: u32,
+    /// This shard's connections are `first`, `first + shards`, and so on.
+    first: u32,
+    shards: u32,
+    pool: Rc<Pool>,
+    progress: Arc<Progress>,
+    /// What of the pool's counts is in the progress.
+    told: Told,
+}
+
+#[derive(Default)]
+struct Told {
+    echoed: Cell<u64>,
+    heard: Cell<u64>,
+    wrong: Cell<u64>,
+    lost: Cell<u64>,
+}
+
+/// Runs connections `shard`, `shard + shards`, and so on, step by step.
+pub(crate) async fn run(
+    load: Load,
+    connections: u32,
+    shard: u16,
+    shards: u16,
+    steps: Arc<Steps>,
+    progress: Arc<Progress>,
+) {
+    let pool = Pool::new(progress.clock, load.size as usize);
+    let told = Told::default();
+    let (first, shards) = (shard.into(), shards.into());
+    let shard = Rc::new(Shard { load, connections, first, shards, pool, progress, told });
+    let telling = shard.clone();
+    let telling = runtime::spawn_local(async move {
+        loop {
+            runtime::sleep(Duration::from_millis(20)).await;
+            telling.tell();
+        }
+    });
+    for step in Step::ALL {
+        steps.begun(step).await;
+        match step {
+            Step::Open => shard.ramp().await,
+            Step::Echo => shard.echo_on_all().await,
+            Step::Load => shard.load().await,
+            Step::Broadcast => {}
+            Step::Close => shard.close().await,
+        }
+        shard.tell();
+        steps.done(step);
+    }
+    telling.abort();
+}
+
+impl Shard {
+    /// A rate of all shards together as one of this shard.
+    fn part(&self, rate: u32) -> f64 {
+        f64::from(rate) / f64::from(self.shards)
+    }
+
+    async fn ramp(self: &Rc<Self>) {
+        stages::measure(true);
+        let echoing = self.clone();
+        let rate = self.part(self.load.ramp_echo_rate);
+        let echoing = runtime::spawn_local(async move { echoing.send_while_opening(rate).await });
+        self.open_all().await;
+        echoing.abort();
+        self.all_echoed().await;
+        self.progress.ramp.add(&self.pool.latencies.take());
+        if let Some(times) = stages::take() {
+            let longest = times.longest().1.as_nanos() as u64;
+            self.progress.longest_stage.fetch_max(longest, Ordering::Relaxed);
+        }
+        stages::measure(false);
+    }
+
+    /// Echoes once on every connection, a window at a time.
+    async fn echo_on_all(&self) {
+        let counts = &self.pool.counts;
+        for place in 0..self.pool.len() {
+            let begin = self.progress.clock.now();
+            while counts.sent.get() - counts.echoed.get() >= WINDOW {
+                runtime::yield_now().await;
+                if self.progress.clock.now() - begin > PATIENCE.as_nanos() as u64 {
+                    break;
+                }
+            }
+            self.pool.send(place, self.progress.clock.now());
+            runtime::coop::consume_budget().await;
+        }
+        self.all_echoed().await;
+        self.pool.latencies.take();
+    }
+
+    async fn load(&self) {
+        let rate = self.part(self.load.rate);
+        self.send_at(rate, Duration::from_secs(self.load.seconds.into())).await;
+        self.all_echoed().await;
+        self.progress.load.add(&self.pool.latencies.take());
+    }
+
+    /// Waits for the echoes that are missing; those that do not come are counted.
+    async fn all_echoed(&self) {
+        let counts = &self.pool.counts;
+        let begin = runtime::now();
+        while counts.echoed.get() + counts.wrong.get() < counts.sent.get() {
+            runtime::sleep(Duration::from_millis(1)).await;
+            if runtime::now() - begin > PATIENCE {
+                let missing = counts.sent.get() - counts.echoed.get() - counts.wrong.get();
+                self.progress.missing.fetch_add(missing, Ordering::Relaxed);
+                // Only once.
+                counts.sent.set(counts.sent.get() - missing);
+            }
+        }
+        self.progress.skipped.fetch_add(counts.skipped.take(), Ordering::Relaxed);
+    }
+
+    async fn close(&self) {
+        for place in 0..self.pool.len() {
+            self.pool.close(place);
+            runtime::coop::consume_budget().await;
+        }
+        let begin = runtime::now();
+        loop {
+            let open = self.pool.open();
+            if open == 0 {
+                return;
+            }
+            if runtime::now() - begin > PATIENCE {
+                self.progress.stuck.fetch_add(open, Ordering::Relaxed);
+                return;
+            }
+            runtime::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Adds what is new to what can be seen from outside.
+    fn tell(&self) {
+        let counts = &self.pool.counts;
+        let (told, progress) = (&self.told, &self.progress);
+        for (count, told, sum) in [
+            (&counts.echoed, &told.echoed, &progress.echoed),
+            (&counts.heard, &told.heard, &progress.heard),
+            (&counts.wrong, &told.wrong, &progress.wrong),
+            (&counts.lost, &told.lost, &progress.lost),
+        ] {
+            sum.fetch_add(count.get() - told.replace(count.get()), Ordering::Relaxed);
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Opening connections at a rate.
+
+use std::cell::Cell;
+use std::io;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures::future::join_all;
+use throng::runtime::{self, Instant};
+use throng::ws;
+use throng::{TcpSocket, TcpStream};
+
+use super::{PATIENCE, Shard};
+use crate::host;
+
+/// Connections that one shard opens at a time.
+const AT_ONCE: u32 = 256;
+/// When so many have failed, and none has opened, the other end is gone.
+const HOPELESS: u32 = AT_ONCE;
+/// Errors that are printed.
+const PRINTED: u32 = 10;
+
+/// What the openers of a shard share.
+struct Opening {
+    begin: Instant,
+    next: Cell<u32>,
+}
+
+impl Shard {
+    /// Opens this shard's connections, at the rate that was asked for.
+    pub(super) async fn open_all(self: &Rc<Self>) {
+        let opening = Opening { begin: runtime::now(), next: Cell::new(self.first) };
+        let opener = || async {
+            while let Some(number) = self.take_number(&opening) {
+                self.await_turn(number, &opening).await;
+                if self.progress.failed.load(Ordering::Relaxed) >= HOPELESS
+                    && self.progress.opened.load(Ordering::Relaxed) == 0
+                {
+                    self.progress.failed.fetch_add(1, Ordering::Relaxed);
+                    continue;
+                }
+                match runtime::timeout(PATIENCE, self.open(number)).await {
+                    Ok(Ok(())) => {
+                        self.progress.opened.fetch_add(1, Ordering::Relaxed);
+                    }
+                    Ok(Err(error)) => self.failed(number, &error),
+                    Err(_) => self.failed(number, &io::ErrorKind::TimedOut.into()),
+                }
+            }
+        };
+        join_all((0..AT_ONCE).map(|_| opener())).await;
+    }
+
+    fn take_number(&self, opening: &Opening) -> Option<u32> {
+        let number = opening.next.get();
+        opening.next.set(number.saturating_add(self.shards));
+        (number < self.connections).then_some(number)
+    }
+
+    async fn await_turn(&self, number: u32, opening: &Opening) {
+        if self.load.open_rate > 0 {
+            let at = f64::from(number) / f64::from(self.load.open_rate);
+            let at = opening.begin + Duration::from_secs_f64(at);
+            if at > runtime::now() {
+                runtime::sleep_until(at).await;
+            }
+        }
+    }
+
+    fn failed(&self, number: u32, error: &io::Error) {
+        if self.progress.failed.fetch_add(1, Ordering::Relaxed) < PRINTED {
+            eprintln!("connection {number}: {error}");
+        }
+    }
+
+    async fn open(self: &Rc<Self>, number: u32) -> io::Result<()> {
+        let (from, to) = host::endpoints(number, self.connections);
+        let stream: TcpStream = TcpSocket::new().bind(from).connect(to).await?;
+        stream.set_nodelay(true)?;
+        let connected = ws::connect(format!("ws://{to}/echo"), stream).await;
+        let (socket, _) = connected.map_err(io::Error::other)?;
+        self.pool.insert(socket)
+    }
+}

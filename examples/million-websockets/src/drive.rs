@@ -1,0 +1,193 @@
+//! A run of the demo: both ends, step by step, measured between the steps.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use crate::client::steps::{Step, Steps};
+use crate::client::{self, Load, Progress};
+use crate::ends::Server;
+use crate::host;
+use crate::memory::Resident;
+use crate::server::Settings;
+use crate::summary::{Measured, Summary};
+use crate::view::View;
+
+/// How long both ends rest before memory is measured.
+const REST: Duration = Duration::from_secs(2);
+/// How long a broadcast may take to reach all.
+const BROADCAST: Duration = Duration::from_secs(60);
+
+/// What is to be run.
+#[derive(Clone, Debug)]
+pub(crate) struct Run {
+    pub(crate) connections: u32,
+    pub(crate) load: Load,
+    pub(crate) shards: u16,
+    pub(crate) settings: Settings,
+    /// The memory device even where DPDK is to be had.
+    pub(crate) memory: bool,
+}
+
+/// How a run over DPDK came to nothing.
+enum Failure {
+    /// DPDK or the link was not to be had; the memory device may do.
+    Start(io::Error),
+    /// Both ends ran, and then something went wrong: that is the demo's result.
+    Run(io::Error),
+}
+
+impl From<Failure> for io::Error {
+    fn from(failure: Failure) -> io::Error {
+        match failure {
+            Failure::Start(error) | Failure::Run(error) => error,
+        }
+    }
+}
+
+/// Runs the demo over DPDK where it is to be had, else over the memory device.
+pub(crate) fn run(run: &Run) -> io::Result<Summary> {
+    let without_dpdk = match run.memory {
+        true => Some("asked for with --memory"),
+        false if !cfg!(feature = "dpdk") => Some("this build is without DPDK (libdpdk not found)"),
+        false => None,
+    };
+    if let Some(why) = without_dpdk {
+        println!("device: memory, both ends in this process; {why}");
+        return in_memory("memory:demo", run);
+    }
+    println!("device: dpdk net_memif, server and client are two processes");
+    match on_memif(run) {
+        Err(Failure::Start(error)) => {
+            println!("device: memory, both ends in this process; DPDK did not start: {error}");
+            in_memory("memory:demo", run)
+        }
+        result => Ok(result?),
+    }
+}
+
+fn on_memif(run: &Run) -> Result<Summary, Failure> {
+    // In the abstract name space there is no file that an interrupted run could leave behind.
+    let socket = format!("throng-demo-{}", std::process::id());
+    let common = format!("id=0,socket={socket},socket-abstract=yes");
+    let device = format!("dpdk:net_memif0,role=server,{common}");
+    let mut server = Server::process(&device, run.shards, run.connections, &run.settings)
+        .map_err(Failure::Start)?;
+    let device = format!("dpdk:net_memif0,role=client,{common}");
+    let outcome = drive(&device, run, &mut server);
+    let stopped = server.stop();
+    let (measured, progress) = outcome?;
+    stopped.map_err(Failure::Run)?;
+    Ok(Summary::new("dpdk:net_memif", false, run.shards, run.connections, measured, &progress))
+}
+
+/// Runs both ends in this process, joined by `device`, a memory device.
+pub(crate) fn in_memory(device: &'static str, run: &Run) -> io::Result<Summary> {
+    let mut server = Server::thread(device, run.shards, run.connections, &run.settings)?;
+    let outcome = drive(device, run, &mut server);
+    let stopped = server.stop();
+    let (measured, progress) = outcome?;
+    stopped?;
+    Ok(Summary::new("memory", true, run.shards, run.connections, measured, &progress))
+}
+
+/// Runs the client towards a server that somebody else has started.
+pub(crate) fn client_alone(
+    device: &str,
+    shards: u16,
+    connections: u32,
+    load: Load,
+) -> io::Result<Summary> {
+    let settings = Settings::default();
+    let run = Run { connections, load, shards, settings, memory: false };
+    let (measured, progress) = drive(device, &run, &mut Server::Elsewhere)?;
+    Ok(Summary::new("client alone", false, shards, connections, measured, &progress))
+}
+
+/// Runs the client, and directs both ends.
+fn drive(
+    device: &str,
+    run: &Run,
+    server: &mut Server,
+) -> Result<(Measured, Arc<Progress>), Failure> {
+    let (load, connections, shards) = (run.load, run.connections, run.shards);
+    let (steps, progress) = (Arc::new(Steps::default()), Progress::new());
+    let builder = host::client(device, shards, connections);
+    std::thread::scope(|scope| {
+        let client = (steps.clone(), progress.clone());
+        let running = scope.spawn(move || {
+            let (steps, progress) = client;
+            let shared = steps.clone();
+            let outcome = builder.run(move |shard| {
+                client::run(load, connections, shard.0, shards, shared.clone(), progress.clone())
+            });
+            steps.give_up();
+            outcome
+        });
+        let measured = direct(run, server, &steps, &progress);
+        if measured.is_err() {
+            // The client's shards wait for a step that will not come.
+            steps.let_all();
+        }
+        let outcome = running.join().map_err(|_| Failure::Run(io::Error::other("the client")))?;
+        let kind = if steps.is_running() { Failure::Run } else { Failure::Start };
+        outcome.map_err(kind)?;
+        Ok((measured.map_err(Failure::Run)?, progress.clone()))
+    })
+}
+
+/// Lets the client do its steps, and measures.
+fn direct(
+    run: &Run,
+    server: &mut Server,
+    steps: &Steps,
+    progress: &Progress,
+) -> io::Result<Measured> {
+    let total = u64::from(run.connections);
+    let ended = || io::Error::other("the client ended early");
+    let mut measured = Measured {
+        before: server.snapshot()?,
+        client_before: Resident::of_self()?.total(),
+        ..Measured::default()
+    };
+    server.measure_stages(true)?;
+    let mut view = View::new("opening", total);
+    let opened = || u64::from(progress.opened.load(Ordering::Relaxed));
+    let look = || view.at(opened(), progress);
+    measured.open = steps.run(Step::Open, run.shards, look).ok_or_else(ended)?;
+    drop(view);
+    measured.ramped = server.snapshot()?;
+    server.measure_stages(false)?;
+
+    let before = progress.echoed.load(Ordering::Relaxed);
+    let echoed = || progress.echoed.load(Ordering::Relaxed) - before;
+    let mut view = View::new("echoing", total);
+    let look = || view.at(echoed(), progress);
+    measured.echo = steps.run(Step::Echo, run.shards, look).ok_or_else(ended)?;
+    measured.echoed = echoed();
+    drop(view);
+    steps.run(Step::Load, run.shards, || {}).ok_or_else(ended)?;
+    std::thread::sleep(REST);
+    measured.idle = server.snapshot()?;
+    measured.client_idle = Resident::of_self()?.total();
+
+    steps.run(Step::Broadcast, run.shards, || {}).ok_or_else(ended)?;
+    let before = progress.heard.load(Ordering::Relaxed);
+    let begin = Instant::now();
+    server.publish("to all of you")?;
+    let mut view = View::new("broadcast", total);
+    let expected = if matches!(server, Server::Elsewhere) { 0 } else { opened() };
+    while progress.heard.load(Ordering::Relaxed) - before < expected && begin.elapsed() < BROADCAST
+    {
+        std::thread::sleep(Duration::from_millis(1));
+        view.at(progress.heard.load(Ordering::Relaxed) - before, progress);
+    }
+    measured.broadcast = begin.elapsed();
+    measured.heard = progress.heard.load(Ordering::Relaxed) - before;
+    measured.unheard = expected.saturating_sub(measured.heard);
+    drop(view);
+    measured.after_broadcast = server.snapshot()?;
+    measured.close = steps.run(Step::Close, run.shards, || {}).ok_or_else(ended)?;
+    Ok(measured)
+}

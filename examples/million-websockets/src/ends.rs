@@ -1,0 +1,146 @@
+//! The server of a run, wherever it lives, and how it is spoken to.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::server::{self, Control, Settings};
+use crate::stats::Snapshot;
+
+/// How long a server may take to end after its drain.
+const END: Duration = Duration::from_secs(20);
+
+/// A running server.
+pub(crate) enum Server {
+    /// In a process of its own, directed by its standard input.
+    Process { child: Child, out: BufReader<ChildStdout>, patience: Duration },
+    /// In a thread of this one.
+    Thread { control: Arc<Control>, thread: JoinHandle<io::Result<()>> },
+    /// Somebody else's: it tells nothing.
+    Elsewhere,
+}
+
+impl Server {
+    /// Starts a server process and waits until it listens.
+    pub(crate) fn process(
+        device: &str,
+        shards: u16,
+        connections: u32,
+        settings: &Settings,
+    ) -> io::Result<Server> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(["server", "--device", device, "--shards", &shards.to_string()])
+            .args(["--connections", &connections.to_string()])
+            .args(settings.args())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let patience = END + Duration::from_secs(settings.drain.into());
+        let out = child.stdout.take().map(BufReader::new);
+        let Some(mut out) = out else { return Err(io::Error::other("no pipe from the server")) };
+        let mut line = String::new();
+        while line.trim() != "ready" {
+            line.clear();
+            if out.read_line(&mut line)? == 0 {
+                let ended = Server::Process { child, out, patience }.stop();
+                let missing = || io::Error::other("the server process did not start");
+                return Err(ended.err().unwrap_or_else(missing));
+            }
+        }
+        Ok(Server::Process { child, out, patience })
+    }
+
+    /// Starts a server in this process and waits until it listens.
+    pub(crate) fn thread(
+        device: &'static str,
+        shards: u16,
+        connections: u32,
+        settings: &Settings,
+    ) -> io::Result<Server> {
+        let control = Control::new(shards);
+        let (shared, settings) = (control.clone(), settings.clone());
+        let thread = std::thread::spawn(move || {
+            server::run(device, shards, connections, &settings, &shared)
+        });
+        while control.listening.load(Ordering::Acquire) < usize::from(shards) {
+            if thread.is_finished() {
+                Server::Thread { control, thread }.stop()?;
+                return Err(io::Error::other("the server ended before it listened"));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(Server::Thread { control, thread })
+    }
+
+    /// Tells the server's process something.
+    fn tell(&mut self, line: &str) -> io::Result<()> {
+        match self {
+            Server::Process { child, .. } => {
+                let gone = || io::Error::other("no pipe to the server");
+                let input = child.stdin.as_mut().ok_or_else(gone)?;
+                writeln!(input, "{line}")
+            }
+            Server::Thread { .. } | Server::Elsewhere => Ok(()),
+        }
+    }
+
+    /// What the server knows about itself now.
+    pub(crate) fn snapshot(&mut self) -> io::Result<Snapshot> {
+        self.tell("stats")?;
+        match self {
+            Server::Process { out, .. } => {
+                let mut line = String::new();
+                out.read_line(&mut line)?;
+                serde_json::from_str(&line).map_err(io::Error::other)
+            }
+            Server::Thread { control, .. } => Ok(control.board.snapshot()),
+            Server::Elsewhere => Ok(Snapshot::default()),
+        }
+    }
+
+    /// Has the server measure the stages of its loops, or ends that.
+    pub(crate) fn measure_stages(&mut self, on: bool) -> io::Result<()> {
+        if let Server::Thread { control, .. } = self {
+            control.board.stages.store(on, Ordering::Relaxed);
+        }
+        self.tell(if on { "stages on" } else { "stages off" })
+    }
+
+    /// Has the server publish a text to all.
+    pub(crate) fn publish(&mut self, text: &str) -> io::Result<()> {
+        if let Server::Thread { control, .. } = self {
+            control.publish(text);
+        }
+        self.tell(&format!("publish {text}"))
+    }
+
+    /// Ends it.
+    pub(crate) fn stop(self) -> io::Result<()> {
+        match self {
+            Server::Process { mut child, patience, .. } => {
+                drop(child.stdin.take());
+                let until = Instant::now() + patience;
+                while Instant::now() < until {
+                    match child.try_wait()? {
+                        Some(status) if status.success() => return Ok(()),
+                        Some(status) => {
+                            return Err(io::Error::other(format!("the server ended: {status}")));
+                        }
+                        None => std::thread::sleep(Duration::from_millis(10)),
+                    }
+                }
+                child.kill()?;
+                child.wait()?;
+                Err(io::Error::other(format!("the server did not end in {patience:?}")))
+            }
+            Server::Elsewhere => Ok(()),
+            Server::Thread { control, thread } => {
+                control.stop.store(true, Ordering::Release);
+                thread.join().map_err(|_| io::Error::other("the server panicked"))?
+            }
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! The server: echo, rooms, a topic of all; limits, heartbeats, drain.
+
+mod control;
+mod session;
+
+use std::cell::Cell;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use throng::runtime::{self, stages};
+use throng::ws::topic::{Hub, Slow, Topic, TopicConfig, Topics};
+use throng::ws::{Config, Frame};
+use throng::{Limits, ShardId, TcpListener};
+
+pub(crate) use control::{Control, run_process};
+
+use crate::host;
+use crate::stats::{Board, ShardStats, network};
+
+/// The topic that everybody is subscribed to.
+const ALL: &str = "";
+/// How often a shard leaves its numbers on the board, and looks for something to do.
+const LOOK: Duration = Duration::from_millis(20);
+/// Frames that a room keeps for members who are behind.
+const BACKLOG: usize = 64;
+
+/// Settings of the server.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Settings {
+    /// Largest message the server takes, in bytes
+    #[arg(long, default_value_t = Settings::default().max_message)]
+    pub(crate) max_message: u32,
+    /// WebSockets the server holds, at most; default: as many as are opened
+    #[arg(long)]
+    pub(crate) max_connections: Option<u32>,
+    /// Bytes queued for one connection, at most, before what is published waits in its room
+    #[arg(long, default_value_t = Settings::default().queue, value_parser = clap::value_parser!(u32).range(2048..))]
+    pub(crate) queue: u32,
+    /// What becomes of a consumer who is 64 messages behind
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) slow: SlowPolicy,
+    /// Seconds of silence after which a connection is pinged; after as many again it is dead.
+    /// 0: never
+    #[arg(long, default_value_t = Settings::default().ping)]
+    pub(crate) ping: u32,
+    /// Seconds that connections have to close when the server ends
+    #[arg(long, default_value_t = Settings::default().drain)]
+    pub(crate) drain: u32,
+}
+
+/// What becomes of a slow consumer.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(crate) enum SlowPolicy {
+    /// It misses the oldest messages
+    #[default]
+    Drop,
+    /// It is disconnected
+    Disconnect,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            max_message: 64 << 10,
+            max_connections: None,
+            queue: 32 << 10,
+            slow: SlowPolicy::default(),
+            ping: 60,
+            drain: 10,
+        }
+    }
+}
+
+impl Settings {
+    /// As arguments of the server's own process.
+    pub(crate) fn args(&self) -> Vec<String> {
+        let slow = self.slow.to_possible_value().map_or(String::new(), |v| v.get_name().into());
+        let mut args = Vec::new();
+        for (name, value) in [
+            ("--max-message", self.max_message.to_string()),
+            ("--queue", self.queue.to_string()),
+            ("--slow", slow),
+            ("--ping", self.ping.to_string()),
+            ("--drain", self.drain.to_string()),
+        ] {
+            args.extend([name.to_owned(), value]);
+        }
+        if let Some(most) = self.max_connections {
+            args.extend(["--max-connections".to_owned(), most.to_string()]);
+        }
+        args
+    }
+
+    fn limits(&self, connections: u32) -> Limits {
+        let mut limits = host::limits(self.max_connections.unwrap_or(connections));
+        limits.send_buffer = self.queue;
+        limits.initial_send_buffer = self.queue;
+        limits
+    }
+
+    fn topics(&self) -> TopicConfig {
+        let slow = match self.slow {
+            SlowPolicy::Drop => Slow::Drop,
+            SlowPolicy::Disconnect => Slow::Disconnect,
+        };
+        TopicConfig::default().backlog(BACKLOG).slow(slow)
+    }
+}
+
+/// One shard of the server: what its connections share.
+struct Shard {
+    topics: Topics,
+    all: Topic,
+    config: Rc<Config>,
+    stats: Counts,
+}
+
+/// What a shard counts itself.
+#[derive(Default)]
+struct Counts {
+    connections: Cell<u64>,
+    handshakes: Cell<u64>,
+    refused: Cell<u64>,
+    received: Cell<u64>,
+    echoed: Cell<u64>,
+}
+
+/// Serves until told to stop.
+pub(crate) fn run(
+    device: &str,
+    shards: u16,
+    connections: u32,
+    settings: &Settings,
+    control: &Arc<Control>,
+) -> io::Result<()> {
+    let hub = Hub::new(shards.into(), settings.topics());
+    let builder = host::server(device, shards, settings.limits(connections));
+    let outcomes = builder
+        .run(|shard| serve(shard, hub.clone(), connections, settings.clone(), control.clone()))?;
+    outcomes.into_iter().collect()
+}
+
+async fn serve(
+    id: ShardId,
+    hub: Hub,
+    connections: u32,
+    settings: Settings,
+    control: Arc<Control>,
+) -> io::Result<()> {
+    let topics = hub.enter()?;
+    let heartbeat = (settings.ping > 0).then(|| Duration::from_secs(settings.ping.into()));
+    // Everybody is in this one, so its heartbeat is everybody's.
+    let all = topics.topic_with(ALL, settings.topics().heartbeat(heartbeat));
+    let config = Config::default()
+        .max_message_size(settings.max_message as usize)
+        .max_frame_size(settings.max_message as usize);
+    let shard = Rc::new(Shard { topics, all, config: Rc::new(config), stats: Counts::default() });
+    let mut accepting = Vec::new();
+    for port in host::ports(connections) {
+        let listener = TcpListener::bind(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port))?;
+        accepting.push(runtime::spawn_local(session::accept(listener, shard.clone())));
+    }
+    control.listening.fetch_add(1, Ordering::AcqRel);
+    let mut published = 0;
+    while !control.stop.load(Ordering::Acquire) {
+        runtime::sleep(LOOK).await;
+        shard.tell(id, &control.board);
+        if id == ShardId(0)
+            && let Some((number, text)) = control.publication(published)
+        {
+            published = number;
+            control.published(shard.all.publish(&Frame::text(text)));
+        }
+    }
+    // The end: nobody new, and everybody is sent away, as fast as the shard can.
+    accepting.iter().for_each(|task| task.abort());
+    shard.all.close();
+    let until = runtime::now() + Duration::from_secs(settings.drain.into());
+    while shard.stats.connections.get() > 0 && runtime::now() < until {
+        runtime::sleep(LOOK).await;
+        shard.tell(id, &control.board);
+    }
+    Ok(())
+}
+
+impl Shard {
+    /// Leaves this shard's numbers on the board.
+    fn tell(&self, id: ShardId, board: &Board) {
+        let times = stages::take();
+        if times.is_some() != board.wants_stages() {
+            stages::measure(board.wants_stages());
+        }
+        let (own, hub) = (&self.stats, self.topics.stats());
+        let (tcp, queued) = network();
+        let stats = ShardStats {
+            connections: own.connections.get(),
+            handshakes: own.handshakes.get(),
+            refused: own.refused.get(),
+            received: own.received.get(),
+            sent: own.echoed.get() + hub.delivered,
+            missed: hub.missed,
+            disconnected: hub.disconnected,
+            pings: hub.pings,
+            dead: hub.dead,
+            rooms: self.topics.len() as u64,
+            tcp,
+            queued,
+            ..ShardStats::default()
+        };
+        board.put(id.index(), stats, times);
+    }
+}

@@ -1,0 +1,244 @@
+//! What a running server knows about itself: a snapshot that a page, a script or the demo's own
+//! summary is made from.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use throng::net;
+use throng::runtime::stages::{Stage, StageTimes};
+
+use crate::memory::Resident;
+
+/// One shard's part of a [`Snapshot`]; totals count from the start.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct ShardStats {
+    /// WebSockets that are open.
+    pub(crate) connections: u64,
+    /// Opening handshakes completed.
+    pub(crate) handshakes: u64,
+    /// Connections that did not become a WebSocket.
+    pub(crate) refused: u64,
+    /// Data messages received.
+    pub(crate) received: u64,
+    /// Data messages sent: echoes, and copies of what was published.
+    pub(crate) sent: u64,
+    /// Messages that slow consumers missed, and slow consumers that were disconnected.
+    pub(crate) missed: u64,
+    pub(crate) disconnected: u64,
+    /// Pings sent, and peers found dead by them.
+    pub(crate) pings: u64,
+    pub(crate) dead: u64,
+    /// Rooms, the topic of all included.
+    pub(crate) rooms: u64,
+    /// TCP connections of any state, and bytes in their queues.
+    pub(crate) tcp: u64,
+    pub(crate) queued: u64,
+    /// Longest run of each stage of the loop since the snapshot before, in microseconds.
+    pub(crate) stages: StageMicros,
+    /// Stages that ever took a millisecond or longer.
+    pub(crate) slow_stages: u64,
+}
+
+/// Microseconds by stage.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct StageMicros {
+    pub(crate) inbox: f64,
+    pub(crate) receive: f64,
+    pub(crate) timers: f64,
+    pub(crate) advance: f64,
+    pub(crate) tasks: f64,
+    pub(crate) transmit: f64,
+}
+
+impl StageMicros {
+    fn of(times: &StageTimes) -> StageMicros {
+        let micros = |stage| times.of(stage).longest.as_nanos() as f64 / 1_000.0;
+        StageMicros {
+            inbox: micros(Stage::Inbox),
+            receive: micros(Stage::Receive),
+            timers: micros(Stage::Timers),
+            advance: micros(Stage::Advance),
+            tasks: micros(Stage::Tasks),
+            transmit: micros(Stage::Transmit),
+        }
+    }
+
+    /// The longer of each.
+    fn max(self, other: StageMicros) -> StageMicros {
+        StageMicros {
+            inbox: self.inbox.max(other.inbox),
+            receive: self.receive.max(other.receive),
+            timers: self.timers.max(other.timers),
+            advance: self.advance.max(other.advance),
+            tasks: self.tasks.max(other.tasks),
+            transmit: self.transmit.max(other.transmit),
+        }
+    }
+
+    /// The longest of all, and its stage.
+    pub(crate) fn longest(&self) -> (&'static str, f64) {
+        let all = [
+            ("inbox", self.inbox),
+            ("receive", self.receive),
+            ("timers", self.timers),
+            ("advance", self.advance),
+            ("tasks", self.tasks),
+            ("transmit", self.transmit),
+        ];
+        all.into_iter().fold(("inbox", 0.0), |a, b| if b.1 > a.1 { b } else { a })
+    }
+}
+
+/// What all shards together know at one moment.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Snapshot {
+    /// Seconds since the server started.
+    pub(crate) at: f64,
+    pub(crate) connections: u64,
+    /// Handshakes and messages a second since the snapshot before.
+    pub(crate) handshakes_per_second: f64,
+    pub(crate) messages_per_second: f64,
+    /// Resident memory of the process, hugepages included, and what of it has come since the
+    /// server listened, by connections.
+    pub(crate) memory: u64,
+    pub(crate) bytes_per_connection: u64,
+    /// Processor time of the process, in seconds.
+    pub(crate) cpu: f64,
+    /// By shard: how evenly the load is spread.
+    pub(crate) shards: Vec<ShardStats>,
+}
+
+impl Snapshot {
+    /// A number of all shards together.
+    pub(crate) fn sum(&self, field: impl Fn(&ShardStats) -> u64) -> u64 {
+        self.shards.iter().map(field).sum()
+    }
+
+    /// The longest stage of any shard since the snapshot before, and which.
+    pub(crate) fn longest_stage(&self) -> (&'static str, f64) {
+        let all = self.shards.iter().map(|shard| shard.stages);
+        all.reduce(StageMicros::max).unwrap_or_default().longest()
+    }
+}
+
+/// Where shards leave their numbers, and from where they are taken.
+pub(crate) struct Board {
+    begun: Instant,
+    shards: Vec<Mutex<ShardStats>>,
+    last: Mutex<Last>,
+    /// Whether shards measure their stages.
+    pub(crate) stages: AtomicBool,
+}
+
+#[derive(Default)]
+struct Last {
+    at: f64,
+    handshakes: u64,
+    messages: u64,
+    /// Memory when the first snapshot was taken.
+    base: Option<u64>,
+}
+
+impl Board {
+    pub(crate) fn new(shards: u16) -> Arc<Board> {
+        Arc::new(Board {
+            begun: Instant::now(),
+            shards: (0..shards).map(|_| Mutex::default()).collect(),
+            last: Mutex::default(),
+            stages: AtomicBool::new(false),
+        })
+    }
+
+    /// A shard leaves its numbers. Its stages are kept until they are taken.
+    pub(crate) fn put(&self, shard: usize, mut stats: ShardStats, times: Option<StageTimes>) {
+        let mut place = self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner);
+        (stats.stages, stats.slow_stages) = (place.stages, place.slow_stages);
+        if let Some(times) = times {
+            stats.stages = stats.stages.max(StageMicros::of(&times));
+            stats.slow_stages += Stage::ALL.map(|stage| times.of(stage).slow).iter().sum::<u64>();
+        }
+        *place = stats;
+    }
+
+    /// Takes a snapshot; rates and stages count from the one before.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let take = |place: &Mutex<ShardStats>| {
+            let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
+            let stats = place.clone();
+            place.stages = StageMicros::default();
+            stats
+        };
+        let shards: Vec<_> = self.shards.iter().map(take).collect();
+        let mut snapshot = Snapshot {
+            at: self.begun.elapsed().as_secs_f64(),
+            memory: Resident::of_self().map_or(0, Resident::total),
+            cpu: processor_time().as_secs_f64(),
+            shards,
+            ..Snapshot::default()
+        };
+        snapshot.connections = snapshot.sum(|shard| shard.connections);
+        let handshakes = snapshot.sum(|shard| shard.handshakes);
+        let messages = snapshot.sum(|shard| shard.received + shard.sent);
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let time = (snapshot.at - last.at).max(1e-3);
+        snapshot.handshakes_per_second = (handshakes - last.handshakes) as f64 / time;
+        snapshot.messages_per_second = (messages - last.messages) as f64 / time;
+        let base = *last.base.get_or_insert(snapshot.memory);
+        *last = Last { at: snapshot.at, handshakes, messages, base: Some(base) };
+        let grown = snapshot.memory.saturating_sub(base);
+        snapshot.bytes_per_connection = grown / snapshot.connections.max(1);
+        snapshot
+    }
+
+    /// Whether stages are to be measured.
+    pub(crate) fn wants_stages(&self) -> bool {
+        self.stages.load(Ordering::Relaxed)
+    }
+}
+
+/// What the network of the current shard holds: TCP connections and bytes queued.
+pub(crate) fn network() -> (u64, u64) {
+    net::stats::current().map_or((0, 0), |stats| {
+        let usage = stats.usage;
+        (usage.connections as u64, usage.send_memory + usage.recv_memory)
+    })
+}
+
+/// What this process has used of the processors.
+fn processor_time() -> Duration {
+    // utime and stime, the 14th and 15th field, in ticks of 1/100 s; the second may have spaces.
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let ticks = fields.split_whitespace().skip(11).take(2).filter_map(|n| n.parse::<u64>().ok());
+    Duration::from_millis(ticks.sum::<u64>() * 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_count_from_the_snapshot_before_and_stages_are_taken() {
+        let board = Board::new(2);
+        let stats = |connections, received| ShardStats {
+            connections,
+            handshakes: connections,
+            received,
+            ..ShardStats::default()
+        };
+        board.put(0, stats(10, 100), Some(StageTimes::default()));
+        board.put(1, stats(20, 0), None);
+        let first = board.snapshot();
+        assert_eq!((first.connections, first.sum(|s| s.received)), (30, 100));
+        assert!(first.handshakes_per_second > 0.0 && first.memory > 0);
+        std::thread::sleep(Duration::from_millis(5));
+        let second = board.snapshot();
+        assert_eq!((second.handshakes_per_second, second.messages_per_second), (0.0, 0.0));
+        // It travels between the processes as JSON.
+        let text = serde_json::to_string(&second).unwrap();
+        let back: Snapshot = serde_json::from_str(&text).unwrap();
+        assert_eq!((back.connections, back.shards.len()), (30, 2));
+    }
+}

@@ -1,0 +1,172 @@
+//! Whole runs in small, over the memory device.
+
+use std::time::Duration;
+
+use clap::{CommandFactory, Parser};
+use futures::{SinkExt, StreamExt};
+use throng::ws::{self, CloseCode, HandshakeError, Message, WebSocket};
+use throng::{TcpSocket, TcpStream, runtime};
+
+use crate::Args;
+use crate::client::Load;
+use crate::drive::{Run, in_memory};
+use crate::ends::Server;
+use crate::host;
+use crate::server::{Settings, SlowPolicy};
+use crate::stats::Snapshot;
+
+/// Connections that a server has room for in a test without a run.
+const ROOM: u32 = 20;
+
+fn run(connections: u32, shards: u16) -> Run {
+    let load = Load { open_rate: 0, ramp_echo_rate: 500, rate: 1_000, seconds: 1, size: 100 };
+    Run { connections, load, shards, settings: Settings::default(), memory: true }
+}
+
+#[test]
+fn a_small_run_is_whole_and_says_what_it_measured() {
+    let summary = in_memory("memory:demo-whole", &run(500, 2)).unwrap();
+    let json = serde_json::to_value(&summary).unwrap();
+    assert!(summary.is_whole(), "{json}");
+    assert_eq!(json["broadcast_received"], 500, "{json}");
+    // 1,000 a second, for a second: on time or late, but all.
+    assert_eq!(json["load"]["count"], 1_000, "{json}");
+    assert!(json["ramp"]["count"].as_u64() > Some(0), "{json}");
+    let shards = json["server"]["shards"].as_array().unwrap();
+    let each: Vec<_> = shards.iter().map(|shard| shard["connections"].as_u64()).collect();
+    assert_eq!(each.iter().flatten().sum::<u64>(), 500);
+    assert!(each.iter().all(|count| *count > Some(100)), "unevenly spread: {each:?}");
+    assert_eq!(json["server"]["connections"], 500);
+}
+
+#[test]
+fn the_arguments_of_the_server_process_are_its_settings() {
+    Args::command().debug_assert();
+    let settings = ["--slow", "disconnect", "--queue", "4096", "--ping", "0", "--drain", "3"];
+    let more = ["--max-message", "777", "--max-connections", "9"];
+    let given = Args::parse_from(["throng-demo"].into_iter().chain(settings).chain(more));
+    let fixed = ["throng-demo", "server", "--device", "memory:x", "--connections", "5"];
+    let again = fixed.map(str::to_owned).into_iter().chain(given.settings.args());
+    let Some(crate::Role::Server { settings, .. }) = Args::parse_from(again).role else {
+        panic!("not the server's arguments");
+    };
+    assert_eq!(format!("{settings:?}"), format!("{:?}", given.settings));
+}
+
+async fn connect(path: &str) -> Result<WebSocket<TcpStream>, ws::Error> {
+    let (from, to) = host::endpoints(0, ROOM);
+    let stream = TcpSocket::new().bind(from).connect(to).await?;
+    Ok(ws::connect(format!("ws://{to}{path}"), stream).await?.0)
+}
+
+async fn expect(socket: &mut WebSocket<TcpStream>, text: &str) {
+    let next = runtime::timeout(Duration::from_secs(20), socket.next()).await;
+    match next.expect("nothing came") {
+        Some(Ok(message)) => assert_eq!(message, Message::text(text)),
+        other => panic!("not {text}: {other:?}"),
+    }
+}
+
+/// Runs a client towards a server; returns what the server said of itself before its end.
+fn with_server<F: Future<Output = ()> + 'static>(
+    device: &'static str,
+    settings: &Settings,
+    client: impl Fn() -> F + Send + Sync,
+) -> Snapshot {
+    let mut server = Server::thread(device, 1, ROOM, settings).unwrap();
+    host::client(device, 1, ROOM).run(|_| client()).unwrap();
+    let snapshot = server.snapshot().unwrap();
+    server.stop().unwrap();
+    snapshot
+}
+
+#[test]
+fn paths_are_rooms_and_a_broadcast_reaches_everybody() {
+    let settings = Settings { max_message: 1_000, ..Settings::default() };
+    let end = with_server("memory:demo-rooms", &settings, || async {
+        let mut echo = connect("/echo").await.unwrap();
+        let mut a = connect("/rooms/a").await.unwrap();
+        let mut b = connect("/rooms/a").await.unwrap();
+        let mut other = connect("/rooms/b").await.unwrap();
+        // Each is a member when its first answer is there.
+        for (socket, present) in [(&mut a, 2), (&mut b, 2), (&mut other, 1)] {
+            let said = format!(r#"{{"present":{present}}}"#);
+            loop {
+                socket.send(Message::text("/who")).await.unwrap();
+                if socket.next().await.unwrap().unwrap() == Message::text(&said) {
+                    break;
+                }
+            }
+        }
+        a.send(Message::text("hello")).await.unwrap();
+        expect(&mut a, "hello").await;
+        expect(&mut b, "hello").await;
+        let mut sender = connect("/broadcast").await.unwrap();
+        echo.send(Message::text("mine")).await.unwrap();
+        expect(&mut echo, "mine").await;
+        sender.send(Message::text("all")).await.unwrap();
+        for socket in [&mut echo, &mut a, &mut b, &mut other] {
+            expect(socket, "all").await;
+        }
+        expect(&mut sender, r#"{"subscribers":5,"refused":0}"#).await;
+        expect(&mut sender, "all").await;
+        // What is too large, and what is nowhere.
+        other.send(Message::binary(vec![0; 1_001])).await.unwrap();
+        match other.next().await {
+            Some(Ok(Message::Close(Some(frame)))) => assert_eq!(frame.code, CloseCode::Size),
+            end => panic!("{end:?}"),
+        }
+        match connect("/nowhere").await {
+            Err(ws::Error::Handshake(HandshakeError::Refused(status))) => assert_eq!(status, 404),
+            end => panic!("{end:?}"),
+        }
+        b.close(None).await.unwrap();
+        runtime::sleep(Duration::from_millis(50)).await;
+        a.send(Message::text("/who")).await.unwrap();
+        expect(&mut a, r#"{"present":1}"#).await;
+    });
+    assert!(end.sum(|shard| shard.handshakes) >= 5 && end.sum(|shard| shard.refused) >= 1);
+}
+
+#[test]
+fn a_slow_consumer_is_disconnected_and_counted_and_the_end_is_orderly() {
+    let slow = SlowPolicy::Disconnect;
+    let settings = Settings { slow, queue: 2_048, ..Settings::default() };
+    let mut server = Server::thread("memory:demo-slow", 1, ROOM, &settings).unwrap();
+    let client = std::thread::spawn(|| {
+        let main = |_| async {
+            let mut talker = connect("/rooms/x").await.unwrap();
+            // Sits in the room, and reads nothing.
+            let slow = connect("/rooms/x").await.unwrap();
+            let body = "z".repeat(30_000);
+            for _ in 0..1_000 {
+                talker.send(Message::text(&body)).await.unwrap();
+                expect(&mut talker, &body).await;
+                if slow.get_ref().info().is_ok_and(|info| info.error.is_some()) {
+                    break;
+                }
+            }
+            assert!(slow.get_ref().info().unwrap().error.is_some(), "it was never disconnected");
+            // The server ends now.
+            match talker.next().await {
+                Some(Ok(Message::Close(Some(frame)))) => assert_eq!(frame.code, CloseCode::Away),
+                end => panic!("{end:?}"),
+            }
+            assert!(talker.next().await.is_none());
+        };
+        host::client("memory:demo-slow", 1, ROOM).run(main).unwrap();
+    });
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    loop {
+        std::thread::sleep(Duration::from_millis(20));
+        let snapshot = server.snapshot().unwrap();
+        if snapshot.sum(|shard| shard.disconnected) == 1 && snapshot.connections == 1 {
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline, "{snapshot:?}");
+    }
+    // Time for the client to see it too.
+    std::thread::sleep(Duration::from_millis(200));
+    server.stop().unwrap();
+    client.join().unwrap();
+}
