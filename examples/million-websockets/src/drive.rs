@@ -146,6 +146,8 @@ fn direct(
 ) -> io::Result<Measured> {
     let total = u64::from(run.connections);
     let ended = || io::Error::other("the client ended early");
+    // What the device takes is not the connections'.
+    steps.all_running(run.shards).ok_or_else(ended)?;
     let mut measured = Measured {
         before: server.snapshot()?,
         client_before: Resident::of_self()?.total(),

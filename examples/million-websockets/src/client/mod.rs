@@ -209,22 +209,26 @@ impl Shard {
         self.progress.skipped.fetch_add(counts.skipped.take(), Ordering::Relaxed);
     }
 
+    /// Closes all, a window at a time.
     async fn close(&self) {
-        for place in 0..self.pool.len() {
-            self.pool.close(place);
-            runtime::coop::consume_budget().await;
-        }
-        let begin = runtime::now();
-        loop {
-            let open = self.pool.open();
-            if open == 0 {
-                return;
+        let total = self.pool.len();
+        let mut quiet = (self.pool.ended(), runtime::now());
+        let mut next = 0;
+        while self.pool.ended() < total {
+            // More may have ended than were closed here: the others were lost.
+            while next < total && u64::from(next.saturating_sub(self.pool.ended())) < WINDOW {
+                self.pool.close(next);
+                next += 1;
+                runtime::coop::consume_budget().await;
             }
-            if runtime::now() - begin > PATIENCE {
+            if self.pool.ended() > quiet.0 {
+                quiet = (self.pool.ended(), runtime::now());
+            } else if runtime::now() - quiet.1 > PATIENCE {
+                let open = total - self.pool.ended();
                 self.progress.stuck.fetch_add(open, Ordering::Relaxed);
                 return;
             }
-            runtime::sleep(Duration::from_millis(20)).await;
+            runtime::sleep(Duration::from_millis(1)).await;
         }
     }
 

@@ -45,6 +45,8 @@ pub(crate) fn add(count: &Cell<u64>, more: u64) {
 pub(crate) struct Pool {
     blocks: RefCell<Vec<Vec<Option<Socket>>>>,
     len: Cell<u32>,
+    /// Sockets that have come to their end.
+    ended: Cell<u32>,
     clock: Clock,
     size: usize,
     pub(crate) counts: Counts,
@@ -57,6 +59,7 @@ impl Pool {
         Rc::new(Pool {
             blocks: RefCell::default(),
             len: Cell::new(0),
+            ended: Cell::new(0),
             clock,
             size: size.max(payload::LEAST),
             counts: Counts::default(),
@@ -107,10 +110,9 @@ impl Pool {
         self.with(place, |slot| slot.as_mut().is_some_and(|s| send(s, Message::Close(None))));
     }
 
-    /// Sockets that are there.
-    pub(crate) fn open(&self) -> u32 {
-        let blocks = self.blocks.borrow();
-        blocks.iter().flatten().filter(|socket| socket.is_some()).count() as u32
+    /// Sockets that have come to their end.
+    pub(crate) fn ended(&self) -> u32 {
+        self.ended.get()
     }
 
     fn received(&self, place: u32, message: &Message) {
@@ -167,6 +169,7 @@ impl Future for Reader {
                     }
                     let socket = self.pool.with(self.place, Option::take);
                     drop(socket);
+                    self.pool.ended.set(self.pool.ended.get() + 1);
                     return Poll::Ready(());
                 }
             }

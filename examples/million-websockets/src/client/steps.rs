@@ -70,12 +70,17 @@ impl Steps {
         self.failed.store(1, Ordering::Release);
     }
 
-    /// Lets all `shards` do a step and waits, outside the runtime, until they have, calling
-    /// `look` now and then. Returns how long it took; `None` when the client has ended.
-    pub(crate) fn run(&self, step: Step, shards: u16, mut look: impl FnMut()) -> Option<Duration> {
+    /// Waits until all `shards` run; `None` when the client has ended.
+    pub(crate) fn all_running(&self, shards: u16) -> Option<()> {
         while self.running.load(Ordering::Acquire) < shards.into() {
             self.pause()?;
         }
+        Some(())
+    }
+
+    /// Lets all `shards` do a step and waits, outside the runtime, until they have, calling
+    /// `look` now and then. Returns how long it took; `None` when the client has ended.
+    pub(crate) fn run(&self, step: Step, shards: u16, mut look: impl FnMut()) -> Option<Duration> {
         let begin = Instant::now();
         self.allowed.store(step as usize + 1, Ordering::Release);
         while self.done[step as usize].load(Ordering::Acquire) < shards.into() {
