@@ -47,6 +47,11 @@ pub(crate) struct Group {
 }
 
 impl Group {
+    /// Whether its shards have threads and a clock that goes on, as against a simulated world.
+    pub(crate) fn is_real(&self) -> bool {
+        self.blocking.is_some()
+    }
+
     /// `real`: with threads and signals, as against a simulated world.
     pub(crate) fn new(config: &Config, leases: &[Lease], real: bool) -> Group {
         Group {

@@ -13,6 +13,7 @@ use std::ptr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use crate::arena::{ABORT, ALIVE, Arena, DONE, HANDLE, QUEUED, Slot, TaskId, WAITER, generation};
 use crate::config::ShardId;
@@ -41,6 +42,10 @@ pub(crate) type Envelope = Box<dyn FnOnce() + Send>;
 /// Rounds of the ready queue in one turn, so that a task woken by another runs in the same
 /// turn, while one that keeps waking itself runs this often at most.
 const ROUNDS: usize = 4;
+
+/// How long a turn polls tasks, when there are many: handshakes take ten microseconds each, and
+/// what has come for the others must not wait for hundreds of them.
+const SLICE: Duration = Duration::from_micros(300);
 
 /// What few tasks need and only for a while.
 #[derive(Default)]
@@ -307,13 +312,18 @@ impl Shard {
         }
         let mut polls = 0;
         let mut batch = [0; BATCH];
+        // A virtual clock stands still during a turn.
+        let many = self.group.is_real() && self.ready.borrow().len() > BATCH;
+        let begin = many.then(std::time::Instant::now);
         for _ in 0..ROUNDS {
             let mut round = self.ready.borrow().len().min(budget - polls);
             if round == 0 {
                 break;
             }
-            polls += round;
             while round > 0 {
+                if polls > 0 && begin.is_some_and(|begin| begin.elapsed() >= SLICE) {
+                    return polls;
+                }
                 let count = self.ready.borrow_mut().pop(round, &mut batch);
                 let batch = &batch[..count];
                 for &index in batch {
@@ -326,6 +336,7 @@ impl Shard {
                     self.poll_task(index);
                 }
                 round -= count;
+                polls += count;
             }
         }
         polls

@@ -116,10 +116,14 @@ impl Snapshot {
         self.shards.iter().map(field).sum()
     }
 
-    /// The longest stage of any shard since the snapshot before, and which.
+    /// The longest of each stage of any shard since the snapshot before.
+    pub(crate) fn stages(&self) -> StageMicros {
+        self.shards.iter().map(|shard| shard.stages).reduce(StageMicros::max).unwrap_or_default()
+    }
+
+    /// The longest of all stages, and which.
     pub(crate) fn longest_stage(&self) -> (&'static str, f64) {
-        let all = self.shards.iter().map(|shard| shard.stages);
-        all.reduce(StageMicros::max).unwrap_or_default().longest()
+        self.stages().longest()
     }
 }
 

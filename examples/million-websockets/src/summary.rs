@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::client::Progress;
 use crate::client::latency::Percentiles;
-use crate::stats::Snapshot;
+use crate::stats::{Snapshot, StageMicros};
 
 /// The last line of `--json`. Times are in seconds, latencies in microseconds.
 #[derive(Serialize)]
@@ -46,6 +46,8 @@ pub(crate) struct Summary {
     pub(crate) longest_stage: &'static str,
     pub(crate) longest_stage_us: f64,
     pub(crate) slow_stages: u64,
+    /// The longest of each stage then, over all shards.
+    pub(crate) ramp_stages: StageMicros,
     pub(crate) client_longest_stage_us: f64,
     pub(crate) broadcast_subscribers: u64,
     pub(crate) broadcast_received: u64,
@@ -134,6 +136,7 @@ impl Summary {
             load: progress.load.percentiles(),
             longest_stage,
             longest_stage_us,
+            ramp_stages: m.ramped.stages(),
             slow_stages: m.ramped.sum(|shard| shard.slow_stages),
             client_longest_stage_us: progress.longest_stage.load(Ordering::Relaxed) as f64 / 1e3,
             broadcast_subscribers: m.idle.connections,

@@ -1,7 +1,7 @@
 //! From a 4-tuple to the slot that holds it: open addressing, eight bytes an entry.
 //!
 //! An entry is the low half of the tuple's keyed hash and a [`Slot`]; the tuple itself is
-//! compared where the slot points. The table lives in pieces of 8 KiB. It grows by a second
+//! compared where the slot points. The table lives in pieces of 4 KiB. It grows by a second
 //! table twice as large: every insertion moves a few entries over, and pieces are allocated
 //! when first written and freed when drained, so that no single operation does more than a
 //! bounded amount of work.
@@ -61,8 +61,8 @@ fn fold(a: u64, b: u64) -> u64 {
 }
 
 /// Entries of a piece. Every new connection of a burst may be the first of its piece, and a piece
-/// costs its page faults: 64 KiB took a burst after a doubling over a millisecond.
-const PIECE: usize = 1024;
+/// costs its page faults: 64 KiB each took a burst after a doubling over a millisecond.
+const PIECE: usize = 512;
 const GONE: u64 = 1;
 const STEP: usize = 16;
 

@@ -32,25 +32,30 @@ impl Shard {
     /// Opens this shard's connections, at the rate that was asked for.
     pub(super) async fn open_all(self: &Rc<Self>) {
         let opening = Opening { begin: runtime::now(), next: Cell::new(self.first) };
-        let opener = || async {
-            while let Some(number) = self.take_number(&opening) {
-                self.await_turn(number, &opening).await;
-                if self.progress.failed.load(Ordering::Relaxed) >= HOPELESS
-                    && self.progress.opened.load(Ordering::Relaxed) == 0
-                {
-                    self.progress.failed.fetch_add(1, Ordering::Relaxed);
-                    continue;
-                }
-                match runtime::timeout(PATIENCE, self.open(number)).await {
-                    Ok(Ok(())) => {
-                        self.progress.opened.fetch_add(1, Ordering::Relaxed);
-                    }
-                    Ok(Err(error)) => self.failed(number, &error),
-                    Err(_) => self.failed(number, &io::ErrorKind::TimedOut.into()),
-                }
+        let opening = Rc::new(opening);
+        // Tasks, because a future that joins a thousand would poll them all at a time.
+        let opener = |_| runtime::spawn_local(self.clone().open_some(opening.clone()));
+        join_all((0..AT_ONCE).map(opener)).await;
+    }
+
+    /// Opens one after the other until there are no more.
+    async fn open_some(self: Rc<Self>, opening: Rc<Opening>) {
+        while let Some(number) = self.take_number(&opening) {
+            self.await_turn(number, &opening).await;
+            if self.progress.failed.load(Ordering::Relaxed) >= HOPELESS
+                && self.progress.opened.load(Ordering::Relaxed) == 0
+            {
+                self.progress.failed.fetch_add(1, Ordering::Relaxed);
+                continue;
             }
-        };
-        join_all((0..AT_ONCE).map(|_| opener())).await;
+            match runtime::timeout(PATIENCE, self.open(number)).await {
+                Ok(Ok(())) => {
+                    self.progress.opened.fetch_add(1, Ordering::Relaxed);
+                }
+                Ok(Err(error)) => self.failed(number, &error),
+                Err(_) => self.failed(number, &io::ErrorKind::TimedOut.into()),
+            }
+        }
     }
 
     fn take_number(&self, opening: &Opening) -> Option<u32> {
