@@ -20,7 +20,7 @@ use throng_net::{TcpListener, TcpStream, stats};
 use throng_runtime::sim::World;
 use throng_runtime::{Instant, ShardId};
 
-const SEEDS: u64 = 60;
+const SEEDS: u64 = 30;
 
 struct Rng(u64);
 
@@ -203,5 +203,5 @@ fn what_a_device_cuts_is_what_is_sent_without() {
         let ip = found.iter().filter(|(_, frame)| frame.len() > 68 && frame[13] != 6);
         marked += ip.filter(|(_, frame)| flags(frame) & 0x80 != 0).count();
     }
-    assert!(cut > 20_000 && marked > 100, "{cut} {marked}");
+    assert!(cut > 5_000 && marked > 30, "{cut} {marked}");
 }
