@@ -54,28 +54,38 @@ impl Reactor {
     /// Runs every stage once. Returns whether any found something to do. The shard must be
     /// the current one of the thread.
     pub(crate) fn turn(&mut self, now: Instant) -> bool {
+        if self.shard.stages.is_on() {
+            let shard = self.shard.clone();
+            let mut watch = shard.stages.begin();
+            return self.turn_in_stages(now, |stage| watch.lap(stage));
+        }
+        self.turn_in_stages(now, |_| {})
+    }
+
+    /// A turn; `over` is called after each stage.
+    #[inline]
+    fn turn_in_stages(&mut self, now: Instant, mut over: impl FnMut(Stage)) -> bool {
         let shard = &*self.shard;
         shard.set_now(now);
         shard.counters.turns.add(1);
-        let mut watch = shard.stages.begin();
         let mut busy = inbox(shard);
-        watch.lap(Stage::Inbox);
+        over(Stage::Inbox);
         if let Some(driver) = &mut self.driver {
             busy |= driver.receive(now);
         }
-        watch.lap(Stage::Receive);
+        over(Stage::Receive);
         busy |= shard.run_timers(now, TIMERS);
-        watch.lap(Stage::Timers);
+        over(Stage::Timers);
         if let Some(driver) = &mut self.driver {
             busy |= driver.advance(now);
         }
-        watch.lap(Stage::Advance);
+        over(Stage::Advance);
         busy |= shard.run_tasks(self.task_budget) > 0;
-        watch.lap(Stage::Tasks);
+        over(Stage::Tasks);
         if let Some(driver) = &mut self.driver {
             busy |= driver.transmit(now);
         }
-        watch.lap(Stage::Transmit);
+        over(Stage::Transmit);
         busy | shard.has_ready()
     }
 

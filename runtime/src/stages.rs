@@ -124,8 +124,7 @@ pub(crate) struct Stages {
 /// One turn under measurement. What it found is added when it is dropped.
 pub(crate) struct Watch<'a> {
     stages: &'a Stages,
-    /// Boxed, because nearly every turn is made without one.
-    turn: Option<Box<Turn>>,
+    turn: Turn,
 }
 
 struct Turn {
@@ -134,59 +133,40 @@ struct Turn {
 }
 
 impl Stages {
-    /// Begins a turn.
+    /// Whether turns are to be measured.
     #[inline]
+    pub(crate) fn is_on(&self) -> bool {
+        self.on.get()
+    }
+
+    /// Begins a turn that is measured.
+    #[cold]
     pub(crate) fn begin(&self) -> Watch<'_> {
-        let turn = if self.on.get() { Some(Turn::begin()) } else { None };
+        let turn = Turn { last: processor_time(), took: Default::default() };
         Watch { stages: self, turn }
     }
 }
 
 impl Watch<'_> {
     /// `stage` is over.
-    #[inline]
     pub(crate) fn lap(&mut self, stage: Stage) {
-        if let Some(turn) = &mut self.turn {
-            turn.lap(stage);
-        }
-    }
-}
-
-impl Turn {
-    #[cold]
-    fn begin() -> Box<Turn> {
-        Box::new(Turn { last: processor_time(), took: Default::default() })
-    }
-
-    #[cold]
-    fn lap(&mut self, stage: Stage) {
         let now = processor_time();
-        self.took[stage as usize] = now.saturating_sub(self.last);
-        self.last = now;
+        self.turn.took[stage as usize] = now.saturating_sub(self.turn.last);
+        self.turn.last = now;
     }
 }
 
 impl Drop for Watch<'_> {
-    #[inline]
     fn drop(&mut self) {
-        if let Some(turn) = &self.turn {
-            self.stages.add(turn);
-        }
-    }
-}
-
-impl Stages {
-    #[cold]
-    fn add(&self, turn: &Turn) {
         // A task of this turn may have ended the measurement.
-        let Some(mut times) = self.times.take() else { return };
+        let Some(mut times) = self.stages.times.take() else { return };
         times.turns += 1;
-        for (time, took) in times.times.iter_mut().zip(turn.took) {
+        for (time, took) in times.times.iter_mut().zip(self.turn.took) {
             time.longest = time.longest.max(took);
             time.total += took;
             time.slow += u64::from(took >= SLOW);
         }
-        self.times.set(Some(times));
+        self.stages.times.set(Some(times));
     }
 }
 

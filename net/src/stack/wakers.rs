@@ -41,8 +41,13 @@ impl Wakers {
     /// Wakes the task that waits, if one does.
     pub(crate) fn wake(&mut self, index: u32, interest: Interest) {
         let waker = match interest {
+            // It will wait again.
             Interest::Read => self.read.take(index),
-            Interest::Write => self.write.take(index),
+            Interest::Write => {
+                let waker = self.write.take(index);
+                self.write.tidy(index);
+                waker
+            }
         };
         if let Some(waker) = waker {
             waker.wake();
@@ -52,7 +57,9 @@ impl Wakers {
     /// Forgets both: the connection's owner has let go of it.
     pub(crate) fn clear(&mut self, index: u32) {
         self.read.take(index);
+        self.read.tidy(index);
         self.write.take(index);
+        self.write.tidy(index);
     }
 
     /// Bytes of memory held.
@@ -62,7 +69,7 @@ impl Wakers {
 }
 
 /// Wakers by connection index, in chunks of `N`: growing allocates one chunk and moves none,
-/// and a chunk whose last waker goes is given back.
+/// and one without wakers can be given back.
 #[derive(Default)]
 struct Table<const N: usize> {
     chunks: Vec<Option<Box<Chunk<N>>>>,
@@ -98,14 +105,19 @@ impl<const N: usize> Table<N> {
     }
 
     fn take(&mut self, index: u32) -> Option<SmallWaker> {
-        let place = self.chunks.get_mut(index as usize / N)?;
-        let chunk = place.as_mut()?;
+        let chunk = self.chunks.get_mut(index as usize / N)?.as_mut()?;
         let waker = chunk.wakers[index as usize % N].take()?;
         chunk.used -= 1;
-        if chunk.used == 0 {
+        Some(waker)
+    }
+
+    /// Gives back the chunk of a place if nobody waits in it.
+    fn tidy(&mut self, index: u32) {
+        if let Some(place) = self.chunks.get_mut(index as usize / N)
+            && place.as_ref().is_some_and(|chunk| chunk.used == 0)
+        {
             self.spare = place.take();
         }
-        Some(waker)
     }
 
     fn memory(&self) -> usize {
