@@ -11,7 +11,7 @@
 //! Who may touch what: `task` and writes to `state` belong to the shard that holds the
 //! arena; any thread may read `state`, push on `wakes` and use `gate`.
 
-use std::alloc::{Layout, alloc_zeroed, handle_alloc_error};
+use std::alloc::{Layout, alloc, handle_alloc_error};
 use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -123,14 +123,14 @@ pub(crate) fn generation(state: u32) -> u32 {
     state >> FLAG_BITS
 }
 
-/// Memory for `count` slots, zeroed: vacant, generation 0, in no list. Asking the allocator
-/// for zeroes leaves the pages of a large chunk untouched until they are used.
+/// Memory for `count` slots, untouched: a slot is made when it is first handed out. An allocator
+/// asked for zeroes may write them at once, which for a large chunk takes milliseconds.
 fn new_chunk(count: usize) -> *mut Slot {
     let Ok(layout) = Layout::array::<Slot>(count) else {
         unreachable!("at most 2^26 slots of 16 bytes")
     };
     // SAFETY: the layout is not empty.
-    let slots = unsafe { alloc_zeroed(layout) };
+    let slots = unsafe { alloc(layout) };
     if slots.is_null() {
         handle_alloc_error(layout);
     }
@@ -233,9 +233,9 @@ impl Arena {
         let (chunk, offset) = locate(index, FIRST_LOG2);
         let slots = self.chunks[chunk].load(Ordering::Acquire);
         debug_assert!(!slots.is_null());
-        // SAFETY: an index exists only after its chunk was published (`take_slot`), which
-        // holds `256 << chunk` initialised slots and is never freed; `locate` keeps
-        // `offset` below that.
+        // SAFETY: an index exists only after its chunk was published and its slot made
+        // (`take_slot`). The chunk has room for `256 << chunk` slots and is never freed;
+        // `locate` keeps `offset` below that.
         unsafe { &*slots.add(offset) }
     }
 
@@ -250,11 +250,14 @@ impl Arena {
         if index as usize >= MAX_TASKS {
             return None;
         }
-        let (chunk, _) = locate(index, FIRST_LOG2);
+        let (chunk, offset) = locate(index, FIRST_LOG2);
         if self.chunks[chunk].load(Ordering::Relaxed).is_null() {
             self.chunks[chunk]
                 .store(new_chunk(1 << (FIRST_LOG2 as usize + chunk)), Ordering::Release);
         }
+        // SAFETY: the place is inside the chunk, and nobody knows its index yet. Zeroes are a slot:
+        // vacant, generation 0, in no list.
+        unsafe { self.chunks[chunk].load(Ordering::Relaxed).add(offset).write_bytes(0, 1) };
         self.fresh.store(index + 1, Ordering::Relaxed);
         Some(index)
     }
