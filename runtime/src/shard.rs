@@ -46,6 +46,9 @@ const ROUNDS: usize = 4;
 /// How long a turn polls tasks, when there are many: handshakes take ten microseconds each, and
 /// what has come for the others must not wait for hundreds of them.
 const SLICE: Duration = Duration::from_micros(300);
+/// Polls of a turn that it does not cut: more than a burst of the network wakes, so that tasks
+/// do not fall behind what arrives.
+const UNCUT: usize = 3 * BATCH;
 
 /// What few tasks need and only for a while.
 #[derive(Default)]
@@ -312,17 +315,20 @@ impl Shard {
         }
         let mut polls = 0;
         let mut batch = [0; BATCH];
-        // A virtual clock stands still during a turn.
-        let many = self.group.is_real() && self.ready.borrow().len() > BATCH;
-        let begin = many.then(std::time::Instant::now);
+        // When the first batch was polled; most turns have no second, and look at no clock.
+        let mut begun = None;
         for _ in 0..ROUNDS {
             let mut round = self.ready.borrow().len().min(budget - polls);
             if round == 0 {
                 break;
             }
             while round > 0 {
-                if polls > 0 && begin.is_some_and(|begin| begin.elapsed() >= SLICE) {
-                    return polls;
+                // A virtual clock stands still during a turn.
+                if polls >= BATCH && self.group.is_real() {
+                    let begun = *begun.get_or_insert_with(std::time::Instant::now);
+                    if polls >= UNCUT && begun.elapsed() >= SLICE {
+                        return polls;
+                    }
                 }
                 let count = self.ready.borrow_mut().pop(round, &mut batch);
                 let batch = &batch[..count];

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use throng_runtime::driver::NoDriver;
 use throng_runtime::stages::{self, SLOW, Stage};
-use throng_runtime::{Config, Driver, run, yield_now};
+use throng_runtime::{Config, Driver, run, spawn_local, stats, yield_now};
 
 #[test]
 fn a_task_that_takes_long_is_seen_in_its_stage() {
@@ -43,4 +43,27 @@ async fn turns() {
     for _ in 0..20 {
         yield_now().await;
     }
+}
+
+#[test]
+fn a_turn_does_not_poll_hundreds_of_long_tasks() {
+    let config = Config { shards: 1, ..Config::default() };
+    let driver = |_| Ok(Box::new(NoDriver) as Box<dyn Driver>);
+    let turns = run(config, driver, |_| async {
+        let before = stats().turns;
+        let spin = || async {
+            let begin = Instant::now();
+            while begin.elapsed() < Duration::from_micros(50) {
+                std::hint::spin_loop();
+            }
+        };
+        let tasks: Vec<_> = (0..512).map(|_| spawn_local(spin())).collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+        stats().turns - before
+    });
+    // 96 of them take longer than a turn's slice, however fast the machine.
+    let turns = turns.unwrap().remove(0);
+    assert!(turns >= 5, "{turns} turns");
 }

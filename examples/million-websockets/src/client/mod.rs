@@ -30,7 +30,7 @@ const WINDOW: u64 = 4_096;
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct Load {
     /// WebSockets opened in a second, at most; 0: as fast as they go
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 40_000)]
     pub(crate) open_rate: u32,
     /// Echoes a second while connections open
     #[arg(long, default_value_t = 1_000)]

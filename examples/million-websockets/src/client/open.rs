@@ -15,8 +15,9 @@ use super::{PATIENCE, Shard};
 use crate::host;
 
 /// Connections that one shard opens at a time: so many that the two ends keep each other busy
-/// where a round trip takes milliseconds, as on a machine that both share with others.
-const AT_ONCE: u32 = 1_024;
+/// where a round trip takes milliseconds, as on a machine that both share with others. Where it
+/// does not, the rate keeps them few: whatever is under way stands before an echo in line.
+const AT_ONCE: u32 = 512;
 /// When so many have failed, and none has opened, the other end is gone.
 const HOPELESS: u32 = AT_ONCE;
 /// Errors that are printed.

@@ -8,7 +8,7 @@ use throng::runtime;
 use super::Shard;
 
 /// Messages sent before other tasks have their turn.
-const BURST: usize = 32;
+const BURST: usize = 128;
 /// Connections that echo while others open: the first ones.
 const PROBES: u32 = 1_000;
 /// Rest between two looks at the clock when nothing is due.
