@@ -71,8 +71,7 @@ impl Rack {
         let sending = Sending { at: part.at, end: part.end };
         if self.latest.is_none_or(|latest| sending.is_after(latest)) {
             self.latest = Some(sending);
-            // Ages are compared as signed numbers.
-            self.rtt = rtt.min(1 << 30);
+            self.rtt = rtt;
         }
         false
     }
@@ -82,6 +81,10 @@ impl Rack {
     /// What was taken for the arrival of something sent again was the first copy's.
     pub(super) fn doubt(&mut self) {
         self.latest = None;
+    }
+
+    fn forget_long_ago(&mut self, now: u32) {
+        self.latest = self.latest.filter(|latest| now.wrapping_sub(latest.at) < LONG_AGO);
     }
 
     /// The peer may have dropped what it reported: whatever comes now from `una` on is in order.
@@ -176,10 +179,7 @@ pub(super) fn take_in(
     let (out, recover) = (conn.snd_nxt - una, conn.recover);
     let times = Times::of(conn, header, now);
     let Some(Extra { sent, rack, .. }) = log(conn) else { return news };
-    if rack.latest.is_some_and(|latest| (times.now.wrapping_sub(latest.at) as i32) < 0) {
-        // It was so long ago that the clock has gone half round.
-        rack.latest = None;
-    }
+    rack.forget_long_ago(times.now);
     let mut reordered = false;
     let (mut delivered, mut fresh) = (0, false);
     let mut seen = |part: Delivered| {
@@ -276,8 +276,7 @@ pub(super) fn detect(conn: &mut Conn, core: &mut Core, now: Clock) -> bool {
         || log(conn).is_some_and(|extra| extra.sent.is_dup_thresh(mss));
     let window = reordering_window(conn, enough);
     let Some(Extra { sent, rack, .. }) = log(conn) else { return false };
-    let age = |latest: &Sending| now.micros.wrapping_sub(latest.at);
-    rack.latest = rack.latest.filter(|latest| age(latest) < LONG_AGO);
+    rack.forget_long_ago(now.micros);
     let Some(latest) = rack.latest else { return false };
     let patience = rack.rtt.saturating_add(window);
     let (any, wait) = sent.lose_older(latest, patience, now.micros);
