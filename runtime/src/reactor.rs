@@ -155,6 +155,8 @@ impl Drop for Reactor {
     }
 }
 
+// In line, as the stages below: there are two kinds of turns to call them.
+#[inline(always)]
 fn inbox(shard: &Shard) -> bool {
     let mut taken = 0;
     if !shard.signal_waiters.borrow().is_empty() && shard.group.terminated() {

@@ -270,6 +270,7 @@ impl Shard {
     }
 
     /// Stage: takes wakes from other threads, at most `budget`. Returns how many.
+    #[inline(always)]
     pub(crate) fn take_remote_wakes(&self, budget: usize) -> usize {
         let mut chain = self.chain.get();
         let mut taken = 0;
@@ -287,6 +288,7 @@ impl Shard {
 
     /// Stage: fires the timers that are due, touching at most `budget`. Returns whether
     /// there was anything to do.
+    #[inline(always)]
     pub(crate) fn run_timers(&self, now: Instant, budget: usize) -> bool {
         let mut timers = self.timers.borrow_mut();
         if !timers.is_due(now) {
@@ -309,6 +311,7 @@ impl Shard {
     ///
     /// In batches of three steps: fetch the slots, fetch the tasks, poll. With a million
     /// tasks neither is in the cache, and one after the other would wait for both each time.
+    #[inline(always)]
     pub(crate) fn run_tasks(&self, budget: usize) -> usize {
         if !self.has_ready() {
             return 0;

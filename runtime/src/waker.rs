@@ -29,7 +29,7 @@ pub(crate) fn task_of(waker: &Waker) -> Option<TaskId> {
 }
 
 /// Wakes a task of any shard.
-#[inline]
+#[inline(always)]
 pub(crate) fn wake_task(id: TaskId) {
     if shard::wake_if_own(id) {
         return;
