@@ -53,7 +53,14 @@ impl Host {
 fn output(line: &str) -> Output {
     let mut words = line.split_whitespace();
     let program = words.next().expect("a program");
-    Command::new(program).args(words).output().unwrap_or_else(|error| panic!("{line}: {error}"))
+    // Not the process's own environment: drivers of DPDK's (mlx5) put something into it while
+    // another test starts, and what execve() reads then may be gone.
+    Command::new(program)
+        .args(words)
+        .env_clear()
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .output()
+        .unwrap_or_else(|error| panic!("{line}: {error}"))
 }
 
 fn succeed(line: &str) -> String {

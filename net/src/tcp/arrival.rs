@@ -58,6 +58,9 @@ pub(super) fn predict_run(
     take_predicted(conn, core, header, now);
     core.counters.predicted += parts.len() as u64 - 1;
     deliver(conn, core, len, |ready| ready.push_all(parts, len));
+    // The last one's number, as if they had come one by one (RFC 9293 3.10.7.4, SND.WL1).
+    let last = parts.last().map_or(0, |part| part.len() as u32);
+    conn.snd_wl1 = conn.rcv_nxt - last;
     schedule_ack(conn, core, parts[0].len() as u32);
     core.readable(conn);
     true

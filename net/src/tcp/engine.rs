@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use throng_runtime::Instant;
 
 use super::autotune::send_room;
@@ -467,13 +467,15 @@ fn send_piece(conn: &mut Conn, core: &mut Core, mut bytes: Bytes) -> Bytes {
     bytes
 }
 
-/// There is no send memory left. A connection that has nothing queued may have a segment in a copy
-/// of its own all the same, as in Linux: others whose peers read nothing must not be the end of it.
+/// There is no send memory left. A connection that has nothing queued may have a segment all the
+/// same, as in Linux: others whose peers read nothing must not be the end of it. It is copied
+/// lest it keep a larger buffer alive; what others share is not.
 #[cold]
 fn send_least(conn: &mut Conn, core: &mut Core, mut bytes: Bytes) -> Result<(), SendError> {
     if conn.queued() == 0 {
-        let piece = Bytes::copy_from_slice(&bytes[..bytes.len().min(conn.mss.into())]);
-        bytes.advance(piece.len());
+        let shared = !bytes.is_unique();
+        let first = bytes.split_to(bytes.len().min(conn.mss.into()));
+        let piece = if shared { first } else { Bytes::copy_from_slice(&first) };
         core.counters.send_memory_forced += 1;
         let cold = conn.cold.get_or_insert_with(|| core.pool.take());
         core.send_used += u64::from(cold.snd.push(piece));

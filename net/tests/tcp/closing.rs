@@ -88,7 +88,9 @@ fn close_with_unread_data_resets() {
     let out = p.out();
     assert!(out[0].has(Flags::RST), "{out:?}");
     assert_eq!(out[0].header.seq, p.ack);
-    assert_eq!(p.engine.usage(), Usage { tables: p.engine.usage().tables, ..Usage::default() });
+    let left = p.engine.usage();
+    let Usage { tables, blocks, demux, timer_memory, .. } = left;
+    assert_eq!(left, Usage { tables, blocks, demux, timer_memory, ..Usage::default() });
 }
 
 #[test]

@@ -381,8 +381,8 @@ impl<E: Egress> Output<'_, E> {
         rack::note_resent(self.conn, from, end, self.now);
         let conn = &mut *self.conn;
         if from == conn.snd_una && conn.phase == Phase::Recovery && conn.armed == Armed::Timeout {
-            // RFC 6675 5.1: its answer takes another round trip. As in Linux, for the first one.
-            conn.rexmit_at = Tick::NONE;
+            // RFC 6675 6: its answer takes another round trip. As in Linux.
+            recovery::start_timer(conn, self.core, self.now);
         }
         // Karn's rule.
         self.conn.unset(flag::TIMING);
