@@ -105,6 +105,16 @@ impl Scoreboard {
         self.count(bits, len);
     }
 
+    /// Something is sent at `at`. Times are told apart by age, and where the clock's circle (71
+    /// minutes) closes over what went again, the order is another.
+    pub(super) fn pass_to(&mut self, at: u32) {
+        self.last_at = at;
+        let age = |again: Option<&Again>| again.map_or(0, |again| at.wrapping_sub(again.at));
+        if age(self.again.front()) < age(self.again.back()) {
+            self.look_again();
+        }
+    }
+
     /// Forgets what there is to know of what may still be found lost, and learns it anew from
     /// all parts.
     pub(super) fn look_again(&mut self) {

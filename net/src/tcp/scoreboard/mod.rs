@@ -185,7 +185,7 @@ impl Scoreboard {
     /// New data up to `end` was sent at `at`.
     pub(super) fn sent(&mut self, end: SeqNum, at: u32) {
         let full = self.parts.len() >= MAX_PARTS;
-        self.last_at = at;
+        self.pass_to(at);
         match self.parts.back_mut() {
             Some(last) if last.bits == 0 && (last.at == at || full) => last.end = end,
             _ => self.parts.push_back(Part { end, at, bits: 0 }),
@@ -332,7 +332,7 @@ impl Scoreboard {
         if start.at_or_before(self.due_from) && self.due_from.before(end) {
             self.due_from = end;
         }
-        self.last_at = at;
+        self.pass_to(at);
         match self.again.back_mut() {
             Some(last) if last.end == start && last.at == at => last.end = end,
             _ => self.again.push_back(Again { start, end, at }),

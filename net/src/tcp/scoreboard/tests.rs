@@ -112,3 +112,17 @@ fn hints_find_what_a_look_at_all_parts_finds() {
     }
     assert!(found > 300 && waits > 300 && again > 300, "{found} {waits} {again}");
 }
+
+/// A clock may jump, as when a virtual machine slept: the circle of microseconds is 71 minutes.
+#[test]
+fn what_went_again_stays_in_order_when_the_clock_comes_round() {
+    let una = SeqNum(0);
+    let mut board = Scoreboard::default();
+    board.begin(una, una + 3_000, 0);
+    for (start, at) in [(0, 0_u64), (1_000, 2_000_000_000), (2_000, 4_400_000_000)] {
+        let (start, end) = (una + start, una + start + 1_000);
+        board.lose(start, end);
+        board.resent(start, end, at as u32);
+        board.check(una, una + 3_000);
+    }
+}
