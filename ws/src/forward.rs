@@ -83,6 +83,8 @@ impl<S: AsyncRead + AsyncWrite + Carrier + Unpin> WebSocket<S> {
     /// meanwhile, and their topics' policies are carried out. Dropping the future loses
     /// nothing.
     ///
+    /// Of several topics with heartbeats the first one's are those that look after the peer.
+    ///
     /// # Errors
     /// Beside those of the `Stream`: [`Error::Slow`], [`Error::PingTimeout`].
     pub async fn next_with(
@@ -103,8 +105,11 @@ impl<S: AsyncRead + AsyncWrite + Carrier + Unpin> WebSocket<S> {
                 return Poll::Ready(item);
             }
             let mut leaving = false;
-            for subscription in subscribed.iter_mut() {
-                match self.forward(cx, subscription) {
+            // One only: the beats of several may fall due at once, and the peer is to have the
+            // time between two of them for its answer.
+            let leader = subscribed.iter().position(Subscription::has_heartbeat);
+            for (place, subscription) in subscribed.iter_mut().enumerate() {
+                match self.forward(cx, subscription, Some(place) == leader) {
                     Ok(closing) => leaving |= closing,
                     Err(error) => return Poll::Ready(Some(Err(error))),
                 }
@@ -118,11 +123,13 @@ impl<S: AsyncRead + AsyncWrite + Carrier + Unpin> WebSocket<S> {
         }
     }
 
-    /// Forwards what there is as far as the peer takes it. Returns whether the topic closes.
+    /// Forwards what there is as far as the peer takes it; heartbeats are acted upon if it
+    /// `leads`. Returns whether the topic closes.
     fn forward(
         &mut self,
         cx: &mut Context<'_>,
         subscription: &mut Subscription,
+        leads: bool,
     ) -> Result<bool, Error> {
         while self.is_open() {
             // A frame stays in the topic until the stream has taken it: so who is slow falls
@@ -140,7 +147,8 @@ impl<S: AsyncRead + AsyncWrite + Carrier + Unpin> WebSocket<S> {
                     Poll::Ready(Err(error)) => return Err(error),
                     Poll::Pending => break,
                 },
-                Poll::Ready(News::Heartbeat) => self.heartbeat(cx, subscription)?,
+                Poll::Ready(News::Heartbeat) if leads => self.heartbeat(cx, subscription)?,
+                Poll::Ready(News::Heartbeat) => {}
             }
         }
         Ok(false)

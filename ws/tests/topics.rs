@@ -41,10 +41,10 @@ impl Seen {
     }
 }
 
-async fn member(stream: TcpStream, topic: Topic, seen: Seen) {
+async fn member(stream: TcpStream, topics: Vec<Topic>, seen: Seen) {
     let mut socket = throng_ws::accept(stream).await.unwrap();
-    let mut subscribed = [topic.subscribe()];
-    drop(topic);
+    let mut subscribed: Vec<_> = topics.iter().map(Topic::subscribe).collect();
+    drop(topics);
     while let Some(message) = socket.next_with(&mut subscribed).await {
         match message {
             Ok(message) if message.is_text() => {
@@ -59,6 +59,16 @@ async fn member(stream: TcpStream, topic: Topic, seen: Seen) {
 
 /// A server whose sockets subscribe to "news", and a client.
 fn world<F: Future<Output = ()> + 'static>(
+    config: TopicConfig,
+    send_buffer: u32,
+    client: impl FnOnce(Seen) -> F,
+) {
+    world_of(&["news"], config, send_buffer, client);
+}
+
+/// A server whose sockets subscribe to the topics of `names`, and a client.
+fn world_of<F: Future<Output = ()> + 'static>(
+    names: &'static [&'static str],
     config: TopicConfig,
     send_buffer: u32,
     client: impl FnOnce(Seen) -> F,
@@ -81,8 +91,8 @@ fn world<F: Future<Output = ()> + 'static>(
         *serving.topics.borrow_mut() = Some(topics.clone());
         let listener = TcpListener::bind(server()).unwrap();
         while let Ok((stream, _)) = listener.accept().await {
-            let topic = topics.topic("news");
-            spawn_local(member(stream, topic, serving.clone())).detach();
+            let topics = names.iter().map(|name| topics.topic(name)).collect();
+            spawn_local(member(stream, topics, serving.clone())).detach();
         }
     });
     let done = Rc::new(Cell::new(false));
@@ -219,8 +229,17 @@ fn who_reads_slowly_is_disconnected_where_the_topic_says_so() {
 
 #[test]
 fn heartbeats_find_the_dead_and_leave_the_living() {
+    heartbeats(&["news"]);
+}
+
+#[test]
+fn heartbeats_of_several_topics_that_fall_due_at_once_are_one() {
+    heartbeats(&["news", "weather", "sports"]);
+}
+
+fn heartbeats(topics: &'static [&'static str]) {
     let config = TopicConfig::default().heartbeat(Duration::from_secs(10));
-    world(config, 65_536, |seen| async move {
+    world_of(topics, config, 65_536, |seen| async move {
         // Reads, and so answers pings; talks, and is not asked; and one that does neither.
         let mut quiet = connect().await;
         let reading = spawn_local(async move { while let Some(Ok(_)) = quiet.next().await {} });

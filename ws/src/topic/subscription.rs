@@ -103,6 +103,11 @@ impl Subscription {
         self.count(|stats| stats.delivered += 1);
     }
 
+    /// Whether its topic has heartbeats.
+    pub(crate) fn has_heartbeat(&self) -> bool {
+        self.topic.config.heartbeat.is_some()
+    }
+
     /// Changes the counters of the shard.
     pub(crate) fn count(&self, change: impl FnOnce(&mut super::HubStats)) {
         if let Some(hub) = self.topic.hub.upgrade() {
