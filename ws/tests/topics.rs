@@ -366,6 +366,50 @@ fn what_everybody_has_taken_or_nobody_will_is_not_kept() {
 }
 
 #[test]
+fn what_all_topics_of_a_shard_keep_is_bounded() {
+    shard(async {
+        let config = TopicConfig::default().shard_bytes(12_000);
+        let topics = Hub::new(1, config).enter().unwrap();
+        let frame = Frame::binary(vec![0; 1_000]);
+        let refused = Published { subscribers: 0, refused: 1 };
+        // Eleven of them fill it; none of the subscribers reads.
+        let rooms: Vec<_> = (0..20).map(|room| topics.topic(&room.to_string())).collect();
+        let mut subscribed: Vec<_> = rooms.iter().map(Topic::subscribe).collect();
+        for (room, topic) in rooms.iter().enumerate() {
+            assert_eq!(topic.publish(&frame), if room < 11 { all(1) } else { refused });
+        }
+        assert!((11_000..=12_000).contains(&topics.kept_bytes()), "{}", topics.kept_bytes());
+        assert_eq!((topics.stats().refused, topics.stats().full), (9, 9));
+        // A room that keeps some of it has the newest instead, and another what is given back:
+        // by one who takes a frame, one who leaves, and a topic with an allowance of its own.
+        assert_eq!(rooms[0].publish(&frame), all(1));
+        let mut next =
+            async |place: usize| std::future::poll_fn(|cx| subscribed[place].poll_news(cx)).await;
+        assert_eq!(next(0).await, News::Missed(1, Slow::Drop));
+        assert_eq!(next(0).await, News::Frame(frame.clone()));
+        assert_eq!(rooms[15].publish(&frame), all(1));
+        assert_eq!(rooms[16].publish(&frame), refused);
+        drop(subscribed.remove(1));
+        assert_eq!(rooms[16].publish(&frame), all(1));
+        let vip = topics.topic_with("vip", config.shard_bytes(1 << 20));
+        let slow = vip.subscribe();
+        for _ in 0..100 {
+            assert_eq!(vip.publish(&frame), all(1));
+        }
+        drop((subscribed, rooms));
+        assert_eq!(vip.waiting(), 64);
+        drop(slow);
+        assert_eq!((topics.kept_bytes(), topics.len()), (0, 1), "all is given back");
+        // And by a topic that ends with its subscriber.
+        let last = topics.topic("last").subscribe();
+        last.topic().publish(&frame);
+        assert_ne!(topics.kept_bytes(), 0);
+        drop(last);
+        assert_eq!(topics.kept_bytes(), 0);
+    });
+}
+
+#[test]
 fn what_one_shard_publishes_reaches_subscribers_on_all() {
     const SHARDS: usize = 3;
     let config = throng_runtime::Config { shards: SHARDS, ..throng_runtime::Config::default() };

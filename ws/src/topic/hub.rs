@@ -118,6 +118,7 @@ impl Hub {
             port: RefCell::new(port),
             topics: RefCell::default(),
             sweeps: RefCell::default(),
+            kept: Rc::default(),
             stats: Cell::default(),
         });
         let serving = local.clone();
@@ -156,7 +157,7 @@ impl Topics {
             shard: self.0.shard,
             config,
             roster: RefCell::default(),
-            frames: RefCell::<Frames>::default(),
+            frames: RefCell::new(Frames::new(self.0.kept.clone())),
             left: Cell::new(0),
             sweep: Cell::new(0),
             swept: Cell::new(0),
@@ -185,6 +186,12 @@ impl Topics {
         self.len() == 0
     }
 
+    /// Bytes that this shard's topics keep for subscribers who have not taken them, with what
+    /// keeping them costs; [`TopicConfig::shard_bytes`] bounds them.
+    pub fn kept_bytes(&self) -> usize {
+        self.0.kept.get()
+    }
+
     /// What this shard's topics have done.
     pub fn stats(&self) -> HubStats {
         self.0.stats.get()
@@ -205,6 +212,8 @@ pub(super) struct Local {
     topics: RefCell<HashMap<Arc<str>, Weak<Inner>>>,
     /// Topics whose subscribers have yet to be woken.
     sweeps: RefCell<VecDeque<Rc<Inner>>>,
+    /// Bytes that the topics keep for those who have not taken them.
+    kept: Rc<Cell<usize>>,
     stats: Cell<HubStats>,
 }
 

@@ -78,6 +78,10 @@ pub struct TopicConfig {
     /// Bytes of frames that a topic keeps for those who are behind; the newest frame is kept
     /// whatever its size. Default 1 MiB.
     pub backlog_bytes: usize,
+    /// Bytes that all topics of a hub may keep on a shard, with what keeping them costs, for
+    /// this one to take another frame there; beyond it frames are refused, however many topics
+    /// clients have names for. Default 64 MiB.
+    pub shard_bytes: usize,
     /// What becomes of one who falls behind further.
     pub slow: Slow,
     /// How often the subscribers' sockets look whether their peers live, spread evenly over
@@ -89,7 +93,13 @@ pub struct TopicConfig {
 
 impl Default for TopicConfig {
     fn default() -> Self {
-        TopicConfig { backlog: 64, backlog_bytes: 1 << 20, slow: Slow::Drop, heartbeat: None }
+        TopicConfig {
+            backlog: 64,
+            backlog_bytes: 1 << 20,
+            shard_bytes: 64 << 20,
+            slow: Slow::Drop,
+            heartbeat: None,
+        }
     }
 }
 
@@ -105,6 +115,13 @@ impl TopicConfig {
     #[must_use]
     pub fn backlog_bytes(mut self, bytes: usize) -> Self {
         self.backlog_bytes = bytes;
+        self
+    }
+
+    /// Sets [`TopicConfig::shard_bytes`].
+    #[must_use]
+    pub fn shard_bytes(mut self, bytes: usize) -> Self {
+        self.shard_bytes = bytes;
         self
     }
 
@@ -129,8 +146,9 @@ pub struct Published {
     /// Subscribers of the shards that have taken the frame, this one and those it was sent to.
     pub subscribers: u64,
     /// Shards that have subscribers and did not take it: this one, because the topic has
-    /// [`TopicConfig::backlog`] frames that have not been offered to all yet, or others,
-    /// because there are too many frames on their way to them. Not zero: publish more slowly.
+    /// [`TopicConfig::backlog`] frames that have not been offered to all yet or the shard's
+    /// topics keep [`TopicConfig::shard_bytes`], or others, because there are too many frames
+    /// on their way to them. Not zero: publish more slowly.
     pub refused: u32,
 }
 
@@ -160,10 +178,11 @@ struct Inner {
     closing: Cell<bool>,
 }
 
-#[derive(Default)]
 struct Frames {
     kept: VecDeque<Kept>,
     bytes: usize,
+    /// What all topics of the shard keep, see [`Kept::cost`].
+    shard: Rc<Cell<usize>>,
     /// The number of the oldest one kept; numbers wrap.
     first: u32,
 }
@@ -176,7 +195,30 @@ struct Kept {
     offered: u64,
 }
 
+impl Kept {
+    /// What keeping a frame costs, in bytes: very many are small.
+    fn cost(frame: &Frame) -> usize {
+        frame.as_bytes().len() + size_of::<Kept>()
+    }
+}
+
 impl Frames {
+    fn new(shard: Rc<Cell<usize>>) -> Frames {
+        Frames { kept: VecDeque::new(), bytes: 0, shard, first: 0 }
+    }
+
+    /// Keeps another.
+    fn push(&mut self, kept: Kept) {
+        self.bytes += kept.frame.as_bytes().len();
+        self.shard.set(self.shard.get() + Kept::cost(&kept.frame));
+        self.kept.push_back(kept);
+    }
+
+    /// What the other topics of the shard keep.
+    fn elsewhere(&self) -> usize {
+        self.shard.get() - self.bytes - self.kept.len() * size_of::<Kept>()
+    }
+
     /// The number of the next frame.
     fn next(&self) -> u32 {
         self.first.wrapping_add(self.kept.len() as u32)
@@ -186,6 +228,7 @@ impl Frames {
     fn pop(&mut self) -> u32 {
         let Some(kept) = self.kept.pop_front() else { return 0 };
         self.bytes -= kept.frame.as_bytes().len();
+        self.shard.set(self.shard.get() - Kept::cost(&kept.frame));
         self.first = self.first.wrapping_add(1);
         kept.left
     }
@@ -209,6 +252,14 @@ impl Frames {
     fn take(&mut self, number: u32) -> bool {
         let kept = self.kept.get_mut(number.wrapping_sub(self.first) as usize);
         kept.map(|kept| kept.left = kept.left.saturating_sub(1)).is_some()
+    }
+}
+
+impl Drop for Frames {
+    fn drop(&mut self) {
+        while !self.kept.is_empty() {
+            self.pop();
+        }
     }
 }
 
@@ -289,15 +340,23 @@ impl Inner {
         let Some(hub) = self.hub.upgrade() else { return false };
         let mut frames = self.frames.borrow_mut();
         let size = frame.as_bytes().len();
+        let cost = Kept::cost(frame);
+        let beyond = |bytes: usize| bytes.saturating_add(cost) > self.config.shard_bytes;
+        let full = |frames: &Frames| beyond(frames.shard.get());
         let over = |frames: &Frames| {
             frames.kept.len() >= self.config.backlog
                 || frames.bytes.saturating_add(size) > self.config.backlog_bytes
+                || full(frames)
         };
-        if over(&frames)
-            && frames.kept.front().is_some_and(|oldest| oldest.offered > self.swept.get())
-        {
-            // Not the subscribers are slow: the shard is.
-            hub.count(|stats| stats.refused += 1);
+        // Not the subscribers are slow: the shard is,
+        let early = |oldest: &Kept| oldest.offered > self.swept.get();
+        // or it would be full without what this topic keeps.
+        if beyond(frames.elsewhere()) || (over(&frames) && frames.kept.front().is_some_and(early)) {
+            let full = u64::from(full(&frames));
+            hub.count(|stats| {
+                stats.refused += 1;
+                stats.full += full;
+            });
             return false;
         }
         while !frames.kept.is_empty() && over(&frames) {
@@ -305,8 +364,7 @@ impl Inner {
         }
         hub.count(|stats| stats.published += 1);
         let offered = self.swept.get() + u64::from(slots);
-        frames.bytes += size;
-        frames.kept.push_back(Kept { frame: frame.clone(), left: members, offered });
+        frames.push(Kept { frame: frame.clone(), left: members, offered });
         drop(frames);
         self.begin_sweep();
         true
@@ -374,6 +432,8 @@ pub struct HubStats {
     pub published: u64,
     /// Frames that this shard had no room to offer, see [`Published::refused`].
     pub refused: u64,
+    /// Those of them refused because the shard's topics kept [`TopicConfig::shard_bytes`].
+    pub full: u64,
     /// Frames taken by subscribers.
     pub delivered: u64,
     /// Frames that slow subscribers missed.
