@@ -13,8 +13,10 @@ use throng_net::sim::{HostConfig, add_host};
 use throng_net::{TcpListener, TcpStream, stats};
 use throng_runtime::driver::NoDriver;
 use throng_runtime::sim::World;
-use throng_runtime::{Driver, Instant, ShardId, sleep, spawn_local, spawn_on};
-use throng_ws::topic::{Hub, HubStats, News, Published, Slow, Topic, TopicConfig, Topics};
+use throng_runtime::{Driver, Instant, ShardId, now, sleep, spawn_local, spawn_on};
+use throng_ws::topic::{
+    Hub, HubStats, News, Published, Slow, Subscription, Topic, TopicConfig, Topics,
+};
 use throng_ws::{CloseCode, Error, Frame, Message, WebSocket};
 
 const LIMIT: Instant = Instant::from_millis(900_000);
@@ -362,6 +364,69 @@ fn what_everybody_has_taken_or_nobody_will_is_not_kept() {
         assert!(topics.is_empty());
         let another = topics.topic("b");
         assert_eq!((another.name(), another.presence()), ("b", 0));
+    });
+}
+
+/// Tells when each heartbeat of `subscription` came.
+async fn beats(mut subscription: Subscription, beats: Rc<RefCell<Vec<Instant>>>) {
+    loop {
+        let news = std::future::poll_fn(|cx| subscription.poll_news(cx)).await;
+        assert_eq!(news, News::Heartbeat);
+        beats.borrow_mut().push(now());
+    }
+}
+
+#[test]
+fn a_crowd_that_comes_shortens_nobodys_time_to_answer() {
+    shard(async {
+        let interval = Duration::from_secs(10);
+        let config = TopicConfig::default().heartbeat(interval);
+        let topic = Hub::new(1, config).enter().unwrap().topic("room");
+        let members: Vec<_> = (0..3_000).map(|_| Rc::<RefCell<Vec<_>>>::default()).collect();
+        spawn_local(beats(topic.subscribe(), members[0].clone())).detach();
+        while members[0].borrow().is_empty() {
+            sleep(Duration::from_millis(10)).await;
+        }
+        // In one moment, and then while they are visited.
+        for crowd in members[1..].chunks(500) {
+            for member in crowd {
+                spawn_local(beats(topic.subscribe(), member.clone())).detach();
+            }
+            sleep(Duration::from_millis(3_300)).await;
+        }
+        sleep(4 * interval).await;
+        let mut last: Vec<_> = Vec::new();
+        for member in &members {
+            let member = member.borrow();
+            for pair in member.windows(2) {
+                let between = pair[1] - pair[0];
+                assert!((interval * 9 / 10..=interval * 12 / 10).contains(&between), "{between:?}");
+            }
+            last.push(*member.last().unwrap());
+        }
+        // Spread over the interval.
+        last.sort_unstable();
+        let widest = last.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
+        assert!(widest <= interval / 16, "{widest:?}");
+    });
+}
+
+#[test]
+fn the_heartbeats_of_small_rooms_wake_the_shard_rarely() {
+    shard(async {
+        let config = TopicConfig::default().heartbeat(Duration::from_secs(60));
+        let topics = Hub::new(1, config).enter().unwrap();
+        let members: Vec<_> = (0..100).map(|_| Rc::<RefCell<Vec<_>>>::default()).collect();
+        for (room, member) in members.iter().enumerate() {
+            let subscription = topics.topic(&room.to_string()).subscribe();
+            spawn_local(beats(subscription, member.clone())).detach();
+        }
+        let before = throng_runtime::stats().polls;
+        sleep(Duration::from_secs(601)).await;
+        let polls = throng_runtime::stats().polls - before;
+        assert!(members.iter().all(|member| (9..=10).contains(&member.borrow().len())));
+        // A poll of the member, and the topic's own.
+        assert!(polls <= 100 * 10 * 20, "{polls} polls for 100 rooms in 10 intervals");
     });
 }
 

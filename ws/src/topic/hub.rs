@@ -13,9 +13,9 @@ use std::time::Duration;
 
 use futures::task::AtomicWaker;
 use throng_runtime::mesh::{Mesh, Port};
-use throng_runtime::{ShardId, current_shard, now, sleep, try_spawn_local};
+use throng_runtime::{ShardId, current_shard, sleep, try_spawn_local};
 
-use super::{Frames, HubStats, Inner, Published, Topic, TopicConfig};
+use super::{Frames, GROUP, HubStats, Inner, PHASES, Published, Topic, TopicConfig};
 use crate::frame::Frame;
 
 /// Frames on their way from one shard to another; beyond it they are refused.
@@ -24,9 +24,10 @@ const MESH: usize = 1_024;
 const TAKE: usize = 32;
 /// Topics of a hub at which it first looks for names that are no longer used.
 const CLEAR: usize = 64;
-/// A heartbeat visits its subscribers in so many pieces,
-const PIECES: u32 = 1_024;
-/// and not more often than this.
+/// A heartbeat visits its subscribers in so many pieces, if they are few; many small rooms would
+/// else wake the shard more often than their sockets.
+const PIECES: u32 = 16;
+/// It visits none more often than this.
 const LEAST_TICK: Duration = Duration::from_millis(5);
 
 /// The topics of all shards of a runtime. Clones are the same hub.
@@ -315,19 +316,21 @@ impl Drop for Inner {
 
 /// Visits the subscribers of a topic, all of them once in `interval`.
 async fn heartbeat(topic: Weak<Inner>, interval: Duration) {
-    let tick = (interval / PIECES).max(LEAST_TICK);
-    let interval = interval.as_nanos().max(1);
-    let mut due = 0;
-    let mut last = now();
+    // Never fewer than this at a time.
+    let least = LEAST_TICK.as_nanos() * u128::from(PHASES) / interval.as_nanos().max(1);
+    let least = u32::try_from(least).unwrap_or(PHASES).clamp(1, PHASES);
+    let phases = |topic: &Inner| {
+        let groups = topic.roster.borrow().slots().div_ceil(GROUP);
+        (PHASES / groups.clamp(PIECES, PHASES)).max(least)
+    };
+    let mut next = (PHASES / PIECES).max(least);
     loop {
-        sleep(tick).await;
+        sleep((interval / PHASES * next).max(LEAST_TICK)).await;
         let Some(topic) = topic.upgrade() else { return };
-        let at = now();
-        let slots = topic.roster.borrow().slots();
-        due += u128::from(slots) * (at - last).as_nanos();
-        last = at;
-        let part = due / interval;
-        due -= part * interval;
-        topic.beat_some(u32::try_from(part).unwrap_or(u32::MAX).min(slots));
+        // Late ticks are not made up for: that would shorten the time for somebody's answer. Nor
+        // is a crowd that has come meanwhile visited in the few pieces of a room.
+        let now = phases(&topic);
+        topic.beat_some(next.min(now));
+        next = now;
     }
 }
