@@ -145,7 +145,12 @@ impl<S: AsyncRead + AsyncWrite + Carrier + Unpin> WebSocket<S> {
                 Poll::Ready(News::Frame(frame)) => match self.poll_send_frame(cx, &frame) {
                     Poll::Ready(Ok(())) => subscription.commit(),
                     Poll::Ready(Err(error)) => return Err(error),
-                    Poll::Pending => break,
+                    Poll::Pending => {
+                        // A beat that had to wait would leave the peer less than an interval
+                        // until the next; meanwhile there is something to acknowledge.
+                        subscription.skip_beats();
+                        break;
+                    }
                 },
                 Poll::Ready(News::Heartbeat) if leads => self.heartbeat(cx, subscription)?,
                 Poll::Ready(News::Heartbeat) => {}
@@ -162,13 +167,16 @@ impl<S: AsyncRead + AsyncWrite + Carrier + Unpin> WebSocket<S> {
         self.life = match self.life {
             Life::Heard => Life::Quiet,
             Life::Quiet => {
-                subscription.count(|stats| stats.pings += 1);
                 let ping = PING.with(Frame::clone);
-                // Where there is no room for it the peer has something to acknowledge anyway.
-                if let Poll::Ready(Err(error)) = self.poll_send_frame(cx, &ping) {
-                    return Err(error);
+                match self.poll_send_frame(cx, &ping) {
+                    Poll::Ready(Ok(())) => {
+                        subscription.count(|stats| stats.pings += 1);
+                        Life::Pinged
+                    }
+                    Poll::Ready(Err(error)) => return Err(error),
+                    // No room: the peer has something to acknowledge, and is asked another time.
+                    Poll::Pending => Life::Quiet,
                 }
-                Life::Pinged
             }
             Life::Pinged => {
                 subscription.count(|stats| stats.dead += 1);

@@ -239,6 +239,35 @@ fn heartbeats_of_several_topics_that_fall_due_at_once_are_one() {
     heartbeats(&["news", "weather", "sports"]);
 }
 
+#[test]
+fn a_peer_whose_ping_had_to_wait_has_an_interval_to_answer() {
+    // One leaves no room for the ping; of two the second waits in the topic meanwhile.
+    for frames in [1, 2] {
+        let config = TopicConfig::default().heartbeat(Duration::from_secs(10));
+        world(config, 4_096, |seen| async move {
+            let mut socket = connect().await;
+            // It has been quiet at the first beat, in this second, and reads nothing at the next.
+            sleep(Duration::from_secs(5)).await;
+            let body = "z".repeat(400_000);
+            for _ in 0..frames {
+                assert_eq!(seen.topic().publish(&Frame::text(&body)), all(1));
+            }
+            // Shortly before the third.
+            sleep(Duration::from_secs(15)).await;
+            for _ in 0..frames {
+                expect_text(&mut socket, &body).await;
+            }
+            sleep(Duration::from_secs(2)).await;
+            let reading =
+                spawn_local(async move { while let Some(Ok(_)) = socket.next().await {} });
+            sleep(Duration::from_secs(40)).await;
+            assert!(seen.ends.borrow().is_empty(), "{frames}: {:?}", seen.ends.borrow());
+            assert_eq!(seen.topic().presence(), 1);
+            reading.abort();
+        });
+    }
+}
+
 fn heartbeats(topics: &'static [&'static str]) {
     let config = TopicConfig::default().heartbeat(Duration::from_secs(10));
     world_of(topics, config, 65_536, |seen| async move {

@@ -93,6 +93,8 @@ pub struct TopicConfig {
     /// How often the subscribers' sockets look whether their peers live, spread evenly over
     /// this time: a socket that has heard nothing for a whole interval sends a ping, and one
     /// that still hears nothing for another ends with [`Error::PingTimeout`](crate::Error::PingTimeout).
+    /// A peer that takes nothing of what is sent is not asked: TCP finds that it is gone, and
+    /// [`TopicConfig::slow`] is for one that stays.
     /// It costs an idle socket no timer and no memory. Default: never.
     pub heartbeat: Option<Duration>,
 }

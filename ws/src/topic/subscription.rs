@@ -103,6 +103,11 @@ impl Subscription {
         self.count(|stats| stats.delivered += 1);
     }
 
+    /// Forgets the heartbeats it has not been told of.
+    pub(crate) fn skip_beats(&mut self) {
+        self.beats = self.topic.beats_of(self.slot);
+    }
+
     /// Whether its topic has heartbeats.
     pub(crate) fn has_heartbeat(&self) -> bool {
         self.topic.config.heartbeat.is_some()
