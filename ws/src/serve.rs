@@ -93,6 +93,11 @@ where
 /// This is the way to hold very many sockets: while one waits, its task is as large as the
 /// [`WebSocket`] and the session together.
 ///
+/// While the session is busy with a message the socket is not waited on: its pings and timeouts
+/// do not run, nor is anything received or forwarded. A session that sends to a peer that takes
+/// nothing waits for as long as TCP does, unless [`Config::send_timeout`](crate::Config::send_timeout)
+/// ends it: set it where peers are not trusted.
+///
 /// ```
 /// use throng_net::{TcpListener, TcpStream};
 /// use throng_ws::{Error, Message, WebSocket, accept, serve};
