@@ -25,7 +25,8 @@ fn run(connections: u32, shards: u16) -> Run {
 
 #[test]
 fn a_small_run_is_whole_and_says_what_it_measured() {
-    let summary = in_memory("memory:demo-whole", &run(500, 2)).unwrap();
+    // Three shards, which no rate can be divided by evenly.
+    let summary = in_memory("memory:demo-whole", &run(500, 3)).unwrap();
     let json = serde_json::to_value(&summary).unwrap();
     assert!(summary.is_whole(), "{json}");
     assert_eq!(json["broadcast_received"], 500, "{json}");

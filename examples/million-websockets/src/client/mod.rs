@@ -111,6 +111,11 @@ struct Told {
     lost: Cell<u64>,
 }
 
+/// How many of `all` are shard number `shard`'s: of all `shards` together, exactly `all`.
+fn share(all: u64, shard: u32, shards: u32) -> u64 {
+    all.saturating_sub(shard.into()).div_ceil(shards.into())
+}
+
 /// Runs connections `shard`, `shard + shards`, and so on, step by step.
 pub(crate) async fn run(
     load: Load,
@@ -187,8 +192,9 @@ impl Shard {
     }
 
     async fn load(&self) {
-        let rate = self.part(self.load.rate);
-        self.send_at(rate, Duration::from_secs(self.load.seconds.into())).await;
+        let total = u64::from(self.load.rate) * u64::from(self.load.seconds);
+        let total = share(total, self.first, self.shards);
+        self.send_at(self.part(self.load.rate), total).await;
         self.all_echoed().await;
         self.progress.load.add(&self.pool.latencies.take());
     }
@@ -243,6 +249,20 @@ impl Shard {
             (&counts.lost, &told.lost, &progress.lost),
         ] {
             sum.fetch_add(count.get() - told.replace(count.get()), Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_even_and_make_up_the_whole() {
+        for (all, shards) in [(2_000, 3), (2_000, 7), (5, 2), (2, 64), (0, 3)] {
+            let shares: Vec<_> = (0..shards).map(|shard| share(all, shard, shards)).collect();
+            assert_eq!(shares.iter().sum::<u64>(), all, "{shards} shards: {shares:?}");
+            assert!(shares[0] - shares[shares.len() - 1] <= 1, "{shares:?}");
         }
     }
 }

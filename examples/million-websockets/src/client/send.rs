@@ -22,37 +22,37 @@ impl Shard {
             while self.pool.len() == 0 {
                 runtime::sleep(Duration::from_millis(1)).await;
             }
-            self.send_until(rate, f64::INFINITY, PROBES).await;
+            self.send_until(rate, u64::MAX, PROBES).await;
         }
     }
 
-    /// Sends `rate` messages a second on random connections for `time`.
-    pub(super) async fn send_at(&self, rate: f64, time: Duration) {
+    /// Sends `total` messages on random connections, `rate` a second.
+    pub(super) async fn send_at(&self, rate: f64, total: u64) {
         if rate > 0.0 && self.pool.len() > 0 {
-            self.send_until(rate, (rate * time.as_secs_f64()).round(), u32::MAX).await;
+            self.send_until(rate, total, u32::MAX).await;
         }
     }
 
     /// Sends `total` messages on random ones of the first `among` connections.
-    async fn send_until(&self, rate: f64, total: f64, among: u32) {
+    async fn send_until(&self, rate: f64, total: u64, among: u32) {
         let clock = self.progress.clock;
         let begin = clock.now();
         let mut random = random(u64::from(self.first) + 1);
-        let mut sent = 0.0;
+        let mut sent = 0;
         let mut burst = Vec::with_capacity(BURST);
         while sent < total {
-            let due = ((clock.now() - begin) as f64 / SECOND * rate).min(total);
-            if due < sent + 1.0 {
+            let due = (((clock.now() - begin) as f64 / SECOND * rate) as u64).min(total);
+            if due <= sent {
                 runtime::sleep(REST).await;
                 continue;
             }
             let among = among.min(self.pool.len());
-            while sent + 1.0 <= due && burst.len() < BURST {
-                let at = begin + (sent / rate * SECOND) as u64;
+            while sent < due && burst.len() < BURST {
+                let at = begin + (sent as f64 / rate * SECOND) as u64;
                 let place = (random() % u64::from(among)) as u32;
                 self.pool.prefetch(place);
                 burst.push((place, at));
-                sent += 1.0;
+                sent += 1;
             }
             for (place, at) in burst.drain(..) {
                 self.pool.send(place, at);
