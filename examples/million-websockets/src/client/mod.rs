@@ -173,15 +173,16 @@ impl Shard {
         stages::measure(false);
     }
 
-    /// Echoes once on every connection, a window at a time.
+    /// Echoes once on every connection, a window at a time, until nothing comes back any more.
     async fn echo_on_all(&self) {
         let counts = &self.pool.counts;
-        for place in 0..self.pool.len() {
+        'all: for place in 0..self.pool.len() {
             let begin = self.progress.clock.now();
-            while counts.sent.get() - counts.echoed.get() >= WINDOW {
+            while counts.on_way() >= WINDOW {
                 runtime::yield_now().await;
                 if self.progress.clock.now() - begin > PATIENCE.as_nanos() as u64 {
-                    break;
+                    self.write_off();
+                    break 'all;
                 }
             }
             self.pool.send(place, self.progress.clock.now());
@@ -203,16 +204,18 @@ impl Shard {
     async fn all_echoed(&self) {
         let counts = &self.pool.counts;
         let begin = runtime::now();
-        while counts.echoed.get() + counts.wrong.get() < counts.sent.get() {
+        while counts.on_way() > 0 {
             runtime::sleep(Duration::from_millis(1)).await;
             if runtime::now() - begin > PATIENCE {
-                let missing = counts.sent.get() - counts.echoed.get() - counts.wrong.get();
-                self.progress.missing.fetch_add(missing, Ordering::Relaxed);
-                // Only once.
-                counts.sent.set(counts.sent.get() - missing);
+                self.write_off();
             }
         }
         self.progress.skipped.fetch_add(counts.skipped.take(), Ordering::Relaxed);
+    }
+
+    fn write_off(&self) {
+        let missing = self.pool.counts.write_off();
+        self.progress.missing.fetch_add(missing, Ordering::Relaxed);
     }
 
     /// Closes all, a window at a time.

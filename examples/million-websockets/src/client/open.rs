@@ -18,7 +18,7 @@ use crate::host;
 /// where a round trip takes milliseconds, as on a machine that both share with others. Where it
 /// does not, the rate keeps them few: whatever is under way stands before an echo in line.
 const AT_ONCE: u32 = 512;
-/// When so many have failed, and none has opened, the other end is gone.
+/// When so many in a row have failed, the other end is gone.
 const HOPELESS: u32 = AT_ONCE;
 /// Errors that are printed.
 const PRINTED: u32 = 10;
@@ -27,13 +27,15 @@ const PRINTED: u32 = 10;
 struct Opening {
     begin: Instant,
     next: Cell<u32>,
+    /// Failures since one has opened.
+    in_a_row: Cell<u32>,
 }
 
 impl Shard {
     /// Opens this shard's connections, at the rate that was asked for.
     pub(super) async fn open_all(self: &Rc<Self>) {
-        let opening = Opening { begin: runtime::now(), next: Cell::new(self.first) };
-        let opening = Rc::new(opening);
+        let (begin, next) = (runtime::now(), Cell::new(self.first));
+        let opening = Rc::new(Opening { begin, next, in_a_row: Cell::new(0) });
         // Tasks, because a future that joins a thousand would poll them all at a time.
         let opener = |_| runtime::spawn_local(self.clone().open_some(opening.clone()));
         join_all((0..AT_ONCE).map(opener)).await;
@@ -43,18 +45,20 @@ impl Shard {
     async fn open_some(self: Rc<Self>, opening: Rc<Opening>) {
         while let Some(number) = self.take_number(&opening) {
             self.await_turn(number, &opening).await;
-            if self.progress.failed.load(Ordering::Relaxed) >= HOPELESS
-                && self.progress.opened.load(Ordering::Relaxed) == 0
-            {
+            if opening.in_a_row.get() >= HOPELESS {
                 self.progress.failed.fetch_add(1, Ordering::Relaxed);
                 continue;
             }
-            match runtime::timeout(PATIENCE, self.open(number)).await {
-                Ok(Ok(())) => {
+            let opened = runtime::timeout(PATIENCE, self.open(number)).await;
+            match opened.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+                Ok(()) => {
                     self.progress.opened.fetch_add(1, Ordering::Relaxed);
+                    opening.in_a_row.set(0);
                 }
-                Ok(Err(error)) => self.failed(number, &error),
-                Err(_) => self.failed(number, &io::ErrorKind::TimedOut.into()),
+                Err(error) => {
+                    self.failed(number, &error);
+                    opening.in_a_row.set(opening.in_a_row.get() + 1);
+                }
             }
         }
     }

@@ -36,6 +36,21 @@ pub(crate) struct Counts {
     pub(crate) lost: Cell<u64>,
 }
 
+impl Counts {
+    /// Messages that nothing has come back for. What comes for one that was written off makes it
+    /// no less than none.
+    pub(crate) fn on_way(&self) -> u64 {
+        self.sent.get().saturating_sub(self.echoed.get() + self.wrong.get())
+    }
+
+    /// Waits for them no longer; returns how many they were.
+    pub(crate) fn write_off(&self) -> u64 {
+        let missing = self.on_way();
+        self.sent.set(self.sent.get() - missing);
+        missing
+    }
+}
+
 /// Adds to a count.
 pub(crate) fn add(count: &Cell<u64>, more: u64) {
     count.set(count.get() + more);
@@ -183,5 +198,22 @@ impl Reader {
         if self.pool.counts.lost.get() <= 5 {
             eprintln!("connection {}: {error}", self.place);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_off_is_missing_once_even_if_it_comes_later() {
+        let counts = Counts::default();
+        add(&counts.sent, 10);
+        add(&counts.echoed, 6);
+        add(&counts.wrong, 1);
+        assert_eq!(counts.write_off(), 3);
+        assert_eq!((counts.on_way(), counts.write_off()), (0, 0));
+        add(&counts.echoed, 2);
+        assert_eq!(counts.on_way(), 0);
     }
 }
