@@ -48,11 +48,11 @@ impl Shard {
             }
             let among = among.min(self.pool.len());
             while sent < due && burst.len() < BURST {
+                sent += 1;
                 let at = begin + (sent as f64 / rate * SECOND) as u64;
                 let place = (random() % u64::from(among)) as u32;
                 self.pool.prefetch(place);
                 burst.push((place, at));
-                sent += 1;
             }
             for (place, at) in burst.drain(..) {
                 self.pool.send(place, at);
