@@ -147,6 +147,23 @@ fn paths_are_rooms_and_a_broadcast_reaches_everybody() {
 }
 
 #[test]
+fn no_more_connections_than_were_allowed() {
+    let settings = Settings { max_connections: Some(2), ..Settings::default() };
+    let client = || async {
+        let first = connect("/echo").await.unwrap();
+        let _second = connect("/echo").await.unwrap();
+        let third = runtime::timeout(Duration::from_millis(500), connect("/echo")).await;
+        assert!(third.is_err(), "{:?}", third.map(|opened| opened.map(drop)));
+        drop(first);
+        let place = runtime::timeout(Duration::from_secs(20), connect("/echo")).await;
+        place.expect("no answer").unwrap();
+    };
+    with_server("memory:demo-most", &settings, client, |end| {
+        end.sum(|shard| shard.handshakes) >= 3
+    });
+}
+
+#[test]
 fn a_slow_consumer_is_disconnected_and_counted_and_the_end_is_orderly() {
     let slow = SlowPolicy::Disconnect;
     let settings = Settings { slow, queue: 2_048, ..Settings::default() };

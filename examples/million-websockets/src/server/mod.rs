@@ -35,7 +35,8 @@ pub(crate) struct Settings {
     /// Largest message the server takes, in bytes
     #[arg(long, default_value_t = Settings::default().max_message)]
     pub(crate) max_message: u32,
-    /// WebSockets the server holds, at most; default: as many as are opened
+    /// WebSockets the server holds, at most, each shard an equal part; default: as many as are
+    /// opened
     #[arg(long)]
     pub(crate) max_connections: Option<u32>,
     /// Bytes queued for one connection, at most, before what is published waits in its room
@@ -96,8 +97,12 @@ impl Settings {
         args
     }
 
-    fn limits(&self, connections: u32) -> Limits {
+    /// Those of each of `shards`.
+    fn limits(&self, connections: u32, shards: u16) -> Limits {
         let mut limits = host::limits(self.max_connections.unwrap_or(connections));
+        if let Some(most) = self.max_connections {
+            limits.connections = (most / u32::from(shards)).max(1) as usize;
+        }
         limits.send_buffer = self.queue;
         limits.initial_send_buffer = self.queue;
         limits
@@ -139,7 +144,7 @@ pub(crate) fn run(
     control: &Arc<Control>,
 ) -> io::Result<()> {
     let hub = Hub::new(shards.into(), settings.topics());
-    let builder = host::server(device, shards, settings.limits(connections));
+    let builder = host::server(device, shards, settings.limits(connections, shards));
     let outcomes = builder
         .run(|shard| serve(shard, hub.clone(), connections, settings.clone(), control.clone()))?;
     outcomes.into_iter().collect()
