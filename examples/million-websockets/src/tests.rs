@@ -164,6 +164,20 @@ fn no_more_connections_than_were_allowed() {
 }
 
 #[test]
+fn who_has_much_echoed_and_reads_nothing_is_disconnected() {
+    let settings = Settings { ping: 1, queue: 2_048, ..Settings::default() };
+    let client = || async {
+        let mut deaf = connect("/echo").await.unwrap();
+        let talking = async { while deaf.send(Message::binary(vec![0; 30_000])).await.is_ok() {} };
+        let ended = runtime::timeout(Duration::from_secs(20), talking).await;
+        assert!(ended.is_ok(), "the server holds it for ever");
+    };
+    with_server("memory:demo-deaf", &settings, client, |end| {
+        end.sum(|shard| shard.handshakes) >= 1
+    });
+}
+
+#[test]
 fn a_slow_consumer_is_disconnected_and_counted_and_the_end_is_orderly() {
     let slow = SlowPolicy::Disconnect;
     let settings = Settings { slow, queue: 2_048, ..Settings::default() };

@@ -163,7 +163,9 @@ async fn serve(
     let all = topics.topic_with(ALL, settings.topics().heartbeat(heartbeat));
     let config = Config::default()
         .max_message_size(settings.max_message as usize)
-        .max_frame_size(settings.max_message as usize);
+        .max_frame_size(settings.max_message as usize)
+        // A peer that takes nothing is not read either, so no ping would find it out.
+        .send_timeout(heartbeat);
     let shard = Rc::new(Shard { topics, all, config: Rc::new(config), stats: Counts::default() });
     let mut accepting = Vec::new();
     for port in host::ports(connections) {
