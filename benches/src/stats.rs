@@ -66,6 +66,12 @@ impl Histogram {
         self.total += 1;
     }
 
+    /// Counts what another one has counted, too.
+    pub fn merge(&mut self, other: &Histogram) {
+        self.counts.iter_mut().zip(&other.counts).for_each(|(count, more)| *count += more);
+        self.total += other.total;
+    }
+
     /// How many were counted.
     pub fn total(&self) -> u64 {
         self.total
@@ -121,6 +127,9 @@ mod tests {
         let mut histogram = Histogram::default();
         assert!(histogram.at(0.5).is_nan());
         (1..=1_000).for_each(|micros| histogram.add(Duration::from_micros(micros)));
+        let mut parts = Histogram::default();
+        (0..3).for_each(|_| parts.merge(&histogram));
+        assert_eq!((parts.total(), parts.at(0.5)), (3_000, histogram.at(0.5)));
         assert_eq!(histogram.total(), 1_000);
         for (quantile, micros) in [(0.5, 500.0), (0.99, 990.0), (1.0, 1_000.0)] {
             assert!((histogram.at(quantile) / micros - 1.0).abs() < 0.02);

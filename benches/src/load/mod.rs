@@ -124,6 +124,21 @@ struct Shared {
 }
 
 impl Shared {
+    fn new(load: Load) -> Rc<Shared> {
+        Rc::new(Shared {
+            load,
+            idle: RefCell::default(),
+            done: Cell::new(0),
+            errors: Cell::new(0),
+            running: Cell::new(false),
+            times: RefCell::default(),
+            random: Cell::new(0x9e37_79b9_7f4a_7c15),
+            due: RefCell::default(),
+            waiting: RefCell::default(),
+            response: Cell::new(0),
+        })
+    }
+
     /// A number below `bound`, by xorshift.
     fn random(&self, bound: usize) -> usize {
         let mut x = self.random.get();
@@ -171,18 +186,7 @@ pub fn run(load: &Load) -> io::Result<()> {
             if shard.index() > 0 {
                 return std::future::pending().await;
             }
-            let shared = Rc::new(Shared {
-                load,
-                idle: RefCell::default(),
-                done: Cell::new(0),
-                errors: Cell::new(0),
-                running: Cell::new(false),
-                times: RefCell::default(),
-                random: Cell::new(0x9e37_79b9_7f4a_7c15),
-                due: RefCell::default(),
-                waiting: RefCell::default(),
-                response: Cell::new(0),
-            });
+            let shared = Shared::new(load);
             println!("open");
             if next_line().await?.is_none() {
                 return Ok(());
@@ -239,7 +243,8 @@ async fn open(shared: &Rc<Shared>) -> io::Result<()> {
     Ok(())
 }
 
-/// Works for this long, beside warming up.
+/// Works for this long, beside warming up. What is on its way at the end, or due and not begun, is
+/// not done; but its time counts, or a peer that stalls at the end would look quick.
 async fn work(shared: &Rc<Shared>, time: Duration) -> io::Result<Done> {
     let role = &shared.load.role;
     shared.running.set(true);
@@ -253,14 +258,17 @@ async fn work(shared: &Rc<Shared>, time: Duration) -> io::Result<Done> {
     let (begin, done, errors) = (Instant::now(), shared.done.get(), shared.errors.get());
     shared.times.take();
     throng::sleep(time).await;
-    let times = shared.times.take();
-    let done = Done {
+    let end = Instant::now();
+    shared.running.set(false);
+    let mut done = Done {
         done: shared.done.get() - done,
         errors: shared.errors.get() - errors,
-        seconds: begin.elapsed().as_secs_f64(),
-        quantiles: [0.5, 0.99, 0.999].map(|quantile| times.at(quantile)),
+        seconds: (end - begin).as_secs_f64(),
+        quantiles: [f64::NAN; 3],
     };
-    shared.running.set(false);
+    for due in shared.due.take() {
+        shared.times.borrow_mut().add(end.saturating_duration_since(due));
+    }
     shared.waiting.take().into_iter().for_each(Waker::wake);
     if matches!(role.traffic, Traffic::Download | Traffic::Upload) {
         // They are in the middle of it, and the process ends after this.
@@ -276,6 +284,9 @@ async fn work(shared: &Rc<Shared>, time: Duration) -> io::Result<Done> {
         .await
         .map_err(|_| io::Error::other("an operation did not end"))??;
     drop(pacer);
+    done.errors = shared.errors.get() - errors;
+    let times = shared.times.take();
+    done.quantiles = [0.5, 0.99, 0.999].map(|quantile| times.at(quantile));
     Ok(done)
 }
 
@@ -295,12 +306,68 @@ async fn pace(shared: Rc<Shared>, rate: f64) {
         }
         yield_now().await;
     }
-    shared.due.borrow_mut().clear();
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
     use super::*;
+
+    /// A server that echoes for a while, then rests, then goes on.
+    fn stalling(listener: TcpListener, after: Duration, rest: Duration) -> io::Result<()> {
+        let (mut stream, _) = listener.accept()?;
+        let (mut buffer, mut rest) = ([0; 64], Some(rest));
+        let begin = Instant::now();
+        while stream.read_exact(&mut buffer).is_ok() {
+            if begin.elapsed() > after
+                && let Some(rest) = rest.take()
+            {
+                std::thread::sleep(rest);
+            }
+            stream.write_all(&buffer)?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_stall_at_the_end_counts() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = listener.local_addr().unwrap();
+        let millis = Duration::from_millis;
+        let serving = std::thread::spawn(move || stalling(listener, millis(300), millis(500)));
+        let role = Role {
+            traffic: Traffic::Echo,
+            device: "kernel".to_owned(),
+            address: None,
+            server,
+            connections: 1,
+            core: 0,
+            shards: 1,
+            adaptive: true,
+            size: 64,
+        };
+        let (window, rate) = (1, Some(1_000.0));
+        let load = Load { role, window, rate, timed: true, spinning: false, raw: false };
+        let builder = load.role.builder();
+        let main = move |_| {
+            let load = load.clone();
+            async move {
+                let shared = Shared::new(load);
+                open(&shared).await?;
+                // 100 ms of warming up, and of 400 ms the last half in the stall.
+                let done = work(&shared, millis(400)).await?;
+                drop(shared.idle.take());
+                io::Result::Ok(done)
+            }
+        };
+        let done = builder.run(main).unwrap().pop().unwrap().unwrap();
+        serving.join().unwrap().unwrap();
+        let [median, most, _] = done.quantiles;
+        assert!(most > 100_000.0 && done.errors == 0, "{done:?}");
+        assert!(median < most, "{done:?}");
+    }
 
     #[test]
     fn what_is_printed_is_read() {
