@@ -72,29 +72,31 @@ impl Steps {
 
     /// Waits until all `shards` run; `None` when the client has ended.
     pub(crate) fn all_running(&self, shards: u16) -> Option<()> {
-        while self.running.load(Ordering::Acquire) < shards.into() {
-            self.pause()?;
-        }
-        Some(())
+        self.wait(|| self.running.load(Ordering::Acquire) >= shards.into(), || {})
     }
 
     /// Lets all `shards` do a step and waits, outside the runtime, until they have, calling
     /// `look` now and then. Returns how long it took; `None` when the client has ended.
-    pub(crate) fn run(&self, step: Step, shards: u16, mut look: impl FnMut()) -> Option<Duration> {
+    pub(crate) fn run(&self, step: Step, shards: u16, look: impl FnMut()) -> Option<Duration> {
         let begin = Instant::now();
         self.allowed.store(step as usize + 1, Ordering::Release);
-        while self.done[step as usize].load(Ordering::Acquire) < shards.into() {
-            self.pause()?;
-            look();
-        }
+        let done = &self.done[step as usize];
+        self.wait(|| done.load(Ordering::Acquire) >= shards.into(), look)?;
         Some(begin.elapsed())
     }
 
-    fn pause(&self) -> Option<()> {
-        if self.failed.load(Ordering::Acquire) != 0 {
-            return None;
+    fn wait(&self, is_so: impl Fn() -> bool, mut look: impl FnMut()) -> Option<()> {
+        loop {
+            // First: what a client did before it ended is seen after, its last step among it.
+            let ended = self.failed.load(Ordering::Acquire) != 0;
+            if is_so() {
+                return Some(());
+            }
+            if ended {
+                return None;
+            }
+            std::thread::sleep(LOOK);
+            look();
         }
-        std::thread::sleep(LOOK);
-        Some(())
     }
 }
