@@ -1,11 +1,10 @@
 //! How the outside directs a server, in its process or by its standard input.
 
 use std::io::{self, BufRead, Write};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::mem;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-
-use throng::ws::topic::Published;
 
 use super::Settings;
 use crate::stats::Board;
@@ -17,10 +16,8 @@ pub(crate) struct Control {
     /// Set to end the server.
     pub(crate) stop: AtomicBool,
     pub(crate) board: Arc<Board>,
-    /// What was last to be published to all, and its number.
-    publish: Mutex<(u64, String)>,
-    /// Subscribers that publications were given to.
-    given: AtomicU64,
+    /// What is to be published to all, oldest first.
+    publish: Mutex<Vec<String>>,
 }
 
 impl Control {
@@ -30,24 +27,17 @@ impl Control {
             stop: AtomicBool::new(false),
             board: Board::new(shards),
             publish: Mutex::default(),
-            given: AtomicU64::new(0),
         })
     }
 
     /// Has the server publish a text to all.
     pub(crate) fn publish(&self, text: &str) {
-        let mut publish = self.publish.lock().unwrap_or_else(PoisonError::into_inner);
-        *publish = (publish.0 + 1, text.to_owned());
+        self.publish.lock().unwrap_or_else(PoisonError::into_inner).push(text.to_owned());
     }
 
-    /// What is to be published, if it came after number `after`.
-    pub(super) fn publication(&self, after: u64) -> Option<(u64, String)> {
-        let publish = self.publish.lock().unwrap_or_else(PoisonError::into_inner);
-        (publish.0 > after).then(|| publish.clone())
-    }
-
-    pub(super) fn published(&self, published: Published) {
-        self.given.fetch_add(published.subscribers, Ordering::AcqRel);
+    /// Takes what is to be published.
+    pub(super) fn publications(&self) -> Vec<String> {
+        mem::take(&mut self.publish.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -105,4 +95,19 @@ fn say(line: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{line}")?;
     out.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_published_in_one_look_is_all_published() {
+        let control = Control::new(1);
+        for line in ["publish one", "publish two words"] {
+            obey(line, &control).unwrap();
+        }
+        assert_eq!(control.publications(), ["one", "two words"]);
+        assert!(control.publications().is_empty());
+    }
 }

@@ -173,15 +173,13 @@ async fn serve(
         accepting.push(runtime::spawn_local(session::accept(listener, shard.clone())));
     }
     control.listening.fetch_add(1, Ordering::AcqRel);
-    let mut published = 0;
     while !control.stop.load(Ordering::Acquire) {
         runtime::sleep(LOOK).await;
         shard.tell(id, &control.board);
-        if id == ShardId(0)
-            && let Some((number, text)) = control.publication(published)
-        {
-            published = number;
-            control.published(shard.all.publish(&Frame::text(text)));
+        if id == ShardId(0) {
+            for text in control.publications() {
+                shard.all.publish(&Frame::text(text));
+            }
         }
     }
     // The end: nobody new, and everybody is sent away, as fast as the shard can.
