@@ -338,7 +338,10 @@ impl Raw {
                     self.answer = len;
                     conn.missing = len as u32;
                 }
-                _ => self.errors += 1,
+                _ => {
+                    self.errors += 1;
+                    return self.answered(index);
+                }
             }
         }
         conn.missing = conn.missing.saturating_sub(data.len() as u32);
@@ -346,6 +349,11 @@ impl Raw {
             return self.acknowledge(index);
         }
         self.done += 1;
+        self.answered(index);
+    }
+
+    /// Well or not: the connection is free again, and the next is asked.
+    fn answered(&mut self, index: usize) {
         self.on_way -= 1;
         self.idle.push(index as u32);
         self.ask_another(Some(index));
