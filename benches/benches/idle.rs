@@ -19,6 +19,7 @@ use throng::runtime::IdlePolicy;
 use throng::{Builder, TcpListener, TcpStream};
 use throng_bench::helper::{self, Helper};
 use throng_bench::network;
+use throng_bench::serve::echo;
 use throng_bench::stats::Samples;
 
 /// What issue 3 asks for: percent of a core, and microseconds at the median.
@@ -299,17 +300,6 @@ fn serve(device: &str) -> io::Result<()> {
         }
     })?;
     ended.into_iter().collect()
-}
-
-async fn echo(mut stream: TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    loop {
-        let chunk = stream.read_chunk(usize::MAX).await?;
-        if chunk.is_empty() {
-            return Ok(());
-        }
-        stream.write_chunk(chunk).await?;
-    }
 }
 
 /// Does what the bench says on the standard input: a line is a number of messages to send as a

@@ -72,7 +72,11 @@ pub(crate) fn page(len: usize) -> Vec<u8> {
     b"hello\n".iter().copied().cycle().take(len).collect()
 }
 
-async fn echo(mut stream: TcpStream) -> io::Result<()> {
+/// Sends back what comes until the peer's end.
+///
+/// # Errors
+/// The connection's.
+pub async fn echo(mut stream: TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     loop {
         let chunk = stream.read_chunk(usize::MAX).await?;
