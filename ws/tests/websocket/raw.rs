@@ -17,20 +17,26 @@ pub(crate) const FIN: u8 = 0x80;
 
 /// A masked frame as a client sends it; `first` is the first byte.
 pub(crate) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    frame_with(Some([0x12, 0x34, 0x56, 0x78]), first, payload)
+}
+
+/// A frame with this masking key, or as a server sends it.
+pub(crate) fn frame_with(mask: Option<[u8; 4]>, first: u8, payload: &[u8]) -> Vec<u8> {
+    let bit = if mask.is_some() { 0x80 } else { 0 };
     let mut out = vec![first];
     match payload.len() {
-        n @ 0..=125 => out.push(0x80 | n as u8),
+        n @ 0..=125 => out.push(bit | n as u8),
         n @ 126..=65535 => {
-            out.push(0x80 | 126);
+            out.push(bit | 126);
             out.extend((n as u16).to_be_bytes());
         }
         n => {
-            out.push(0x80 | 127);
+            out.push(bit | 127);
             out.extend((n as u64).to_be_bytes());
         }
     }
-    let mask = [0x12, 0x34, 0x56, 0x78];
-    out.extend(mask);
+    out.extend(mask.iter().flatten());
+    let mask = mask.unwrap_or_default();
     out.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
     out
 }
