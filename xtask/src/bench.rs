@@ -88,14 +88,22 @@ fn compare(name: &str, args: &[String]) -> io::Result<ExitCode> {
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// The bench that counts instructions.
+const ICOUNT: [&str; 7] =
+    ["bench", "--locked", "--quiet", "--package", "throng-bench", "--bench", "icount"];
+
+/// Its build.
+pub(crate) fn build_icount(log: &Path) -> Cmd {
+    cargo(ICOUNT).arg("--no-run").log(log).limit(BUILD)
+}
+
 /// The instruction counts as a test: each case is one, against the committed snapshot.
 pub(crate) fn check(log: &Path) -> Outcome {
-    let bench = ["bench", "--locked", "--quiet", "--package", "throng-bench", "--bench", "icount"];
-    let build = cargo(bench).arg("--no-run").log(log).limit(BUILD).run();
+    let build = build_icount(log).run();
     if !build.as_ref().is_ok_and(Finished::ok) {
         return Outcome::of_check("icount", build);
     }
-    let counted = cargo(bench).args(["--offline", "--", "--json"]).log(log).limit(COUNT).run();
+    let counted = cargo(ICOUNT).args(["--offline", "--", "--json"]).log(log).limit(COUNT).run();
     let counted = match counted {
         Ok(counted) => counted,
         other => return Outcome::of_check("icount", other),

@@ -258,38 +258,52 @@ pub(crate) fn cargo_fuzz() -> Result<PathBuf, String> {
     cargo_tool("cargo-fuzz", CARGO_FUZZ)
 }
 
+/// The command that builds cargo-deny for [`cargo_deny`] to find; `None` when it is there.
+pub(crate) fn build_cargo_deny() -> Option<Cmd> {
+    let missing = find_cargo_tool("cargo-deny", CARGO_DENY).is_none();
+    missing.then(|| build_cargo_tool("cargo-deny", CARGO_DENY))
+}
+
 fn cargo_tool(name: &str, version: &str) -> Result<PathBuf, String> {
-    let root = host::target().join("tools");
-    let ours = root.join("bin").join(name);
+    if find_cargo_tool(name, version).is_none() {
+        println!("building {name} {version} (once, about a minute)");
+        let build = build_cargo_tool(name, version);
+        match build.run() {
+            Ok(done) if done.ok() => {}
+            Ok(done) => return Err(format!("{}: {}\n{}", build.line(), done.how(), done.tail(10))),
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+    let _ = std::fs::remove_dir_all(tools().join("build"));
+    find_cargo_tool(name, version).ok_or_else(|| format!("{name} {version} does not run"))
+}
+
+fn tools() -> PathBuf {
+    host::target().join("tools")
+}
+
+fn find_cargo_tool(name: &str, version: &str) -> Option<PathBuf> {
     let fits = |program: &PathBuf| {
         let done = Cmd::new(program).arg("--version").limit(Duration::from_secs(20)).run();
         matches!(done, Ok(done) if done.output.trim().ends_with(version))
     };
-    if let Some(found) = [Some(ours.clone()), host::find_program(name)]
+    let ours = tools().join("bin").join(name);
+    [Some(ours), host::find_program(name)]
         .into_iter()
         .flatten()
         .find(|program| program.exists() && fits(program))
-    {
-        return Ok(found);
-    }
-    println!("building {name} {version} (once, about a minute)");
-    // Unoptimised: it builds in a third of the time and has little to do itself.
-    let build = crate::cargo::cargo(["install", "--locked", "--debug", "--quiet"])
+}
+
+/// Unoptimised: it builds in a third of the time and has little to do itself.
+fn build_cargo_tool(name: &str, version: &str) -> Cmd {
+    crate::cargo::cargo(["install", "--locked", "--debug", "--quiet"])
         .arg("--root")
-        .arg(&root)
+        .arg(tools())
         .arg("--target-dir")
-        .arg(root.join("build"))
+        .arg(tools().join("build"))
         .args(["--version", version, name])
         .env("CARGO_PROFILE_DEV_DEBUG", "0")
         .env("CARGO_INCREMENTAL", "0")
         .log(host::logs().join(format!("{name}-build.log")))
-        .limit(Duration::from_secs(900));
-    match build.run() {
-        Ok(done) if done.ok() => {
-            let _ = std::fs::remove_dir_all(root.join("build"));
-            Ok(ours)
-        }
-        Ok(done) => Err(format!("{}: {}\n{}", build.line(), done.how(), done.tail(10))),
-        Err(error) => Err(error.to_string()),
-    }
+        .limit(Duration::from_secs(900))
 }

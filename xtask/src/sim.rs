@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::cargo::cargo;
+use crate::process::Cmd;
 use crate::report::Outcome;
 
 /// Building takes a part of it.
@@ -22,6 +23,11 @@ pub(crate) fn command(args: &[String]) -> io::Result<ExitCode> {
     let run = cargo(["run", "--quiet", "--profile", "sim", "--package", "throng-sim", "--"]);
     let ended = run.args(args).attached()?;
     Ok(if ended.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What [`check`] and [`check_goodput`] run first.
+pub(crate) fn build(log: &Path) -> Cmd {
+    cargo(["build", "--locked", "--quiet", "--package", "throng-sim"]).log(log).limit(LIMIT)
 }
 
 /// Some seeds as a test.

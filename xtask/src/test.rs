@@ -4,6 +4,7 @@ use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use crate::ahead::Ahead;
 use crate::bench;
 use crate::cargo::{cargo, features};
 use crate::demo;
@@ -51,7 +52,8 @@ pub(crate) fn command(options: &Options) -> io::Result<ExitCode> {
         interop::steps(&mut report, &[Backend::Guest], &[]);
     } else {
         static_checks(&mut report);
-        cargo_tests(&mut report);
+        cargo_tests(&mut report, options.only.is_empty());
+        cargo_deny(&mut report);
         report.step("sim", || sim::check(&log_of("sim")));
         report.step("goodput", || sim::check_goodput(&log_of("goodput")));
         interop::steps(&mut report, &[], &[]);
@@ -89,7 +91,9 @@ fn static_checks(report: &mut Report) {
     let doc = ["doc", "--locked", "--quiet", "--workspace", "--no-deps"];
     let command = logged("rustdoc", &doc).arg(&with).env("RUSTDOCFLAGS", "-D warnings");
     check(report, "rustdoc", command);
+}
 
+fn cargo_deny(report: &mut Report) {
     report.step("cargo-deny", || match setup::cargo_deny() {
         Ok(program) => Outcome::of_check(
             "cargo-deny",
@@ -104,15 +108,15 @@ fn static_checks(report: &mut Report) {
     });
 }
 
-/// `cargo test` in all its kinds.
-fn cargo_tests(report: &mut Report) {
+/// `cargo test` in all its kinds; `all` when every later step is to come, too.
+fn cargo_tests(report: &mut Report, all: bool) {
     let with = features();
     let own_network = host::can_own_network();
     let run = ["--no-fail-fast", "--", "--show-output"];
 
     // Building is apart from running, so that a broken build and a slow test are told apart,
     // and because the runs below have no way to the registry.
-    let tests = |report: &mut Report, name: &str, extra: &[&str]| {
+    let tests = |report: &mut Report, name: &str, extra: &[&str], meanwhile: Vec<Cmd>| {
         report.step(name, || {
             // The peers of some tests, which cannot be fetched any more when they run.
             if let Err(why) = setup::python() {
@@ -124,6 +128,7 @@ fn cargo_tests(report: &mut Report) {
                 Ok(done) if done.ok() => {}
                 other => return Outcome::of_check(name, other),
             }
+            let _meanwhile = Ahead::start(meanwhile);
             let mut command = test().arg("--offline").args(run);
             if own_network.is_ok() {
                 command = command.wrapped(host::own_network());
@@ -133,21 +138,26 @@ fn cargo_tests(report: &mut Report) {
     };
     // These have code that is there or not by feature; clippy builds the rest without.
     let by_feature = ["--package=throng-net", "--lib", "--test=api", "--test=memory"];
-    tests(report, "tests without features", &by_feature);
-    tests(report, "tests", &["--workspace", "--lib", "--bins", "--tests", &with]);
+    tests(report, "tests without features", &by_feature, Vec::new());
+    // Another cfg makes other artifacts of every dependency: they get a place of their own.
+    let loom = logged("loom", &["test", "--locked", "--package", "throng-runtime"])
+        .args(["--test", "loom", "--target-dir"])
+        .arg(host::target().join("loom"))
+        .env("RUSTFLAGS", "--cfg loom");
+    // What the steps to come would build, if all of them are to come.
+    let mut ahead = Vec::new();
+    if all {
+        ahead.push(bench::build_icount(&log_of("instructions")));
+        ahead.push(loom.clone().arg("--no-run"));
+        ahead.push(sim::build(&log_of("sim")));
+        ahead.extend(setup::build_cargo_deny());
+    }
+    tests(report, "tests", &["--workspace", "--lib", "--bins", "--tests", &with], ahead);
 
     report.step("doctests", || {
         let command = logged("doctests", &["test", "--locked", "--workspace", "--doc"]);
         Outcome::of_tests("doctests", command.arg(&with).args(run).run())
     });
 
-    report.step("loom", || {
-        // Another cfg makes other artifacts of every dependency: they get a place of their own.
-        let command = logged("loom", &["test", "--locked", "--package", "throng-runtime"])
-            .args(["--test", "loom"])
-            .arg("--target-dir")
-            .arg(host::target().join("loom"))
-            .env("RUSTFLAGS", "--cfg loom");
-        Outcome::of_tests("loom", command.args(run).run())
-    });
+    report.step("loom", || Outcome::of_tests("loom", loom.args(run).run()));
 }
