@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::client::steps::{Step, Steps};
-use crate::client::{self, Load, Progress};
+use crate::client::{self, Load, PATIENCE, Progress};
 use crate::ends::Server;
 use crate::host;
 use crate::memory::Resident;
@@ -16,8 +16,6 @@ use crate::view::View;
 
 /// How long both ends rest before memory is measured.
 const REST: Duration = Duration::from_secs(2);
-/// How long a broadcast may take to reach all.
-const BROADCAST: Duration = Duration::from_secs(60);
 
 /// What is to be run.
 #[derive(Clone, Debug)]
@@ -145,6 +143,7 @@ fn direct(
     progress: &Progress,
 ) -> io::Result<Measured> {
     let total = u64::from(run.connections);
+    let echoes = total.min(run.load.echoes.into());
     let ended = || io::Error::other("the client ended early");
     // What the device takes is not the connections'.
     steps.all_running(run.shards).ok_or_else(ended)?;
@@ -164,10 +163,11 @@ fn direct(
 
     let before = progress.echoed.load(Ordering::Relaxed);
     let echoed = || progress.echoed.load(Ordering::Relaxed) - before;
-    let mut view = View::new("echoing", total);
+    let mut view = View::new("echoing", echoes);
     let look = || view.at(echoed(), progress);
     measured.echo = steps.run(Step::Echo, run.shards, look).ok_or_else(ended)?;
     measured.echoed = echoed();
+    measured.echoes_wanted = echoes;
     drop(view);
     steps.run(Step::Load, run.shards, || {}).ok_or_else(ended)?;
     std::thread::sleep(REST);
@@ -180,10 +180,14 @@ fn direct(
     server.publish("to all of you")?;
     let mut view = View::new("broadcast", total);
     let expected = if matches!(server, Server::Elsewhere) { 0 } else { opened() };
-    while progress.heard.load(Ordering::Relaxed) - before < expected && begin.elapsed() < BROADCAST
-    {
+    let mut last = (0, begin);
+    while last.0 < expected && last.1.elapsed() < PATIENCE {
         std::thread::sleep(Duration::from_millis(1));
-        view.at(progress.heard.load(Ordering::Relaxed) - before, progress);
+        let heard = progress.heard.load(Ordering::Relaxed) - before;
+        if heard > last.0 {
+            last = (heard, Instant::now());
+        }
+        view.at(heard, progress);
     }
     measured.broadcast = begin.elapsed();
     measured.heard = progress.heard.load(Ordering::Relaxed) - before;

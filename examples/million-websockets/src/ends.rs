@@ -55,15 +55,16 @@ impl Server {
 
     /// Starts a server in this process and waits until it listens.
     pub(crate) fn thread(
-        device: &'static str,
+        device: impl Into<String>,
         shards: u16,
         connections: u32,
         settings: &Settings,
     ) -> io::Result<Server> {
+        let device = device.into();
         let control = Control::new(shards);
         let (shared, settings) = (control.clone(), settings.clone());
         let thread = std::thread::spawn(move || {
-            server::run(device, shards, connections, &settings, &shared)
+            server::run(&device, shards, connections, &settings, &shared)
         });
         while control.listening.load(Ordering::Acquire) < usize::from(shards) {
             if thread.is_finished() {

@@ -10,6 +10,8 @@ pub(crate) const SERVER: Ipv4Addr = Ipv4Addr::new(10, 254, 0, 1);
 pub(crate) const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 254, 0, 2);
 /// Addresses that connections come from.
 const SOURCES: u32 = 16;
+/// A client beside the first one, or after it.
+const OTHER: Ipv4Addr = Ipv4Addr::new(10, 254, 0, 3);
 const FIRST_PORT: u16 = 9_000;
 /// Connections from one address to one port: well below the client's dynamic ports, of which
 /// each shard has its share only.
@@ -24,9 +26,22 @@ pub(crate) fn ports(connections: u32) -> impl Iterator<Item = u16> + Clone {
     (0..ports_for(connections)).map(|i| FIRST_PORT + i as u16)
 }
 
+/// Whose addresses a client has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum House {
+    /// The many that a crowd needs.
+    Many,
+    /// One that is none of them.
+    Other,
+}
+
 /// From where to where connection `i` of `connections` goes.
-pub(crate) fn endpoints(i: u32, connections: u32) -> (SocketAddr, SocketAddr) {
-    let from = SocketAddr::new(IpAddr::V4(source(i % SOURCES)), 0);
+pub(crate) fn endpoints(house: House, i: u32, connections: u32) -> (SocketAddr, SocketAddr) {
+    let from = match house {
+        House::Many => source(i % SOURCES),
+        House::Other => OTHER,
+    };
+    let from = SocketAddr::new(IpAddr::V4(from), 0);
     let port = FIRST_PORT + (i / SOURCES % ports_for(connections)) as u16;
     (from, SocketAddr::new(IpAddr::V4(SERVER), port))
 }
@@ -57,6 +72,12 @@ pub(crate) fn client(device: &str, shards: u16, connections: u32) -> Builder {
         .limits(limits(connections))
 }
 
+/// The network of a client in the other house.
+pub(crate) fn other_client(device: &str, connections: u32) -> Builder {
+    let builder = Builder::new().device(device).address(format!("{OTHER}/24"));
+    builder.shards(1).limits(limits(connections))
+}
+
 /// Bounds with room for `connections`.
 pub(crate) fn limits(connections: u32) -> Limits {
     let mut limits = Limits::default();
@@ -77,7 +98,7 @@ mod tests {
             let listening: Vec<_> = ports(connections).collect();
             let mut pairs = HashMap::<_, u32>::new();
             for i in 0..connections {
-                let (from, to) = endpoints(i, connections);
+                let (from, to) = endpoints(House::Many, i, connections);
                 assert!(listening.contains(&to.port()));
                 *pairs.entry((from.ip(), to.port())).or_default() += 1;
             }

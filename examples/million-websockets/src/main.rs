@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+mod abuse;
 mod client;
 mod drive;
 mod ends;
@@ -31,9 +32,12 @@ use clap::{Parser, Subcommand};
 struct Args {
     #[command(subcommand)]
     role: Option<Role>,
-    /// WebSockets to open; default: a million, or fewer where memory is short
+    /// WebSockets to open, or fewer where memory is short; default: a million
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=20_000_000))]
     connections: Option<u32>,
+    /// Open all of them though memory is short
+    #[arg(long)]
+    anyway: bool,
     /// Shards of the server and queues of the link; default: the cores less the client's one
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=64))]
     shards: Option<u16>,
@@ -68,6 +72,16 @@ enum Role {
         #[arg(long)]
         json: bool,
     },
+    /// What the server does at its limits, as scenarios that are judged
+    Abuse(abuse::Abuse),
+    /// Opens connections, says `open` and holds them until it is killed
+    #[command(hide = true)]
+    Hold {
+        #[arg(long)]
+        device: String,
+        #[arg(long)]
+        connections: u32,
+    },
     /// The server alone; commands on its standard input, see the README
     Server {
         /// The device, as in THRONG_DEVICE
@@ -100,6 +114,8 @@ fn main() -> ExitCode {
                 Ok(summary.is_whole())
             })
         }
+        Some(Role::Abuse(abuse)) => abuse::command(&abuse),
+        Some(Role::Hold { device, connections }) => abuse::killed::hold(&device, connections),
         None => demo(args),
     };
     match outcome {
@@ -117,14 +133,16 @@ fn demo(args: Args) -> io::Result<bool> {
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
     let shards = args.shards.unwrap_or((cores - 1).clamp(1, 64) as u16);
     let free = plan::free_memory();
-    let connections = args.connections.unwrap_or_else(|| plan::connections(free));
+    let wanted = args.connections.unwrap_or(plan::MANY);
+    let connections = if args.anyway { wanted } else { plan::connections(wanted, free) };
     let gigabytes = |bytes: u64| bytes as f64 / f64::from(1 << 30);
     println!(
         "{cores} cores, {:.1} GiB of memory to be had: {connections} connections, {shards} shards",
         gigabytes(free)
     );
-    if let Some(needed) = plan::too_many(connections, free) {
-        println!("they may need {:.1} GiB", gigabytes(needed));
+    if plan::needed(wanted) > free {
+        let needed = gigabytes(plan::needed(wanted));
+        println!("memory is short: {wanted} connections may need {needed:.1} GiB");
     }
     let run = drive::Run {
         connections,

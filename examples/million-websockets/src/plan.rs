@@ -3,7 +3,7 @@
 use std::fs;
 
 /// What a connection costs both ends together, in bytes, with room for both ends' buffers.
-const BOTH_ENDS: u64 = 2_200;
+const BOTH_ENDS: u64 = 1_600;
 /// What both ends cost without any, and what is left to the rest of the machine.
 const BESIDE: u64 = 768 << 20;
 /// What is opened where memory allows.
@@ -11,8 +11,11 @@ pub(crate) const MANY: u32 = 1_000_000;
 /// Below it the demo shows nothing.
 const FEW: u32 = 1_000;
 
-/// How many connections to open where the user did not say.
-pub(crate) fn connections(free: u64) -> u32 {
+/// How many of the connections that were asked for there is memory for.
+pub(crate) fn connections(wanted: u32, free: u64) -> u32 {
+    if needed(wanted) <= free {
+        return wanted;
+    }
     let room = free.saturating_sub(BESIDE) / BOTH_ENDS;
     // Round numbers read better.
     let round = |count: u64| match count {
@@ -20,13 +23,12 @@ pub(crate) fn connections(free: u64) -> u32 {
         10_000..100_000 => count / 10_000 * 10_000,
         count => count / 100_000 * 100_000,
     };
-    round(room).clamp(FEW.into(), MANY.into()) as u32
+    round(room).max(FEW.into()).min(wanted.into()) as u32
 }
 
-/// Whether so many connections may be too many, and then what they need, in bytes.
-pub(crate) fn too_many(connections: u32, free: u64) -> Option<u64> {
-    let needed = u64::from(connections) * BOTH_ENDS + BESIDE;
-    (needed > free).then_some(needed)
+/// What so many connections may need, in bytes.
+pub(crate) fn needed(connections: u32) -> u64 {
+    u64::from(connections) * BOTH_ENDS + BESIDE
 }
 
 /// Memory that this process and its children may have, in bytes: what the machine has free,
@@ -52,12 +54,14 @@ mod tests {
 
     #[test]
     fn less_memory_means_fewer_connections() {
-        assert_eq!(connections(16 << 30), MANY);
-        assert_eq!(connections(2 << 30), 600_000);
-        assert_eq!(connections(1 << 30), 100_000);
-        assert_eq!(connections(0), FEW);
-        assert!(too_many(1_000_000, 1 << 30).is_some());
-        assert!(too_many(1_000_000, 8 << 30).is_none());
+        assert_eq!(connections(MANY, 16 << 30), MANY);
+        assert_eq!(connections(1_234_567, 16 << 30), 1_234_567);
+        assert_eq!(connections(MANY, 2 << 30), 800_000);
+        assert_eq!(connections(MANY, 1 << 30), 100_000);
+        assert_eq!(connections(MANY, 0), FEW);
+        assert_eq!(connections(10, 0), 10);
+        // The ten million, of which both ends may take 22 GB.
+        assert!(needed(10_000_000) <= 22_000_000_000);
         assert!(free_memory() > 0);
     }
 }

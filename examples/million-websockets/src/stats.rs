@@ -18,8 +18,9 @@ pub(crate) struct ShardStats {
     pub(crate) connections: u64,
     /// Opening handshakes completed.
     pub(crate) handshakes: u64,
-    /// Connections that did not become a WebSocket.
+    /// Connections that did not become a WebSocket, and those of them for which the server was full.
     pub(crate) refused: u64,
+    pub(crate) full: u64,
     /// Data messages received.
     pub(crate) received: u64,
     /// Data messages sent: echoes, and copies of what was published.
@@ -35,10 +36,61 @@ pub(crate) struct ShardStats {
     /// TCP connections of any state, and bytes in their queues.
     pub(crate) tcp: u64,
     pub(crate) queued: u64,
+    /// What the network holds and has turned away.
+    pub(crate) network: Network,
+    /// How old these numbers are, in milliseconds: a shard that is stuck leaves no new ones.
+    pub(crate) age: f64,
     /// Longest run of each stage of the loop since the snapshot before, in microseconds.
     pub(crate) stages: StageMicros,
     /// Stages that ever took a millisecond or longer.
     pub(crate) slow_stages: u64,
+}
+
+/// What the network of a shard holds now, and what it has turned away since the start.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Network {
+    /// Handshakes under way, connections in TIME_WAIT, closed ones whose end is not there yet.
+    pub(crate) half_open: u64,
+    pub(crate) time_wait: u64,
+    pub(crate) orphans: u64,
+    /// Bytes queued to be sent, and received but not read.
+    pub(crate) sending: u64,
+    pub(crate) received: u64,
+    /// SYNs dropped because there were too many connections, or too many to be accepted.
+    pub(crate) syns_dropped: u64,
+    /// SYNs answered with a cookie, and connections made of one.
+    pub(crate) cookies_sent: u64,
+    pub(crate) cookies_accepted: u64,
+    /// For lack of memory: bytes dropped, windows made smaller or kept from growing, and pieces
+    /// queued all the same for connections that had nothing queued.
+    pub(crate) bytes_dropped: u64,
+    pub(crate) windows_held: u64,
+    pub(crate) pieces_forced: u64,
+}
+
+impl Network {
+    /// Of the current shard; nothing where the host does the counting.
+    pub(crate) fn of_shard() -> (Network, u64) {
+        let Ok(net::stats::Stats { usage, tcp, .. }) = net::stats::current() else {
+            return Default::default();
+        };
+        let network = Network {
+            half_open: usage.half_open as u64,
+            time_wait: usage.time_wait as u64,
+            orphans: usage.orphans as u64,
+            sending: usage.send_memory,
+            received: usage.recv_memory,
+            syns_dropped: tcp.syn_dropped_connections
+                + tcp.syn_dropped_backlog
+                + tcp.accept_overflow,
+            cookies_sent: tcp.syn_cookies_sent,
+            cookies_accepted: tcp.syn_cookies_accepted,
+            bytes_dropped: tcp.recv_memory_dropped,
+            windows_held: tcp.windows_held + tcp.windows_reduced,
+            pieces_forced: tcp.send_memory_forced,
+        };
+        (network, usage.connections as u64)
+    }
 }
 
 /// Microseconds by stage.
@@ -130,10 +182,17 @@ impl Snapshot {
 /// Where shards leave their numbers, and from where they are taken.
 pub(crate) struct Board {
     begun: Instant,
-    shards: Vec<Mutex<ShardStats>>,
+    shards: Vec<Mutex<Place>>,
     last: Mutex<Last>,
     /// Whether shards measure their stages.
     pub(crate) stages: AtomicBool,
+}
+
+/// A shard's numbers, and when it left them.
+#[derive(Default)]
+struct Place {
+    stats: ShardStats,
+    at: Option<Instant>,
 }
 
 #[derive(Default)]
@@ -158,6 +217,8 @@ impl Board {
     /// A shard leaves its numbers. Its stages are kept until they are taken.
     pub(crate) fn put(&self, shard: usize, mut stats: ShardStats, times: Option<StageTimes>) {
         let mut place = self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner);
+        place.at = Some(Instant::now());
+        let place = &mut place.stats;
         (stats.stages, stats.slow_stages) = (place.stages, place.slow_stages);
         if let Some(times) = times {
             stats.stages = stats.stages.max(StageMicros::of(&times));
@@ -168,10 +229,11 @@ impl Board {
 
     /// Takes a snapshot; rates and stages count from the one before.
     pub(crate) fn snapshot(&self) -> Snapshot {
-        let take = |place: &Mutex<ShardStats>| {
+        let take = |place: &Mutex<Place>| {
             let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
-            let stats = place.clone();
-            place.stages = StageMicros::default();
+            let mut stats = place.stats.clone();
+            stats.age = place.at.unwrap_or(self.begun).elapsed().as_secs_f64() * 1e3;
+            place.stats.stages = StageMicros::default();
             stats
         };
         let shards: Vec<_> = self.shards.iter().map(take).collect();
@@ -200,14 +262,6 @@ impl Board {
     pub(crate) fn wants_stages(&self) -> bool {
         self.stages.load(Ordering::Relaxed)
     }
-}
-
-/// What the network of the current shard holds: TCP connections and bytes queued.
-pub(crate) fn network() -> (u64, u64) {
-    net::stats::current().map_or((0, 0), |stats| {
-        let usage = stats.usage;
-        (usage.connections as u64, usage.send_memory + usage.recv_memory)
-    })
 }
 
 /// What this process has used of the processors.

@@ -17,7 +17,8 @@ pub(crate) struct Summary {
     pub(crate) shards: u16,
     pub(crate) connections: u32,
     pub(crate) opened: u32,
-    /// Connections on which the first echo came back as it was sent.
+    /// Connections that were to echo once, and those on which the echo came back as it was sent.
+    pub(crate) echoes_wanted: u64,
     pub(crate) echoed: u64,
     /// Everything that went wrong, below it by kind.
     pub(crate) errors: u64,
@@ -71,6 +72,7 @@ pub(crate) struct Measured {
     pub(crate) echo: Duration,
     pub(crate) broadcast: Duration,
     pub(crate) close: Duration,
+    pub(crate) echoes_wanted: u64,
     pub(crate) echoed: u64,
     pub(crate) heard: u64,
     /// Connections that a broadcast did not reach.
@@ -110,6 +112,7 @@ impl Summary {
             shards,
             connections,
             opened,
+            echoes_wanted: m.echoes_wanted,
             echoed: m.echoed,
             errors,
             failed,
@@ -150,9 +153,7 @@ impl Summary {
 
     /// Whether every connection opened and echoed, and nothing went wrong.
     pub(crate) fn is_whole(&self) -> bool {
-        self.opened == self.connections
-            && self.echoed == u64::from(self.connections)
-            && self.errors == 0
+        self.opened == self.connections && self.echoed == self.echoes_wanted && self.errors == 0
     }
 
     pub(crate) fn print(&self, json: bool) -> io::Result<()> {
@@ -163,7 +164,7 @@ impl Summary {
             "           longest stage of the server's loop: {} {:.0} us ({} of 1 ms or more)",
             self.longest_stage, self.longest_stage_us, self.slow_stages
         );
-        println!("echoed     {:>10}", self.echoed);
+        println!("echoed     {:>10} of {}", self.echoed, self.echoes_wanted);
         println!("           {:>10} per second", self.echoes_per_second);
         latencies("at a rate", &self.load);
         println!(

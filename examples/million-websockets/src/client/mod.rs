@@ -18,11 +18,13 @@ use clap::Args;
 use throng::runtime::{self, stages};
 
 use latency::{Clock, Sum};
-use pool::Pool;
+pub(crate) use pool::Pool;
 use steps::{Step, Steps};
 
-/// Longest wait for one connection, for the last echo, or the end of closing.
-const PATIENCE: Duration = Duration::from_secs(30);
+use crate::host::House;
+
+/// Longest wait for one connection, for another echo, copy or end where some are missing.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Echoes that one shard waits for at a time when it echoes once on every connection.
 const WINDOW: u64 = 4_096;
 
@@ -32,6 +34,10 @@ pub(crate) struct Load {
     /// WebSockets opened in a second, at most; 0: as fast as they go
     #[arg(long, default_value_t = 40_000)]
     pub(crate) open_rate: u32,
+    /// Connections that echo once when all are open: so many random ones, or all where there are
+    /// no more
+    #[arg(long, default_value_t = 1_000_000)]
+    pub(crate) echoes: u32,
     /// Echoes a second while connections open
     #[arg(long, default_value_t = 1_000)]
     pub(crate) ramp_echo_rate: u32,
@@ -91,8 +97,9 @@ impl Progress {
 }
 
 /// One shard of the client.
-struct Shard {
+pub(crate) struct Shard {
     load: Load,
+    house: House,
     connections: u32,
     /// This shard's connections are `first`, `first + shards`, and so on.
     first: u32,
@@ -125,10 +132,7 @@ pub(crate) async fn run(
     steps: Arc<Steps>,
     progress: Arc<Progress>,
 ) {
-    let pool = Pool::new(progress.clock, load.size as usize);
-    let told = Told::default();
-    let (first, shards) = (shard.into(), shards.into());
-    let shard = Rc::new(Shard { load, connections, first, shards, pool, progress, told });
+    let shard = Shard::new(load, House::Many, connections, (shard, shards), progress);
     let telling = shard.clone();
     let telling = runtime::spawn_local(async move {
         loop {
@@ -140,7 +144,7 @@ pub(crate) async fn run(
         steps.begun(step).await;
         match step {
             Step::Open => shard.ramp().await,
-            Step::Echo => shard.echo_on_all().await,
+            Step::Echo => shard.echo_once().await,
             Step::Load => shard.load().await,
             Step::Broadcast => {}
             Step::Close => shard.close().await,
@@ -152,6 +156,24 @@ pub(crate) async fn run(
 }
 
 impl Shard {
+    /// Number `shard` of `shards`, with its share of the connections from a house.
+    pub(crate) fn new(
+        load: Load,
+        house: House,
+        connections: u32,
+        (shard, shards): (u16, u16),
+        progress: Arc<Progress>,
+    ) -> Rc<Shard> {
+        let pool = Pool::new(progress.clock, load.size as usize);
+        let (first, shards, told) = (shard.into(), shards.into(), Told::default());
+        Rc::new(Shard { load, house, connections, first, shards, pool, progress, told })
+    }
+
+    /// Its connections.
+    pub(crate) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
     /// A rate of all shards together as one of this shard.
     fn part(&self, rate: u32) -> f64 {
         f64::from(rate) / f64::from(self.shards)
@@ -173,10 +195,16 @@ impl Shard {
         stages::measure(false);
     }
 
-    /// Echoes once on every connection, a window at a time, until nothing comes back any more.
-    async fn echo_on_all(&self) {
+    /// Echoes once on every connection, or on as many random ones as were asked for, a window at
+    /// a time, until nothing comes back any more.
+    async fn echo_once(&self) {
         let counts = &self.pool.counts;
-        'all: for place in 0..self.pool.len() {
+        let wanted = share(self.load.echoes.into(), self.first, self.shards) as u32;
+        let places = match wanted < self.pool.len() {
+            true => send::some_of(self.pool.len(), wanted, self.first),
+            false => (0..self.pool.len()).collect(),
+        };
+        'all: for place in places {
             let begin = self.progress.clock.now();
             while counts.on_way() >= WINDOW {
                 runtime::yield_now().await;
@@ -201,12 +229,14 @@ impl Shard {
     }
 
     /// Waits for the echoes that are missing; those that do not come are counted.
-    async fn all_echoed(&self) {
+    pub(crate) async fn all_echoed(&self) {
         let counts = &self.pool.counts;
-        let begin = runtime::now();
+        let mut quiet = (counts.on_way(), runtime::now());
         while counts.on_way() > 0 {
             runtime::sleep(Duration::from_millis(1)).await;
-            if runtime::now() - begin > PATIENCE {
+            if counts.on_way() < quiet.0 {
+                quiet = (counts.on_way(), runtime::now());
+            } else if runtime::now() - quiet.1 > PATIENCE {
                 self.write_off();
             }
         }
@@ -219,7 +249,7 @@ impl Shard {
     }
 
     /// Closes all, a window at a time.
-    async fn close(&self) {
+    pub(crate) async fn close(&self) {
         let total = self.pool.len();
         let mut quiet = (self.pool.ended(), runtime::now());
         let mut next = 0;

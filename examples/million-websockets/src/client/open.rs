@@ -33,7 +33,7 @@ struct Opening {
 
 impl Shard {
     /// Opens this shard's connections, at the rate that was asked for.
-    pub(super) async fn open_all(self: &Rc<Self>) {
+    pub(crate) async fn open_all(self: &Rc<Self>) {
         let (begin, next) = (runtime::now(), Cell::new(self.first));
         let opening = Rc::new(Opening { begin, next, in_a_row: Cell::new(0) });
         // Tasks, because a future that joins a thousand would poll them all at a time.
@@ -86,7 +86,7 @@ impl Shard {
     }
 
     async fn open(self: &Rc<Self>, number: u32) -> io::Result<()> {
-        let (from, to) = host::endpoints(number, self.connections);
+        let (from, to) = host::endpoints(self.house, number, self.connections);
         let stream: TcpStream = TcpSocket::new().bind(from).connect(to).await?;
         stream.set_nodelay(true)?;
         let connected = ws::connect(format!("ws://{to}/echo"), stream).await;

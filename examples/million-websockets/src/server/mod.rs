@@ -20,7 +20,7 @@ use throng::{Limits, ShardId, TcpListener};
 pub(crate) use control::{Control, run_process};
 
 use crate::host;
-use crate::stats::{Board, ShardStats, network};
+use crate::stats::{Board, Network, ShardStats};
 
 /// The topic that everybody is subscribed to.
 const ALL: &str = "";
@@ -28,6 +28,11 @@ const ALL: &str = "";
 const LOOK: Duration = Duration::from_millis(20);
 /// Frames that a room keeps for members who are behind.
 const BACKLOG: usize = 64;
+
+/// Seconds of silence before a ping where nobody said otherwise,
+const PING: u32 = 60;
+/// and pings a second that are not exceeded then.
+const PINGS: u32 = 25_000;
 
 /// Settings of the server.
 #[derive(Args, Clone, Debug)]
@@ -39,16 +44,25 @@ pub(crate) struct Settings {
     /// opened
     #[arg(long)]
     pub(crate) max_connections: Option<u32>,
+    /// TCP handshakes under way on a shard, at most, before SYNs are answered with cookies
+    #[arg(long, default_value_t = Settings::default().half_open, value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
+    pub(crate) half_open: u32,
     /// Bytes queued for one connection, at most, before what is published waits in its room
     #[arg(long, default_value_t = Settings::default().queue, value_parser = clap::value_parser!(u32).range(2048..))]
     pub(crate) queue: u32,
     /// What becomes of a consumer who is 64 messages behind
     #[arg(long, value_enum, default_value_t)]
     pub(crate) slow: SlowPolicy,
+    /// Bytes queued for all connections of a shard, at most, before writes wait
+    #[arg(long, default_value_t = Settings::default().send_memory, value_parser = clap::value_parser!(u64).range(65_536..))]
+    pub(crate) send_memory: u64,
+    /// Bytes received on all connections of a shard and not read, at most, before peers are slowed
+    #[arg(long, default_value_t = Settings::default().receive_memory, value_parser = clap::value_parser!(u64).range(65_536..))]
+    pub(crate) receive_memory: u64,
     /// Seconds of silence after which a connection is pinged; after as many again it is dead.
-    /// 0: never
-    #[arg(long, default_value_t = Settings::default().ping)]
-    pub(crate) ping: u32,
+    /// 0: never; default: 60, or with very many so long that pings are 25,000 a second
+    #[arg(long)]
+    pub(crate) ping: Option<u32>,
     /// Seconds that connections have to close when the server ends
     #[arg(long, default_value_t = Settings::default().drain)]
     pub(crate) drain: u32,
@@ -69,9 +83,12 @@ impl Default for Settings {
         Settings {
             max_message: 64 << 10,
             max_connections: None,
+            half_open: Limits::default().half_open as u32,
             queue: 32 << 10,
             slow: SlowPolicy::default(),
-            ping: 60,
+            send_memory: Limits::default().send_memory,
+            receive_memory: Limits::default().receive_memory,
+            ping: None,
             drain: 10,
         }
     }
@@ -84,28 +101,43 @@ impl Settings {
         let mut args = Vec::new();
         for (name, value) in [
             ("--max-message", self.max_message.to_string()),
+            ("--half-open", self.half_open.to_string()),
             ("--queue", self.queue.to_string()),
             ("--slow", slow),
-            ("--ping", self.ping.to_string()),
+            ("--send-memory", self.send_memory.to_string()),
+            ("--receive-memory", self.receive_memory.to_string()),
             ("--drain", self.drain.to_string()),
         ] {
             args.extend([name.to_owned(), value]);
         }
-        if let Some(most) = self.max_connections {
-            args.extend(["--max-connections".to_owned(), most.to_string()]);
+        for (name, value) in [("--max-connections", self.max_connections), ("--ping", self.ping)] {
+            args.extend(value.into_iter().flat_map(|value| [name.to_owned(), value.to_string()]));
         }
         args
     }
 
-    /// Those of each of `shards`.
+    /// WebSockets that each of `shards` holds, at most.
+    fn most(&self, shards: u16) -> u64 {
+        self.max_connections.map_or(u64::MAX, |most| u64::from(most / u32::from(shards)).max(1))
+    }
+
+    /// Those of each of `shards`: with room for some handshakes beyond what it holds, whose
+    /// answer is that it is full.
     fn limits(&self, connections: u32, shards: u16) -> Limits {
-        let mut limits = host::limits(self.max_connections.unwrap_or(connections));
-        if let Some(most) = self.max_connections {
-            limits.connections = (most / u32::from(shards)).max(1) as usize;
-        }
+        let most = u32::try_from(self.most(shards)).unwrap_or(connections);
+        let mut limits = host::limits(most);
+        limits.half_open = self.half_open as usize;
         limits.send_buffer = self.queue;
         limits.initial_send_buffer = self.queue;
+        limits.send_memory = self.send_memory;
+        limits.receive_memory = self.receive_memory;
         limits
+    }
+
+    /// How long a connection may be silent, with so many.
+    fn silence(&self, connections: u32) -> Option<Duration> {
+        let seconds = self.ping.unwrap_or(PING.max(connections / PINGS));
+        (seconds > 0).then(|| Duration::from_secs(seconds.into()))
     }
 
     fn topics(&self) -> TopicConfig {
@@ -122,6 +154,8 @@ struct Shard {
     topics: Topics,
     all: Topic,
     config: Rc<Config>,
+    /// WebSockets it holds, at most.
+    most: u64,
     stats: Counts,
 }
 
@@ -131,6 +165,7 @@ struct Counts {
     connections: Cell<u64>,
     handshakes: Cell<u64>,
     refused: Cell<u64>,
+    full: Cell<u64>,
     received: Cell<u64>,
     echoed: Cell<u64>,
 }
@@ -158,7 +193,7 @@ async fn serve(
     control: Arc<Control>,
 ) -> io::Result<()> {
     let topics = hub.enter()?;
-    let heartbeat = (settings.ping > 0).then(|| Duration::from_secs(settings.ping.into()));
+    let heartbeat = settings.silence(connections);
     // Everybody is in this one, so its heartbeat is everybody's.
     let all = topics.topic_with(ALL, settings.topics().heartbeat(heartbeat));
     let config = Config::default()
@@ -166,7 +201,13 @@ async fn serve(
         .max_frame_size(settings.max_message as usize)
         // A peer that takes nothing is not read either, so no ping would find it out.
         .send_timeout(heartbeat);
-    let shard = Rc::new(Shard { topics, all, config: Rc::new(config), stats: Counts::default() });
+    let shard = Rc::new(Shard {
+        topics,
+        all,
+        config: Rc::new(config),
+        most: settings.most(runtime::shard_count() as u16),
+        stats: Counts::default(),
+    });
     let mut accepting = Vec::new();
     for port in host::ports(connections) {
         let listener = TcpListener::bind(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port))?;
@@ -201,11 +242,12 @@ impl Shard {
             stages::measure(board.wants_stages());
         }
         let (own, hub) = (&self.stats, self.topics.stats());
-        let (tcp, queued) = network();
+        let (network, tcp) = Network::of_shard();
         let stats = ShardStats {
             connections: own.connections.get(),
             handshakes: own.handshakes.get(),
             refused: own.refused.get(),
+            full: own.full.get(),
             received: own.received.get(),
             sent: own.echoed.get() + hub.delivered,
             missed: hub.missed,
@@ -214,7 +256,8 @@ impl Shard {
             dead: hub.dead,
             rooms: self.topics.len() as u64,
             tcp,
-            queued,
+            queued: network.sending + network.received,
+            network,
             ..ShardStats::default()
         };
         board.put(id.index(), stats, times);

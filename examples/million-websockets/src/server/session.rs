@@ -48,11 +48,11 @@ fn place(path: &str) -> Option<Place> {
 }
 
 async fn serve(stream: TcpStream, shard: Rc<Shard>) {
-    let Some((socket, place)) = open(stream, &shard).await else {
+    let Some((socket, place, present)) = open(stream, &shard).await else {
         add(&shard.stats.refused);
         return;
     };
-    let present = Present::new(shard.clone());
+    add(&shard.stats.handshakes);
     // A task of its own: this one is as large as its handshake.
     let started = match place {
         Place::Echo => runtime::try_spawn_local(Echo::new(socket, present)),
@@ -65,17 +65,19 @@ async fn serve(stream: TcpStream, shard: Rc<Shard>) {
     }
 }
 
-async fn open(stream: TcpStream, shard: &Shard) -> Option<(Socket, Place)> {
+async fn open(stream: TcpStream, shard: &Rc<Shard>) -> Option<(Socket, Place, Present)> {
     stream.set_nodelay(true).ok()?;
     let found = RefCell::new(None);
     let opening = ws::accept_with(stream, shard.config.clone(), |request: &Request, response| {
         let place = place(request.uri().path()).ok_or_else(nowhere)?;
-        *found.borrow_mut() = Some(place);
+        // Counted before the answer is out, so that no more are promised than there is room for.
+        let present = Present::new(shard.clone()).ok_or_else(full)?;
+        *found.borrow_mut() = Some((place, present));
         Ok(response)
     });
     let socket = opening.await.ok()?;
-    let place = found.borrow_mut().take()?;
-    Some((socket, place))
+    let (place, present) = found.borrow_mut().take()?;
+    Some((socket, place, present))
 }
 
 fn nowhere() -> Decline {
@@ -85,14 +87,26 @@ fn nowhere() -> Decline {
     Box::new(response)
 }
 
+fn full() -> Decline {
+    let mut response = http::Response::new("full: try again later\n".to_owned());
+    *response.status_mut() = http::StatusCode::SERVICE_UNAVAILABLE;
+    // RFC 9110 10.2.3, in seconds.
+    response.headers_mut().insert(http::header::RETRY_AFTER, http::HeaderValue::from_static("1"));
+    Box::new(response)
+}
+
 /// Counts a connection for as long as it is there.
 struct Present(Rc<Shard>);
 
 impl Present {
-    fn new(shard: Rc<Shard>) -> Present {
-        add(&shard.stats.handshakes);
+    /// `None`, and counted, where the shard is full.
+    fn new(shard: Rc<Shard>) -> Option<Present> {
+        if shard.stats.connections.get() >= shard.most {
+            add(&shard.stats.full);
+            return None;
+        }
         add(&shard.stats.connections);
-        Present(shard)
+        Some(Present(shard))
     }
 }
 

@@ -1,0 +1,99 @@
+//! The process of all clients is killed: nobody says goodbye. Another machine's clients come at
+//! once and are served, while heartbeats find the dead ones, all of them, in their time.
+
+use std::io::{self, BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use throng::runtime;
+
+use super::crowd::Crowd;
+use super::{PATIENCE, RATE, Scene};
+use crate::host::{self, House};
+use crate::server::Settings;
+
+/// Seconds of silence before a ping, for so many connections at most: with more it is longer.
+const PING: u32 = 1;
+const PINGED: u32 = 50_000;
+/// Connections from the other machine.
+const OTHERS: u32 = 100;
+
+fn ping(connections: u32) -> u32 {
+    PING.max(connections / PINGED)
+}
+
+pub(super) fn settings(settings: Settings, connections: u32) -> Settings {
+    Settings { ping: Some(ping(connections)), ..settings }
+}
+
+pub(super) fn act(scene: &Arc<Scene>) -> io::Result<()> {
+    let before = scene.watch.seen().latest.memory;
+    let mut holder = Command::new(std::env::current_exe()?)
+        .args(["hold", "--device", &scene.device])
+        .args(["--connections", &scene.connections.to_string()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut line = String::new();
+    let heard = match holder.stdout.take() {
+        Some(out) => BufReader::new(out).read_line(&mut line),
+        None => Ok(0),
+    };
+    // SIGKILL: it has no time to close anything.
+    holder.kill()?;
+    holder.wait()?;
+    heard?;
+    if line.trim() != "open" {
+        return Err(io::Error::other("the client did not open its connections"));
+    }
+    let full = scene.watch.seen().latest.memory;
+    scene.findings.fact("memory_before_bytes", before);
+    scene.findings.fact("memory_full_bytes", full);
+    let other = host::other_client(&scene.device, OTHERS);
+    other.run(|_| after(scene.clone()))?.into_iter().collect()
+}
+
+async fn after(scene: Arc<Scene>) -> io::Result<()> {
+    let findings = &scene.findings;
+    let begin = runtime::now();
+    let crowd = Crowd::open(House::Other, OTHERS).await?;
+    findings.fact("others_open_after_ms", (runtime::now() - begin).as_millis() as u64);
+    // One interval until the visit that asks, one for the answer, one because a visit may come
+    // just before the silence has lasted for an interval; and half a one to let all go.
+    let interval = Duration::from_secs(ping(scene.connections).into());
+    let in_time = interval * 7 / 2 + Duration::from_secs(1);
+    let (freed, echoes) = crowd
+        .echo_while(RATE, async {
+            let freed = scene.watch.until(in_time * 2, |now| {
+                now.connections == u64::from(OTHERS)
+                    && now.sum(|shard| shard.tcp) == u64::from(OTHERS)
+            });
+            let freed = freed.await;
+            (freed, runtime::now() - begin)
+        })
+        .await;
+    scene.judge(&crowd, echoes);
+    let (freed, after) = freed;
+    let now = scene.watch.latest();
+    findings.fact("dead_all_freed_after_ms", after.as_millis() as u64);
+    findings.fact("found_dead", now.sum(|shard| shard.dead));
+    findings.expect(freed, || format!("not all dead ones are freed: {now:?}"));
+    findings.expect(after <= in_time, || format!("freed after {after:?} only"));
+    findings.expect(now.sum(|shard| shard.dead) == u64::from(scene.connections), || {
+        format!("{} were found dead", now.sum(|shard| shard.dead))
+    });
+    findings.fact("memory_after_bytes", now.memory);
+    runtime::timeout(PATIENCE, scene.end(&crowd)).await.map_err(io::Error::other)
+}
+
+/// `throng-demo hold`: opens connections, says `open`, and keeps them until it is killed.
+pub(crate) fn hold(device: &str, connections: u32) -> io::Result<bool> {
+    let outcomes = host::client(device, 1, connections).run(|_| async move {
+        let _crowd = Crowd::open(House::Many, connections).await?;
+        println!("open");
+        std::future::pending::<io::Result<()>>().await
+    })?;
+    outcomes.into_iter().collect::<io::Result<()>>()?;
+    Ok(true)
+}

@@ -1,0 +1,118 @@
+//! An operator's eye on the server, all the while: what it says, how soon, and how old that is.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use throng::runtime;
+
+use crate::client::latency::Latencies;
+use crate::ends::Server;
+use crate::stats::Snapshot;
+
+/// Rest between two questions.
+const REST: Duration = Duration::from_millis(10);
+/// How soon the server's control has to answer, and how old its shards' numbers may be.
+pub(super) const SOON: Duration = Duration::from_millis(100);
+
+/// What has been seen so far.
+#[derive(Default)]
+pub(super) struct Seen {
+    pub(super) latest: Snapshot,
+    /// How long answers took, and how old the oldest shard's numbers were.
+    pub(super) answers: Latencies,
+    pub(super) ages: Latencies,
+    /// Answers that took longer than [`SOON`] or told of numbers older than that.
+    pub(super) late: u64,
+    pub(super) most_queued: u64,
+    pub(super) most_memory: u64,
+    /// The server did not answer, or not sensibly.
+    pub(super) error: Option<String>,
+}
+
+/// Asks the server all the time.
+#[derive(Default)]
+pub(super) struct Watch {
+    seen: Mutex<Seen>,
+    /// What the server is to publish.
+    publish: Mutex<Vec<String>>,
+    ended: AtomicBool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Watch {
+    /// Looks until told to end; gives the server back.
+    pub(super) fn look(&self, mut server: Server) -> Server {
+        while !self.ended.load(Ordering::Acquire) {
+            if let Err(error) = self.look_once(&mut server) {
+                lock(&self.seen).error = Some(error.to_string());
+                break;
+            }
+            std::thread::sleep(REST);
+        }
+        server
+    }
+
+    fn look_once(&self, server: &mut Server) -> std::io::Result<()> {
+        for text in std::mem::take(&mut *lock(&self.publish)) {
+            server.publish(&text)?;
+        }
+        let begin = Instant::now();
+        let snapshot = server.snapshot()?;
+        let took = begin.elapsed();
+        let age = snapshot.shards.iter().map(|shard| shard.age).fold(0.0, f64::max);
+        let age = Duration::from_secs_f64(age / 1e3);
+        let mut seen = lock(&self.seen);
+        seen.answers.record(took.as_nanos() as u64);
+        seen.ages.record(age.as_nanos() as u64);
+        seen.late += u64::from(took > SOON || age > SOON);
+        seen.most_queued = seen.most_queued.max(snapshot.sum(|shard| shard.queued));
+        seen.most_memory = seen.most_memory.max(snapshot.memory);
+        seen.latest = snapshot;
+        Ok(())
+    }
+
+    pub(super) fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+    }
+
+    /// What was seen.
+    pub(super) fn seen(&self) -> MutexGuard<'_, Seen> {
+        lock(&self.seen)
+    }
+
+    /// The server's newest numbers.
+    pub(super) fn latest(&self) -> Snapshot {
+        lock(&self.seen).latest.clone()
+    }
+
+    /// Has the server publish a text to all.
+    pub(super) fn publish(&self, text: String) {
+        lock(&self.publish).push(text);
+    }
+
+    /// Waits until the server's numbers are so; false where they are not in time.
+    pub(super) async fn until(
+        &self,
+        patience: Duration,
+        is_so: impl Fn(&Snapshot) -> bool,
+    ) -> bool {
+        let begin = runtime::now();
+        loop {
+            let found = {
+                let seen = lock(&self.seen);
+                is_so(&seen.latest) || seen.error.is_some()
+            };
+            if found {
+                return lock(&self.seen).error.is_none();
+            }
+            if runtime::now() - begin > patience {
+                return false;
+            }
+            runtime::sleep(REST).await;
+        }
+    }
+}
