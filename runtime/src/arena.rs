@@ -19,7 +19,6 @@ use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use crate::chunks::locate;
 use crate::gate::Gate;
 use crate::inbound::{Link, WakeList};
 use crate::task::Header;
@@ -54,6 +53,15 @@ pub(crate) const ABORT: u32 = 1 << 4;
 pub(crate) const DONE: u32 = 1 << 5;
 const FLAG_BITS: u32 = 6;
 const _: () = assert!(FLAG_BITS + GENERATION_BITS == u32::BITS);
+
+/// Chunk and offset of slot `index`: chunk `k` holds `256 << k` slots, so a handful of pointers reach
+/// all of them.
+#[inline]
+const fn locate(index: u32) -> (usize, usize) {
+    let shifted = index as u64 + (1 << FIRST_LOG2);
+    let log2 = shifted.ilog2();
+    ((log2 - FIRST_LOG2) as usize, (shifted - (1 << log2)) as usize)
+}
 
 /// What a waker is made of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -230,7 +238,7 @@ impl Arena {
     /// The slot `index`, which must have been handed out before.
     #[inline]
     pub(crate) fn slot(&self, index: u32) -> &Slot {
-        let (chunk, offset) = locate(index, FIRST_LOG2);
+        let (chunk, offset) = locate(index);
         let slots = self.chunks[chunk].load(Ordering::Acquire);
         debug_assert!(!slots.is_null());
         // SAFETY: an index exists only after its chunk was published and its slot made
@@ -250,7 +258,7 @@ impl Arena {
         if index as usize >= MAX_TASKS {
             return None;
         }
-        let (chunk, offset) = locate(index, FIRST_LOG2);
+        let (chunk, offset) = locate(index);
         if self.chunks[chunk].load(Ordering::Relaxed).is_null() {
             self.chunks[chunk]
                 .store(new_chunk(1 << (FIRST_LOG2 as usize + chunk)), Ordering::Release);
@@ -340,6 +348,23 @@ pub(crate) fn unpark_all() {
         match unsafe { arena.load(Ordering::Acquire).as_ref() } {
             Some(arena) => arena.unpark(),
             None => break,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::locate;
+
+    #[test]
+    fn chunks_follow_each_other_without_gaps() {
+        let (mut chunk, mut offset) = (0, 0);
+        for index in 0..10_000 {
+            assert_eq!(locate(index), (chunk, offset));
+            offset += 1;
+            if offset == 256 << chunk {
+                (chunk, offset) = (chunk + 1, 0);
+            }
         }
     }
 }

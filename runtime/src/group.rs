@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::affinity::Cores;
 use crate::arena::{Arena, MAX_TASKS};
 use crate::blocking::Pool;
+use crate::chunks;
 use crate::config::{Config, ShardId};
 use crate::shard;
 use crate::signal;
@@ -112,7 +113,9 @@ impl Group {
 fn outside(config: &Config) -> Option<Cores> {
     let cores = config.cores.as_ref()?;
     let all = Cores::of_this_thread().ok()?;
-    Some(all.less(&cores[..config.shards]))
+    let rest = all.less(&cores[..config.shards]);
+    chunks::keep_to(rest);
+    Some(rest)
 }
 
 impl Drop for Group {

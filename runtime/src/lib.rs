@@ -24,7 +24,7 @@
 mod affinity;
 mod arena;
 mod blocking;
-mod chunks;
+pub mod chunks;
 mod config;
 pub mod coop;
 pub mod driver;
@@ -45,6 +45,7 @@ mod run;
 mod shard;
 pub mod signal;
 pub mod sim;
+pub mod slab;
 mod small_waker;
 pub mod stages;
 mod stats;

@@ -6,13 +6,12 @@
 //! from the current one, and moves down as that digit comes round. Bitmaps say which slots
 //! hold anything, so time without timers costs nothing however far it jumps.
 //!
-//! Nodes live in chunks that never move and are linked by 32-bit indices: 16 bytes beside
-//! the value. Timers of the same tick fire in the order in which they reached its slot.
+//! Nodes live in a slab and are linked by 32-bit indices: 16 bytes beside the value. Timers of the same tick fire in the order in which they reached its slot.
 
 use std::mem::MaybeUninit;
 use std::num::NonZeroU32;
 
-use crate::chunks::locate;
+use crate::slab::{Entry, Slab};
 use crate::time::Instant;
 
 /// A tick is `1 << TICK_SHIFT` ns: the most a timer is late by the wheel's doing.
@@ -30,9 +29,6 @@ const NO_SLOT: u16 = FREE;
 const FIRED: u16 = u16::MAX - 1;
 /// Slot number of a node in the free list.
 const FREE: u16 = u16::MAX;
-
-/// log2 of the number of nodes in the first chunk.
-const FIRST_LOG2: u32 = 6;
 
 /// Names a timer between its insertion and the moment it fires or is removed. After that
 /// the key is dead: it may come to name another timer, so its holder must forget it.
@@ -52,6 +48,12 @@ struct Node<T> {
     prev: u32,
     /// Initialised unless the node is free.
     value: MaybeUninit<T>,
+}
+
+impl<T> Entry for Node<T> {
+    fn link(&mut self) -> &mut u32 {
+        &mut self.next
+    }
 }
 
 impl<T> Node<T> {
@@ -74,16 +76,12 @@ pub struct TimerWheel<T> {
     partial: u16,
     /// Bit `l`: level `l` holds anything.
     levels: u32,
-    /// Nodes in the free list start here.
-    free: u32,
-    /// Nodes from here on were never used.
-    fresh: u32,
     armed: u32,
     /// Bit `s` of level `l`: slot `s` holds anything.
     occupied: [u64; LEVELS],
     /// First node of each slot; its `prev` is the last one.
     heads: Box<[u32; LEVELS * SLOTS]>,
-    chunks: Vec<Box<[MaybeUninit<Node<T>>]>>,
+    nodes: Slab<Node<T>>,
 }
 
 impl<T> Default for TimerWheel<T> {
@@ -104,12 +102,10 @@ impl<T> TimerWheel<T> {
             earliest: u64::MAX,
             partial: NO_SLOT,
             levels: 0,
-            free: NIL,
-            fresh: 0,
             armed: 0,
             occupied: [0; LEVELS],
             heads: Box::new([NIL; LEVELS * SLOTS]),
-            chunks: Vec::new(),
+            nodes: Slab::new(),
         }
     }
 
@@ -123,9 +119,9 @@ impl<T> TimerWheel<T> {
         self.armed == 0
     }
 
-    /// Bytes of the nodes that were ever used: the wheel keeps them.
+    /// Bytes of the nodes that were ever used, of chunks that it still holds.
     pub fn memory(&self) -> usize {
-        self.fresh as usize * size_of::<Node<T>>()
+        self.nodes.memory()
     }
 
     /// Arms a timer for `at`; one in the past fires at the next [`advance`](Self::advance).
@@ -144,10 +140,7 @@ impl<T> TimerWheel<T> {
     /// may name another one by now (see [`TimerKey`]).
     pub fn remove(&mut self, key: TimerKey) -> Option<T> {
         let index = key.index();
-        if index >= self.fresh {
-            return None;
-        }
-        match self.node(index).slot() {
+        match self.nodes.try_get(index)?.slot() {
             FREE => return None,
             FIRED => {}
             slot => {
@@ -155,7 +148,9 @@ impl<T> TimerWheel<T> {
                 self.armed -= 1;
             }
         }
-        Some(self.release(index))
+        let value = self.release(index);
+        self.nodes.shrink();
+        Some(value)
     }
 
     /// Moves to `now` and hands the values of all due timers to `fire`, after which their
@@ -200,12 +195,9 @@ impl<T> TimerWheel<T> {
 
     /// A timer's value, if `key` names one.
     pub(crate) fn get_mut(&mut self, key: TimerKey) -> Option<&mut T> {
-        let index = key.index();
-        if index >= self.fresh || self.node(index).slot() == FREE {
-            return None;
-        }
+        let node = self.nodes.try_get_mut(key.index()).filter(|node| node.slot() != FREE)?;
         // SAFETY: the node is not free, so its value is initialised.
-        Some(unsafe { self.node_mut(index).value.assume_init_mut() })
+        Some(unsafe { node.value.assume_init_mut() })
     }
 
     /// When to call [`advance`](Self::advance) next, `None` if never. It is not later than
@@ -252,6 +244,7 @@ impl<T> TimerWheel<T> {
             self.earliest = next.map_or(u64::MAX, |(_, start)| start);
             let Some((slot, start)) = next.filter(|&(_, start)| start <= target) else {
                 self.elapsed = self.elapsed.max(target);
+                self.nodes.shrink();
                 return false;
             };
             self.elapsed = self.elapsed.max(start);
@@ -336,53 +329,31 @@ impl<T> TimerWheel<T> {
     }
 
     fn allocate(&mut self, value: T) -> u32 {
-        let fresh =
-            Node { when: u64::from(FREE), next: NIL, prev: NIL, value: MaybeUninit::new(value) };
-        if self.free != NIL {
-            let index = self.free;
-            let node = self.node_mut(index);
-            let next = node.next;
-            *node = fresh;
-            self.free = next;
-            return index;
-        }
-        let index = self.fresh;
-        assert!(index < NIL - 1, "more than 2^32 - 2 timers");
-        let (chunk, offset) = locate(index, FIRST_LOG2);
-        if chunk == self.chunks.len() {
-            self.chunks.push(Box::new_uninit_slice(1 << (FIRST_LOG2 as usize + chunk)));
-        }
-        self.chunks[chunk][offset].write(fresh);
-        self.fresh += 1;
-        index
+        self.nodes.insert(Node {
+            when: u64::from(FREE),
+            next: NIL,
+            prev: NIL,
+            value: MaybeUninit::new(value),
+        })
     }
 
     /// Frees an unlinked node.
     fn release(&mut self, index: u32) -> T {
-        let free = self.free;
         let node = self.node_mut(index);
         // SAFETY: the node is not free (callers check), so the value is initialised; the
         // node is marked free right here, so it is read out once.
         let value = unsafe { node.value.assume_init_read() };
         node.when = u64::from(FREE);
-        node.next = free;
-        self.free = index;
+        self.nodes.remove(index);
         value
     }
 
     fn node(&self, index: u32) -> &Node<T> {
-        debug_assert!(index < self.fresh);
-        let (chunk, offset) = locate(index, FIRST_LOG2);
-        // SAFETY: all nodes below `fresh` were written by `allocate`, in chunks that exist
-        // since, and are never uninitialised again; indices come from there alone.
-        unsafe { self.chunks.get_unchecked(chunk).get_unchecked(offset).assume_init_ref() }
+        self.nodes.get(index)
     }
 
     fn node_mut(&mut self, index: u32) -> &mut Node<T> {
-        debug_assert!(index < self.fresh);
-        let (chunk, offset) = locate(index, FIRST_LOG2);
-        // SAFETY: as in `node`.
-        unsafe { self.chunks.get_unchecked_mut(chunk).get_unchecked_mut(offset).assume_init_mut() }
+        self.nodes.get_mut(index)
     }
 }
 
@@ -391,10 +362,10 @@ impl<T> Drop for TimerWheel<T> {
         if !std::mem::needs_drop::<T>() {
             return;
         }
-        for index in 0..self.fresh {
-            if self.node(index).slot() != FREE {
-                drop(self.release(index));
-            }
+        let armed = |(index, node): (u32, &Node<T>)| (node.slot() != FREE).then_some(index);
+        let armed: Vec<u32> = self.nodes.iter().filter_map(armed).collect();
+        for index in armed {
+            drop(self.release(index));
         }
     }
 }

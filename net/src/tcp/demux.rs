@@ -1,10 +1,12 @@
 //! From a 4-tuple to the slot that holds it: open addressing, eight bytes an entry.
 //!
 //! An entry is the low half of the tuple's keyed hash and a [`Slot`]; the tuple itself is
-//! compared where the slot points. The table lives in pieces of 4 KiB. It grows by a second
-//! table twice as large: every insertion moves a few entries over, and pieces are allocated
-//! when first written and freed when drained, so that no single operation does more than a
-//! bounded amount of work.
+//! compared where the slot points. The table lives in chunks. It grows by a second table twice as
+//! large, and shrinks by one half as large: every insertion and removal moves a few entries over,
+//! and chunks are freed when drained, so that no single operation does more than a bounded amount of
+//! work.
+
+use throng_runtime::chunks::{self, Chunk, Pages};
 
 use super::isn::words;
 use super::segment::FourTuple;
@@ -60,9 +62,10 @@ fn fold(a: u64, b: u64) -> u64 {
     product as u64 ^ (product >> 64) as u64
 }
 
-/// Entries of a piece. Every new connection of a burst may be the first of its piece, and a piece
-/// costs its page faults: 64 KiB each took a burst after a doubling over a millisecond.
-const PIECE: usize = 512;
+/// Entries of a chunk.
+const CHUNK: usize = Chunk::<u64>::CAPACITY;
+/// Places of the smallest table.
+const LEAST: usize = 1024;
 const GONE: u64 = 1;
 const STEP: usize = 16;
 
@@ -70,28 +73,29 @@ const STEP: usize = 16;
 /// slot's kind is 0) a hole left by a removal while the table is being drained.
 #[derive(Debug)]
 struct Table {
-    pieces: Vec<Option<Box<[u64]>>>,
+    chunks: Vec<Chunk<u64>>,
     mask: usize,
     used: usize,
 }
 
 impl Table {
     fn new(capacity: usize) -> Table {
-        let pieces = capacity.div_ceil(PIECE);
-        Table { pieces: (0..pieces).map(|_| None).collect(), mask: capacity - 1, used: 0 }
+        let count = capacity.div_ceil(CHUNK);
+        let pages = if count == 1 { Pages::Small } else { Pages::Huge };
+        let chunks = (0..count).map(|_| Chunk::zeroes(pages)).collect();
+        Table { chunks, mask: capacity - 1, used: 0 }
+    }
+
+    fn capacity(&self) -> usize {
+        self.mask + 1
     }
 
     fn get(&self, at: usize) -> u64 {
-        match &self.pieces[at / PIECE] {
-            Some(piece) => piece[at % PIECE],
-            None => 0,
-        }
+        self.chunks[at / CHUNK][at % CHUNK]
     }
 
     fn set(&mut self, at: usize, entry: u64) {
-        let len = PIECE.min(self.mask + 1);
-        let piece = self.pieces[at / PIECE].get_or_insert_with(|| vec![0; len].into_boxed_slice());
-        piece[at % PIECE] = entry;
+        self.chunks[at / CHUNK][at % CHUNK] = entry;
     }
 
     fn insert(&mut self, entry: u64) {
@@ -135,7 +139,7 @@ pub(super) struct Demux {
 
 impl Demux {
     pub(super) fn new(keys: [u64; 6]) -> Demux {
-        Demux { keys, table: Table::new(1024), old: None }
+        Demux { keys, table: Table::new(LEAST), old: None }
     }
 
     /// The keyed hash of a tuple.
@@ -151,9 +155,7 @@ impl Demux {
     /// Asks the cache for the place where `hash` would be.
     pub(super) fn prefetch(&self, hash: u32) {
         let at = hash as usize & self.table.mask;
-        if let Some(piece) = &self.table.pieces[at / PIECE] {
-            throng_runtime::prefetch_read(&piece[at % PIECE]);
-        }
+        throng_runtime::prefetch_read(&self.table.chunks[at / CHUNK][at % CHUNK]);
     }
 
     /// The slot with this hash for which `is` holds.
@@ -212,15 +214,39 @@ impl Demux {
     /// Adds an entry; the tuple must not be in the table.
     pub(super) fn insert(&mut self, hash: u32, slot: Slot) {
         self.drain(STEP);
+        let capacity = self.table.capacity();
         // Never more than 3/4 full.
-        if (self.table.used + 1) * 4 > (self.table.mask + 1) * 3 {
-            self.drain(usize::MAX);
-            let bigger = Table::new((self.table.mask + 1) * 2);
-            let old = std::mem::replace(&mut self.table, bigger);
-            self.old = Some((old, 0));
-            self.drain(STEP);
+        if (self.table.used + 1) * 4 > capacity * 3 {
+            self.resize(capacity * 2);
+        } else if self.table.used == capacity / 16 * 11 {
+            // It will grow soon, and what it grows to is needed all at once.
+            chunks::prepare(2 * capacity / CHUNK);
         }
         self.table.insert(u64::from(hash) << 32 | u64::from(slot.0));
+    }
+
+    /// Begins to move to a table of this capacity.
+    #[cold]
+    fn resize(&mut self, capacity: usize) {
+        self.drain(usize::MAX);
+        let old = std::mem::replace(&mut self.table, Table::new(capacity));
+        self.old = Some((old, 0));
+        self.drain(STEP);
+    }
+
+    /// Makes the table smaller where it is far too large. An eighth full when that begins, it is at
+    /// most three eighths full when it is done.
+    fn shrink(&mut self) {
+        let capacity = self.table.capacity();
+        if capacity <= CHUNK {
+            return;
+        }
+        if self.len() == 0 {
+            self.old = None;
+            self.table = Table::new(LEAST);
+        } else if self.old.is_none() && self.table.used < capacity / 8 {
+            self.resize(capacity / 2);
+        }
     }
 
     /// Moves up to `steps` places of the old table over.
@@ -238,14 +264,21 @@ impl Demux {
                 old.set(*drained, GONE);
             }
             *drained += 1;
-            if *drained % PIECE == 0 {
-                old.pieces[*drained / PIECE - 1] = None;
+            if *drained % CHUNK == 0 {
+                old.chunks[*drained / CHUNK - 1] = Chunk::absent();
             }
         }
     }
 
     /// Removes the entry of `slot`. Returns whether it was there.
     pub(super) fn remove(&mut self, hash: u32, slot: Slot) -> bool {
+        self.drain(STEP);
+        let removed = self.take(hash, slot);
+        self.shrink();
+        removed
+    }
+
+    fn take(&mut self, hash: u32, slot: Slot) -> bool {
         if let Some(at) = self.position(hash, slot) {
             self.table.remove_at(at);
             return true;
@@ -291,9 +324,9 @@ impl Demux {
         self.table.used + self.old.as_ref().map_or(0, |(old, _)| old.used)
     }
 
-    /// Bytes of memory held.
+    /// Bytes of memory held, places that were never touched included.
     pub(super) fn memory(&self) -> usize {
-        let of = |t: &Table| t.pieces.iter().flatten().map(|p| p.len() * 8).sum::<usize>();
+        let of = |t: &Table| t.capacity().min(t.chunks.iter().map(|chunk| chunk.len()).sum()) * 8;
         of(&self.table) + self.old.as_ref().map_or(0, |(old, _)| of(old))
     }
 }
@@ -334,5 +367,36 @@ mod tests {
             let slot = Slot::new(Kind::Conn, index);
             assert_eq!(demux.find(hash, |s| s == slot), Some(slot));
         }
+    }
+
+    #[test]
+    fn a_table_that_has_been_large_becomes_small_again() {
+        let mut demux = Demux::new([1, 2, 3, 4, 5, 6]);
+        let entry = |index: u32| (index.wrapping_mul(0x9e37_79b9), Slot::new(Kind::Conn, index));
+        let (small, count) = (demux.memory(), 400_000);
+        for index in 0..count {
+            let (hash, slot) = entry(index);
+            demux.insert(hash, slot);
+        }
+        assert_eq!(demux.memory(), 8 << 20);
+        // A few stay, and some come while the others go.
+        for index in 100..count {
+            let (hash, slot) = entry(index);
+            assert!(demux.remove(hash, slot), "{index}");
+            if index % 4 == 0 {
+                demux.insert(hash, slot);
+                assert!(demux.remove(hash, slot), "{index} again");
+            }
+        }
+        for index in 0..100 {
+            let (hash, slot) = entry(index);
+            assert_eq!(demux.find(hash, |s| s == slot), Some(slot), "{index}");
+        }
+        assert!(demux.memory() <= 4 << 20, "{} bytes", demux.memory());
+        for index in 0..100 {
+            let (hash, slot) = entry(index);
+            demux.remove(hash, slot);
+        }
+        assert!(demux.memory() <= 2 << 20 && demux.memory() >= small, "{} bytes", demux.memory());
     }
 }

@@ -17,9 +17,9 @@ use super::listen::Listeners;
 use super::output;
 use super::rtt::millis;
 use super::segment::FourTuple;
-use super::slab::Slab;
 use super::state::{Conn, State, flag};
 use super::timer::{Clock, Tick};
+use throng_runtime::slab::Slab;
 
 /// Names a connection of an engine. Stays unique: an id is not used again after
 /// [`Engine::close`] or [`Engine::abort`], though its index is.
@@ -401,7 +401,10 @@ impl Engine {
             self.conns.remove(index);
             if starved {
                 let conns = &self.conns;
-                self.core.forget_starved(|id| conns.get(id.index).generation != id.generation);
+                let is_gone = |id: ConnId| {
+                    conns.try_get(id.index).is_none_or(|conn| conn.generation != id.generation)
+                };
+                self.core.forget_starved(is_gone);
             }
         }
     }

@@ -10,10 +10,10 @@ use super::handshake::{establish, syn_window};
 use super::options::{self, Offer};
 use super::segment::{Flags, FourTuple, Header};
 use super::seq::SeqNum;
-use super::slab::Entry;
 use super::snd::Payload;
 use super::state::{Conn, State, flag};
 use super::timer::{Clock, Tick};
+use throng_runtime::slab::Entry;
 use throng_runtime::wheel::TimerKey;
 
 /// A half-open passive connection: a SYN came, our SYN-ACK is out.
@@ -54,7 +54,6 @@ impl Entry for Half {
     fn link(&mut self) -> &mut u32 {
         &mut self.link
     }
-    fn succeed(&mut self, _: &Half) {}
 }
 
 impl Half {

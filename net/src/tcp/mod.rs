@@ -44,7 +44,6 @@ mod scoreboard;
 pub mod segment;
 pub mod seq;
 mod settings;
-mod slab;
 mod snd;
 mod sockopt;
 mod state;

@@ -10,8 +10,8 @@ use super::error::Error;
 use super::rtt::Rtt;
 use super::segment::FourTuple;
 use super::seq::SeqNum;
-use super::slab::Entry;
 use super::timer::Tick;
+use throng_runtime::slab::Entry;
 use throng_runtime::wheel::TimerKey;
 
 /// The states of RFC 9293 3.3.2 a [`ConnId`](super::ConnId) can show. LISTEN belongs to
@@ -328,7 +328,11 @@ impl Entry for Conn {
         &mut self.cookie
     }
 
-    fn succeed(&mut self, old: &Conn) {
-        self.generation = old.generation;
+    fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    fn set_generation(&mut self, generation: u32) {
+        self.generation = generation;
     }
 }

@@ -5,9 +5,9 @@ use throng_runtime::Instant;
 use super::core::{Core, plain};
 use super::segment::{Flags, FourTuple, Header};
 use super::seq::SeqNum;
-use super::slab::{Entry, Slab};
 use super::state::{Conn, flag};
 use super::timer::{Clock, Tick};
+use throng_runtime::slab::{Entry, Slab};
 
 /// What is left of a connection in TIME_WAIT.
 #[derive(Debug)]
@@ -88,7 +88,6 @@ impl Entry for TimeWait {
     fn link(&mut self) -> &mut u32 {
         &mut self.next
     }
-    fn succeed(&mut self, _: &TimeWait) {}
 }
 
 /// All TIME_WAIT entries, oldest first. They all last the same time, so the order of
@@ -117,6 +116,11 @@ impl WaitTable {
 
     pub(super) fn get(&self, index: u32) -> &TimeWait {
         self.slab.get(index)
+    }
+
+    /// See [`Slab::shrink`].
+    pub(super) fn shrink(&mut self) {
+        self.slab.shrink();
     }
 
     pub(super) fn memory(&self) -> usize {

@@ -198,6 +198,12 @@ impl Engine {
                 break;
             }
         }
+        if self.core.transmit.is_empty() {
+            // Neither the queue nor a burst's lookups name what is free.
+            self.conns.shrink();
+            self.halves.shrink();
+            self.core.waits.shrink();
+        }
         self.core.counters.segments_out != before
     }
 
@@ -301,11 +307,11 @@ impl Engine {
         while self.core.has_starved()
             && let Some(id) = self.core.pop_starved()
         {
-            let conn = self.conns.get_mut(id.index);
-            if conn.id() != id {
+            let conn = self.conns.try_get_mut(id.index).filter(|conn| conn.id() == id);
+            let Some(conn) = conn else {
                 self.core.found_gone();
                 continue;
-            }
+            };
             conn.unset(flag::STARVED);
             if conn.is_owned() {
                 self.core.writable(conn);

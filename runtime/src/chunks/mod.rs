@@ -1,0 +1,165 @@
+//! Memory by the chunk, for tables that grow to millions of items and shrink again: 2 MiB each, which
+//! is a huge page where the system has them. A chunk never moves, comes from the system by itself and goes
+//! back to it, whatever else the process has allocated meanwhile.
+//!
+//! The first chunk of a table has ordinary pages, which take memory as they are touched: most tables never
+//! fill it. Further ones are huge pages, made ready by a thread outside the shards (see [`pool`]), so that
+//! no shard waits for the system to zero 2 MiB. When none is ready, or the system has no huge pages, they
+//! are ordinary pages as well.
+
+mod pool;
+
+use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
+use std::ops::{Deref, DerefMut};
+use std::ptr::{self, NonNull};
+
+use pool::Block;
+pub(crate) use pool::keep_to;
+pub use pool::{prepare, resident, use_small_pages};
+
+/// Bytes of a chunk, and what its address is a multiple of.
+pub const BYTES: usize = 2 << 20;
+
+/// What the memory of a chunk is to be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Pages {
+    /// Ordinary pages, which come as they are touched: for a table's first chunk.
+    Small,
+    /// A huge page, if one is ready.
+    Huge,
+}
+
+/// Items in a chunk: a `Vec` of fixed capacity.
+pub struct Chunk<T> {
+    block: Option<Block>,
+    len: usize,
+    items: PhantomData<T>,
+}
+
+// SAFETY: it owns its items as a `Vec` does.
+unsafe impl<T: Send> Send for Chunk<T> {}
+// SAFETY: as above.
+unsafe impl<T: Sync> Sync for Chunk<T> {}
+
+impl<T> Chunk<T> {
+    /// Items that fit.
+    pub const CAPACITY: usize = {
+        assert!(size_of::<T>() > 0 && align_of::<T>() <= BYTES);
+        BYTES / size_of::<T>()
+    };
+
+    /// One without memory, and without room.
+    pub const fn absent() -> Chunk<T> {
+        Chunk { block: None, len: 0, items: PhantomData }
+    }
+
+    /// One without items. Aborts the process when the system has no memory, as `Vec` does.
+    pub fn new(pages: Pages) -> Chunk<T> {
+        Chunk { block: Some(pool::take(pages)), len: 0, items: PhantomData }
+    }
+
+    /// Whether it has memory.
+    pub fn is_there(&self) -> bool {
+        self.block.is_some()
+    }
+
+    /// Adds an item behind the others.
+    ///
+    /// # Panics
+    /// When it is full or [absent](Chunk::absent).
+    #[inline]
+    pub fn push(&mut self, item: T) {
+        assert!(self.block.is_some() && self.len < Self::CAPACITY, "the chunk is full");
+        // SAFETY: the place is within the block, which is aligned for any item.
+        unsafe { self.start().add(self.len).write(item) };
+        self.len += 1;
+    }
+
+    /// Gives the memory back without dropping the items, of which there may be thousands: for a
+    /// table that knows that none owns anything.
+    pub fn forget(self) {
+        let mut this = ManuallyDrop::new(self);
+        this.block.take().into_iter().for_each(pool::give_back);
+    }
+
+    #[inline]
+    fn start(&self) -> *mut T {
+        self.block.as_ref().map_or(NonNull::dangling().as_ptr(), |block| block.start().cast())
+    }
+}
+
+impl Chunk<u64> {
+    /// A chunk full of zeroes, none of which has been touched.
+    pub fn zeroes(pages: Pages) -> Chunk<u64> {
+        let mut chunk = Chunk::new(pages);
+        // Zeroes are items, and a block begins as zeroes.
+        chunk.len = Chunk::<u64>::CAPACITY;
+        chunk
+    }
+}
+
+impl<T> Deref for Chunk<T> {
+    type Target = [T];
+
+    #[inline]
+    fn deref(&self) -> &[T] {
+        // SAFETY: so many items are there; without a block it is none.
+        unsafe { std::slice::from_raw_parts(self.start(), self.len) }
+    }
+}
+
+impl<T> DerefMut for Chunk<T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: as in `deref`, and they are borrowed from here alone.
+        unsafe { std::slice::from_raw_parts_mut(self.start(), self.len) }
+    }
+}
+
+impl<T> Drop for Chunk<T> {
+    fn drop(&mut self) {
+        // SAFETY: the items are there, and nobody looks at them again.
+        unsafe { ptr::drop_in_place(&raw mut **self) };
+        self.block.take().into_iter().for_each(pool::give_back);
+    }
+}
+
+impl<T> std::fmt::Debug for Chunk<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Chunk({} of {})", self.len, Self::CAPACITY)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use super::*;
+
+    #[test]
+    fn a_chunk_holds_what_was_put_in_and_drops_it() {
+        let shared = Rc::new(0);
+        let mut chunk = Chunk::new(Pages::Small);
+        for _ in 0..1_000 {
+            chunk.push(shared.clone());
+        }
+        assert_eq!(chunk.start().addr() % BYTES, 0);
+        assert_eq!((chunk.len(), Rc::strong_count(&shared)), (1_000, 1_001));
+        drop(chunk);
+        assert_eq!(Rc::strong_count(&shared), 1);
+        let absent = Chunk::<u64>::absent();
+        assert!(absent.is_empty() && !absent.is_there());
+    }
+
+    #[test]
+    fn memory_is_zeroes_however_often_it_is_used() {
+        for round in 0..20 {
+            let pages = if round % 2 == 0 { Pages::Small } else { Pages::Huge };
+            let mut chunk = Chunk::zeroes(pages);
+            for at in (0..chunk.len()).step_by(4_001) {
+                assert_eq!(std::mem::replace(&mut chunk[at], u64::MAX), 0, "round {round}");
+            }
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! Where chunks come from and go to. A thread of the process makes huge pages ready before they are asked
+//! for, and takes back what is given back: zeroing 2 MiB takes a quarter of a millisecond, ten where a
+//! hypervisor has to find the memory first, and taking as many small pages apart a tenth. It starts when a
+//! table first grows beyond its first chunk.
+
+use std::alloc::{Layout, handle_alloc_error};
+use std::ptr::NonNull;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use super::{BYTES, Pages};
+use crate::affinity::Cores;
+
+/// Chunks that are ready before they are asked for, once tables grow; doubled when one is missing.
+const AHEAD: usize = 2;
+/// Most of them.
+const FAR_AHEAD: usize = 16;
+
+/// Memory of [`BYTES`], which is zero when it comes.
+pub(super) struct Block(NonNull<u8>);
+
+// SAFETY: it is the only one that knows its memory.
+unsafe impl Send for Block {}
+
+impl Block {
+    pub(super) fn start(&self) -> *mut u8 {
+        self.0.as_ptr()
+    }
+}
+
+struct Pool {
+    /// Huge pages, touched.
+    ready: Vec<Block>,
+    /// How many are to be ready.
+    ahead: usize,
+    /// Ready ones that tables are about to ask for, beside those.
+    wanted: usize,
+    /// What nobody uses any more.
+    returned: Vec<Block>,
+    /// Addresses of all that the system has given.
+    all: Vec<usize>,
+    helper: Helper,
+    /// Where the helper belongs, unless where the shard runs that starts it.
+    cores: Option<Cores>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Helper {
+    None,
+    Runs,
+    /// It could not be started, there are no huge pages, or none are wanted.
+    Useless,
+}
+
+static POOL: Mutex<Pool> = Mutex::new(Pool {
+    ready: Vec::new(),
+    ahead: AHEAD,
+    wanted: 0,
+    returned: Vec::new(),
+    all: Vec::new(),
+    helper: Helper::None,
+    cores: None,
+});
+static WORK: Condvar = Condvar::new();
+
+fn lock() -> MutexGuard<'static, Pool> {
+    POOL.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Has `count` huge pages made ready, beside those that always are: a table is about to ask for them all
+/// at once.
+pub fn prepare(count: usize) {
+    let mut pool = lock();
+    pool.wanted = pool.wanted.max(count);
+    pool.start_helper();
+    WORK.notify_one();
+}
+
+/// The thread that makes chunks ready, should it start, runs on these cores.
+pub(crate) fn keep_to(cores: Cores) {
+    lock().cores = Some(cores);
+}
+
+/// From now on every chunk has ordinary pages: for a process that must be small before all.
+pub fn use_small_pages() {
+    lock().helper = Helper::Useless;
+}
+
+/// Bytes in memory of all chunks of the process that tables hold. It asks the system for each: for tests
+/// and tools.
+pub fn resident() -> usize {
+    let pool = lock();
+    let idle = |address: &usize| {
+        let mut idle = pool.ready.iter().chain(&pool.returned);
+        idle.any(|block| block.start().addr() == *address)
+    };
+    pool.all.iter().filter(|address| !idle(address)).copied().map(system::resident).sum()
+}
+
+/// A block, zeroed.
+pub(super) fn take(pages: Pages) -> Block {
+    if pages == Pages::Huge {
+        let mut pool = lock();
+        pool.wanted = pool.wanted.saturating_sub(1);
+        let block = pool.ready.pop();
+        pool.start_helper();
+        WORK.notify_one();
+        if let Some(block) = block {
+            return block;
+        }
+        if pool.helper == Helper::Runs {
+            pool.ahead = FAR_AHEAD.min(pool.ahead * 2);
+        }
+    }
+    let Some(block) = map() else { handle_alloc_error(Layout::new::<[u8; BYTES]>()) };
+    block
+}
+
+/// Nobody will look at the block again.
+pub(super) fn give_back(block: Block) {
+    let mut pool = lock();
+    if pool.helper == Helper::Runs {
+        // Tables shrink: what they were about to ask for is not needed.
+        (pool.ahead, pool.wanted) = (AHEAD, 0);
+        pool.returned.push(block);
+        WORK.notify_one();
+    } else {
+        drop(pool);
+        unmap(block);
+    }
+}
+
+fn map() -> Option<Block> {
+    let block = system::map()?;
+    lock().all.push(block.0.addr().get());
+    Some(block)
+}
+
+fn unmap(block: Block) {
+    let address = block.0.addr().get();
+    let all = &mut lock().all;
+    if let Some(at) = all.iter().position(|there| *there == address) {
+        all.swap_remove(at);
+    }
+    system::unmap(block);
+}
+
+impl Pool {
+    fn start_helper(&mut self) {
+        if self.helper == Helper::None {
+            let thread = thread::Builder::new().name("throng-memory".into());
+            self.helper = match system::HUGE_PAGES.then(|| thread.spawn(help)) {
+                Some(Ok(_)) => Helper::Runs,
+                Some(Err(error)) => {
+                    tracing::warn!("no thread to prepare memory: {error}");
+                    Helper::Useless
+                }
+                None => Helper::Useless,
+            };
+        }
+    }
+}
+
+/// The helper's thread, which stays for the life of the process.
+fn help() {
+    let mut pool = lock();
+    if let Some(Err(error)) = pool.cores.map(|cores| cores.pin()) {
+        tracing::warn!("the thread that prepares memory shares a shard's core: {error}");
+    }
+    loop {
+        if let Some(block) = pool.returned.pop() {
+            drop(pool);
+            unmap(block);
+        } else if pool.ready.len() > pool.ahead + pool.wanted {
+            let spare = pool.ready.pop();
+            drop(pool);
+            spare.into_iter().for_each(unmap);
+        } else if pool.helper == Helper::Runs && pool.ready.len() < pool.ahead + pool.wanted {
+            drop(pool);
+            let block = map();
+            let is_huge = block.as_ref().is_some_and(system::make_huge);
+            pool = lock();
+            match block {
+                Some(block) if is_huge => pool.ready.push(block),
+                block => {
+                    pool.helper = Helper::Useless;
+                    drop(pool);
+                    block.into_iter().for_each(unmap);
+                    pool = lock();
+                }
+            }
+            continue;
+        } else {
+            pool = WORK.wait(pool).unwrap_or_else(PoisonError::into_inner);
+            continue;
+        }
+        pool = lock();
+    }
+}
+
+/// Linux: memory of its own for each block.
+#[cfg(all(target_os = "linux", not(miri)))]
+mod system {
+    use std::ptr::{self, NonNull};
+
+    use super::{BYTES, Block};
+
+    pub(super) const HUGE_PAGES: bool = true;
+
+    /// Maps `bytes`, a multiple of the page.
+    fn map_some(bytes: usize) -> Option<*mut u8> {
+        let (access, flags) =
+            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        // SAFETY: the system chooses a vacant address.
+        let start = unsafe { libc::mmap(ptr::null_mut(), bytes, access, flags, -1, 0) };
+        (start != libc::MAP_FAILED).then_some(start.cast())
+    }
+
+    /// # Safety
+    /// The range must be mapped by `map_some` and used by nobody.
+    unsafe fn unmap_some(start: *mut u8, bytes: usize) {
+        // SAFETY: as the caller says.
+        unsafe { libc::munmap(start.cast(), bytes) };
+    }
+
+    pub(super) fn map() -> Option<Block> {
+        // Systems that know huge pages align such a mapping by themselves.
+        let start = map_some(BYTES)?;
+        if start.addr().is_multiple_of(BYTES) {
+            return NonNull::new(start).map(Block);
+        }
+        // SAFETY: nobody knows it yet.
+        unsafe { unmap_some(start, BYTES) };
+        let start = map_some(2 * BYTES)?;
+        let before = start.addr().next_multiple_of(BYTES) - start.addr();
+        // SAFETY: both are parts of the mapping outside the block.
+        unsafe {
+            if before > 0 {
+                unmap_some(start, before);
+            }
+            unmap_some(start.wrapping_add(before + BYTES), BYTES - before);
+        }
+        NonNull::new(start.wrapping_add(before)).map(Block)
+    }
+
+    pub(super) fn unmap(block: Block) {
+        // SAFETY: nobody else knows the block.
+        unsafe { unmap_some(block.start(), BYTES) };
+    }
+
+    /// Makes the block a huge page, in memory, if the system has one. Returns whether it may be one.
+    pub(super) fn make_huge(block: &Block) -> bool {
+        // SAFETY: advice about memory that this block owns.
+        if unsafe { libc::madvise(block.start().cast(), BYTES, libc::MADV_HUGEPAGE) } != 0 {
+            return false;
+        }
+        // Where memory is too scattered for a huge page this is a small one, and the rest comes as it
+        // is touched.
+        // SAFETY: the block is writable, and zero it is already.
+        unsafe { block.start().write_volatile(0) };
+        true
+    }
+
+    pub(super) fn resident(address: usize) -> usize {
+        // SAFETY: no pointer is passed.
+        let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096);
+        let mut pages = [0u8; BYTES / 4096];
+        let start = ptr::without_provenance_mut(address);
+        // SAFETY: there is room for a byte for each page. A range that is gone is an error.
+        if unsafe { libc::mincore(start, BYTES, pages.as_mut_ptr()) } != 0 {
+            return 0;
+        }
+        pages.iter().filter(|state| **state & 1 != 0).count() * page
+    }
+}
+
+/// Elsewhere: the allocator's.
+#[cfg(not(all(target_os = "linux", not(miri))))]
+mod system {
+    use std::alloc::{Layout, alloc_zeroed, dealloc};
+    use std::ptr::NonNull;
+
+    use super::{BYTES, Block};
+
+    pub(super) const HUGE_PAGES: bool = false;
+
+    fn layout() -> Layout {
+        let Ok(layout) = Layout::from_size_align(BYTES, BYTES) else {
+            unreachable!("a power of two")
+        };
+        layout
+    }
+
+    pub(super) fn map() -> Option<Block> {
+        // SAFETY: the layout is not empty.
+        NonNull::new(unsafe { alloc_zeroed(layout()) }).map(Block)
+    }
+
+    pub(super) fn unmap(block: Block) {
+        // SAFETY: it was allocated with this layout, and nobody else knows it.
+        unsafe { dealloc(block.start(), layout()) };
+    }
+
+    pub(super) fn make_huge(_: &Block) -> bool {
+        false
+    }
+
+    pub(super) fn resident(_: usize) -> usize {
+        BYTES
+    }
+}
