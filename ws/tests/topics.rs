@@ -544,3 +544,57 @@ fn what_one_shard_publishes_reaches_subscribers_on_all() {
         assert_eq!(got, [b"0", b"1", b"2"]);
     }
 }
+
+/// A link that takes some 6,000 frames a second.
+#[test]
+fn a_crowd_is_told_as_fast_as_the_device_takes_it() {
+    const MEMBERS: u64 = 3_000;
+    let options = Options { ring: 128, ..Options::default() };
+    let slow = Options { rate: Some(5_000_000), ..options.clone() };
+    let (mut a, mut b) = memory::pair_with((1, slow), (1, options));
+    let (a, b): (Box<dyn Device>, Box<dyn Device>) = (Box::new(a.remove(0)), Box::new(b.remove(0)));
+    let mut world = World::new();
+    let client_host = add_host(&mut world, vec![a], &HostConfig::new(&["10.0.0.2/24"], 1));
+    let server_host = add_host(&mut world, vec![b], &HostConfig::new(&["10.0.0.1/24"], 2));
+    let (told, checked) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(false)));
+    let set = checked.clone();
+    let serving = world.spawn(server_host, ShardId(0), async move {
+        let topics = Hub::new(1, TopicConfig::default()).enter().unwrap();
+        let topic = topics.topic("news");
+        let (listener, seen) = (TcpListener::bind(server()).unwrap(), Seen::default());
+        for _ in 0..MEMBERS {
+            let (stream, _) = listener.accept().await.unwrap();
+            spawn_local(member(stream, vec![topic.clone()], seen.clone())).detach();
+        }
+        while topic.presence() < MEMBERS {
+            sleep(Duration::from_millis(1)).await;
+        }
+        sleep(Duration::from_secs(1)).await;
+        let usage = || stats::current().unwrap().usage;
+        assert_eq!(usage().with_buffers, 0);
+        assert_eq!(topic.publish(&Frame::text("to you all")), all(MEMBERS));
+        let mut most = 0;
+        while topic.waiting() > 0 || usage().with_buffers > 0 {
+            most = most.max(usage().with_buffers);
+            sleep(Duration::from_millis(1)).await;
+        }
+        assert!((1_000..2_200).contains(&most), "{most} of {MEMBERS} had buffers at a time");
+        set.set(true);
+    });
+    let hearing = told.clone();
+    let client = world.spawn(client_host, ShardId(0), async move {
+        for _ in 0..MEMBERS {
+            let (mut socket, hearing) = (connect().await, hearing.clone());
+            let task = async move {
+                expect_text(&mut socket, "to you all").await;
+                hearing.set(hearing.get() + 1);
+                std::future::pending::<()>().await;
+            };
+            spawn_local(task).detach();
+        }
+    });
+    assert!(world.run_until(LIMIT, || told.get() == MEMBERS), "{} were told", told.get());
+    let until = world.now() + Duration::from_secs(1);
+    assert!(world.run_until(until, || checked.get()), "its checks failed, or it waits");
+    drop((client, serving));
+}

@@ -51,6 +51,13 @@ pub fn current() -> io::Result<Stats> {
     })
 }
 
+/// Connections of the current shard that wait for the device to take what they have to send:
+/// who writes on very many connections one after the other does well to wait while they are many.
+/// 0 where nobody counts: outside a shard, and on the device `kernel`.
+pub fn transmit_waiting() -> usize {
+    local::stack().map_or(0, |stack| stack.borrow().engine.transmit_waiting())
+}
+
 /// The addresses of the current shard's interface with their prefix lengths, the
 /// link-local one included.
 ///

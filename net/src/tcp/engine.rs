@@ -202,6 +202,11 @@ impl Engine {
         cold.map_or(0, |cold| cold.ready.len() as usize)
     }
 
+    /// Connections that wait for the device to take what they have to send.
+    pub fn transmit_waiting(&self) -> usize {
+        self.core.transmit.len()
+    }
+
     /// How much `send` would take now without going over the buffer; 0: it would answer
     /// `WouldBlock` or `Closed`.
     pub fn send_capacity(&self, id: ConnId) -> usize {

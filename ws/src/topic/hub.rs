@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::task::AtomicWaker;
+use throng_net::stats;
 use throng_runtime::mesh::{Mesh, Port};
 use throng_runtime::{ShardId, current_shard, sleep, try_spawn_local};
 
@@ -22,6 +23,12 @@ use crate::frame::Frame;
 const MESH: usize = 1_024;
 /// Most frames taken from other shards before other tasks have their turn.
 const TAKE: usize = 32;
+/// Connections that may wait for the device before those who are told of a frame have to. A crowd
+/// told at once would have a buffer each until the device has taken all, and whatever else is sent
+/// would stand behind it.
+const WAITING: usize = 1_024;
+/// How long to wait then: less than a device takes for so many.
+const REST: Duration = Duration::from_micros(100);
 /// Topics of a hub at which it first looks for names that are no longer used.
 const CLEAR: usize = 64;
 /// A heartbeat visits its subscribers in so many pieces, if they are few; many small rooms would
@@ -123,7 +130,12 @@ impl Hub {
             stats: Cell::default(),
         });
         let serving = local.clone();
-        let task = try_spawn_local(poll_fn(move |cx| serving.poll_serve(cx)));
+        let task = try_spawn_local(async move {
+            loop {
+                poll_fn(|cx| serving.poll_serve(cx)).await;
+                sleep(REST).await;
+            }
+        });
         task.map_err(io::Error::other)?.detach();
         Ok(Topics(local))
     }
@@ -275,7 +287,8 @@ impl Local {
         }
     }
 
-    /// Takes frames from other shards and wakes subscribers, a few at a time.
+    /// Takes frames from other shards and wakes subscribers, a few at a time; ready when the device
+    /// is to be waited for.
     fn poll_serve(&self, cx: &Context<'_>) -> Poll<()> {
         // Before the look, so that what comes after it is not missed.
         self.hub.seats[self.shard].waker.register(cx.waker());
@@ -287,8 +300,10 @@ impl Local {
                 topic.offer(&parcel.frame);
             }
         }
-        let topic = self.sweeps.borrow_mut().pop_front();
-        if let Some(topic) = topic {
+        if !self.sweeps.borrow().is_empty() && stats::transmit_waiting() >= WAITING {
+            return Poll::Ready(());
+        }
+        if let Some(topic) = { self.sweeps.borrow_mut().pop_front() } {
             worked = true;
             match topic.sweep_some() {
                 true => self.sweeps.borrow_mut().push_back(topic),
