@@ -1,4 +1,5 @@
-//! `cargo xtask demo`: builds the demo and runs it with the arguments given.
+//! `cargo xtask demo`: builds the demo and runs it with the arguments given; `cargo xtask demo abuse`
+//! runs what it does at its limits.
 
 use std::io;
 use std::process::ExitCode;
@@ -41,6 +42,9 @@ fn package(subcommand: &str) -> Cmd {
 const OVER_DPDK: u32 = 20_000;
 const IN_MEMORY: u32 = 2_000;
 
+/// Connections of a client whose process is killed.
+const KILLED: u32 = 3_000;
+
 /// What an idle connection may cost a server on its own, in bytes.
 const MOST_BYTES: u64 = 1_024;
 
@@ -76,6 +80,18 @@ pub(crate) fn check() -> Outcome {
             },
             other => Outcome::of_check(&name, other),
         });
+    }
+    // The other scenarios are tests of the package's own.
+    match host::dpdk() {
+        Err(why) => outcome.add(Outcome::skip("demo whose clients are killed".to_owned(), why)),
+        Ok(_) => {
+            let killed = Cmd::new(host::target().join("debug").join(PACKAGE))
+                .args(["abuse", "killed", "--connections", &KILLED.to_string()])
+                .log(&log)
+                .limit(Duration::from_secs(120))
+                .run();
+            outcome.add(Outcome::of_check("demo whose clients are killed", killed));
+        }
     }
     outcome
 }

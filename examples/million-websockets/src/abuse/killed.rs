@@ -16,6 +16,9 @@ use crate::server::Settings;
 /// Seconds of silence before a ping, for so many connections at most: with more it is longer.
 const PING: u32 = 1;
 const PINGED: u32 = 50_000;
+/// How soon memory has to come back, and how much it is worth asking about.
+const MEMORY: Duration = Duration::from_secs(60);
+const MUCH: u64 = 64 << 20;
 /// Connections from the other machine.
 const OTHERS: u32 = 100;
 
@@ -28,11 +31,14 @@ pub(super) fn settings(settings: Settings, connections: u32) -> Settings {
 }
 
 pub(super) fn act(scene: &Arc<Scene>) -> io::Result<()> {
-    let before = scene.watch.seen().latest.memory;
+    while scene.watch.seen().answers.percentiles().count == 0 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let before = scene.watch.latest().memory;
     let mut holder = Command::new(std::env::current_exe()?)
         .args(["hold", "--device", &scene.device])
         .args(["--connections", &scene.connections.to_string()])
-        .stdin(Stdio::null())
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()?;
     let mut line = String::new();
@@ -47,14 +53,14 @@ pub(super) fn act(scene: &Arc<Scene>) -> io::Result<()> {
     if line.trim() != "open" {
         return Err(io::Error::other("the client did not open its connections"));
     }
-    let full = scene.watch.seen().latest.memory;
+    let full = scene.watch.latest().memory;
     scene.findings.fact("memory_before_bytes", before);
     scene.findings.fact("memory_full_bytes", full);
     let other = host::other_client(&scene.device, OTHERS);
-    other.run(|_| after(scene.clone()))?.into_iter().collect()
+    other.run(|_| after(scene.clone(), before, full))?.into_iter().collect()
 }
 
-async fn after(scene: Arc<Scene>) -> io::Result<()> {
+async fn after(scene: Arc<Scene>, before: u64, full: u64) -> io::Result<()> {
     let findings = &scene.findings;
     let begin = runtime::now();
     let crowd = Crowd::open(House::Other, OTHERS).await?;
@@ -83,7 +89,15 @@ async fn after(scene: Arc<Scene>) -> io::Result<()> {
     findings.expect(now.sum(|shard| shard.dead) == u64::from(scene.connections), || {
         format!("{} were found dead", now.sum(|shard| shard.dead))
     });
-    findings.fact("memory_after_bytes", now.memory);
+    // A quarter stays for what grows with the time, not with connections.
+    let grown = full.saturating_sub(before);
+    let begin = runtime::now();
+    if grown >= MUCH {
+        let back = scene.watch.until(MEMORY, |now| now.memory <= before + grown / 4).await;
+        findings.fact("memory_back_after_ms", (runtime::now() - begin).as_millis() as u64);
+        findings.expect(back, || "its memory did not come back".to_owned());
+    }
+    findings.fact("memory_after_bytes", scene.watch.latest().memory);
     runtime::timeout(PATIENCE, scene.end(&crowd)).await.map_err(io::Error::other)
 }
 
@@ -92,6 +106,9 @@ pub(crate) fn hold(device: &str, connections: u32) -> io::Result<bool> {
     let outcomes = host::client(device, 1, connections).run(|_| async move {
         let _crowd = Crowd::open(House::Many, connections).await?;
         println!("open");
+        // Whoever started it may end otherwise than as it should.
+        let gone = || io::stdin().lock().read_line(&mut String::new());
+        std::thread::spawn(move || gone().map(|_| std::process::exit(1)));
         std::future::pending::<io::Result<()>>().await
     })?;
     outcomes.into_iter().collect::<io::Result<()>>()?;
