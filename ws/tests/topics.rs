@@ -548,7 +548,7 @@ fn what_one_shard_publishes_reaches_subscribers_on_all() {
 /// A link that takes some 6,000 frames a second.
 #[test]
 fn a_crowd_is_told_as_fast_as_the_device_takes_it() {
-    const MEMBERS: u64 = 3_000;
+    const MEMBERS: u64 = 4_000;
     let options = Options { ring: 128, ..Options::default() };
     let slow = Options { rate: Some(5_000_000), ..options.clone() };
     let (mut a, mut b) = memory::pair_with((1, slow), (1, options));
@@ -578,7 +578,7 @@ fn a_crowd_is_told_as_fast_as_the_device_takes_it() {
             most = most.max(usage().with_buffers);
             sleep(Duration::from_millis(1)).await;
         }
-        assert!((1_000..2_200).contains(&most), "{most} of {MEMBERS} had buffers at a time");
+        assert!((1_000..2_600).contains(&most), "{most} of {MEMBERS} had buffers at a time");
         set.set(true);
     });
     let hearing = told.clone();
