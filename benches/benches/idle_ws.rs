@@ -3,7 +3,8 @@
 //! The server is an ordinary one on a shard of its own; its clients ([`throng_bench::crowd`])
 //! hold nothing, so what this process has resident is the server's. Each client has opened its
 //! WebSocket and echoed a message before it falls silent. The program is started anew for each
-//! way the server can be written, so that none finds what another has left.
+//! way the server can be written, so that none finds what another has left, and for each peer
+//! ([`throng_bench::idle_peer`]).
 
 use std::io;
 use std::process::{Command, ExitCode};
@@ -17,8 +18,10 @@ use serde_json::{Map, Value, json};
 use throng::net::device::memory::{self, MemoryQueue};
 use throng::runtime::stages::{self, Stage};
 use throng::{Builder, Limits, runtime};
+use throng_bench::compare::peers_are_built;
 use throng_bench::count::{Counting, Heap};
 use throng_bench::crowd::{Crowd, SERVER, Station};
+use throng_bench::idle_peer;
 use throng_bench::idle_ws::{self, Server, Style};
 
 #[global_allocator]
@@ -33,6 +36,8 @@ const REST: Duration = Duration::from_secs(4);
 /// Longest time without another client.
 const PATIENCE: Duration = Duration::from_secs(20);
 const LINK: &str = "idle-ws";
+/// Of `benches/peers`: the buffers as small as they can be, and as one gets them.
+const PEERS: [&str; 2] = ["tungstenite", "tungstenite-defaults"];
 
 #[derive(Parser)]
 struct Args {
@@ -46,12 +51,22 @@ struct Args {
     /// One JSON object on the last line
     #[arg(long)]
     json: bool,
+    /// WebSockets of each peer
+    #[arg(long, default_value_t = 100_000,
+        value_parser = clap::value_parser!(u32).range(1_000..=200_000))]
+    peer_connections: u32,
+    /// Only the peers whose name contains this; `none` for none
+    #[arg(long)]
+    peers: Option<String>,
     /// Measure the loop's stages while all come, too, which takes longer
     #[arg(long)]
     stages: bool,
     /// Measure this one only, in this process
     #[arg(long, hide = true)]
     only: Option<Written>,
+    /// Measure this peer only, in this process
+    #[arg(long, hide = true)]
+    peer: Option<String>,
     /// What cargo passes to every bench
     #[arg(long, hide = true)]
     bench: bool,
@@ -84,6 +99,7 @@ struct Shared {
 fn main() -> ExitCode {
     let args = Args::parse();
     let outcome = match args.only {
+        None if args.peer.is_some() => peer(&args),
         Some(Written::Handler) => alone(&args, Style::Handler),
         Some(Written::Pinging) => alone(&args, Style::Pinging),
         Some(Written::Loop) => alone(&args, Style::Loop),
@@ -102,6 +118,10 @@ fn main() -> ExitCode {
 impl Args {
     fn connections(&self) -> u32 {
         if self.quick { self.connections.min(100_000) } else { self.connections }
+    }
+
+    fn peer_connections(&self) -> u32 {
+        if self.quick { self.peer_connections.min(5_000) } else { self.peer_connections }
     }
 }
 
@@ -125,10 +145,26 @@ fn all(args: &Args) -> io::Result<bool> {
     );
     println!("  {:<40} {:>8.1}", "with a ping timer each", number(&pinging, "bytes"));
     println!("opened in {:.1} s", number(&handler, "seconds"));
+    let peers = peers(args);
+    for (name, found) in &peers {
+        println!(
+            "{name}, of {}: {:.1}, {:.1} of its own and {:.1} of the kernel's; all slabs {:.1}, no \
+             longer free {:.1}",
+            found["connections"],
+            number(found, "bytes"),
+            number(found, "user"),
+            number(found, "kernel"),
+            number(found, "all_slabs"),
+            number(found, "no_longer_free"),
+        );
+    }
     if let Some(longest) = handler["longest_stage_us"].as_f64() {
         println!("longest stage of the loop: {longest} us ({})", handler["longest_stage"]);
     }
     if args.json {
+        let best = peers
+            .iter()
+            .min_by(|(_, a), (_, b)| f64::total_cmp(&number(a, "bytes"), &number(b, "bytes")));
         let line = json!({
             "bench": "idle-ws",
             "params": { "connections": connections, "quick": args.quick },
@@ -136,10 +172,12 @@ fn all(args: &Args) -> io::Result<bool> {
             "throng": total,
             // The same allocations in each run: what differs is how pages are used.
             "spread": 0,
-            "peers": {},
-            "best_peer": null,
-            "ratio": null,
+            "peers": peers.iter().map(|(name, peer)| (name.clone(), peer["bytes"].clone()))
+                .collect::<Map<_, _>>(),
+            "best_peer": best.map(|(name, _)| name),
+            "ratio": best.map(|(_, peer)| total / number(peer, "bytes")),
             "noisy": false,
+            "details": peers,
             "connections": connections,
             "bytes_per_connection": total,
             "breakdown": handler["breakdown"],
@@ -156,19 +194,48 @@ fn all(args: &Args) -> io::Result<bool> {
     Ok(total <= MOST)
 }
 
-/// This program again; returns the object it prints.
+/// What the peers take that are wanted and there, by their names.
+fn peers(args: &Args) -> Map<String, Value> {
+    let wanted = |name: &&str| args.peers.as_ref().is_none_or(|part| name.contains(part.as_str()));
+    let mut found = Map::new();
+    if !peers_are_built() {
+        return found;
+    }
+    let connections = args.peer_connections().to_string();
+    for name in PEERS.into_iter().filter(wanted) {
+        match again(&["--peer", name, "--peer-connections", &connections]) {
+            Ok(one) => drop(found.insert(name.to_owned(), one)),
+            Err(error) => eprintln!("{name}: {error}"),
+        }
+    }
+    found
+}
+
+fn peer(args: &Args) -> io::Result<bool> {
+    let kind = args.peer.as_deref().unwrap_or_default();
+    println!("{}", idle_peer::measure(kind, args.peer_connections)?);
+    Ok(true)
+}
+
+/// Throng's server of one kind.
 fn child(args: &Args, written: &str) -> io::Result<Value> {
     let connections = args.connections().to_string();
+    let mut all = vec!["--only", written, "--connections", &connections];
+    all.extend(args.stages.then_some("--stages"));
+    again(&all)
+}
+
+/// This program again; returns the object it prints.
+fn again(arguments: &[&str]) -> io::Result<Value> {
     let output = Command::new(std::env::current_exe()?)
-        .args(["--only", written, "--connections", &connections])
-        .args(args.stages.then_some("--stages"))
+        .args(arguments)
         .stderr(std::process::Stdio::inherit())
         .output()?;
     let text = String::from_utf8_lossy(&output.stdout);
     let found = text.lines().last().and_then(|line| serde_json::from_str(line).ok());
-    found.filter(|_| output.status.success()).ok_or_else(|| {
-        io::Error::other(format!("the server of the kind '{written}' failed: {text}"))
-    })
+    found
+        .filter(|_| output.status.success())
+        .ok_or_else(|| io::Error::other(format!("{arguments:?} failed: {text}")))
 }
 
 /// Measures one kind of server in this process.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use crate::load::Done;
+use crate::memory::{forget_peak, peak_and_now};
 use crate::noise::Watch;
 use crate::report::Report;
 use crate::stats::Samples;
@@ -50,6 +51,8 @@ struct Found {
     server: f64,
     /// The share of the cores' time that went to others.
     others: f64,
+    /// Bytes by which the server's memory grew meanwhile, at most.
+    growth: u64,
 }
 
 impl Measure {
@@ -121,6 +124,11 @@ impl Comparison {
 
     fn measure(&self, subject: &Subject) -> io::Result<Found> {
         let mut this = subject.start(&self.ask)?;
+        let at_rest = this.servers.iter().map(|server| {
+            forget_peak(server.id())?;
+            Ok(peak_and_now(server.id())?[1])
+        });
+        let at_rest = at_rest.sum::<io::Result<u64>>()?;
         let go = format!("go {}", self.time.as_millis());
         this.clients.iter_mut().try_for_each(|client| client.tell(&go))?;
         for client in &mut this.clients {
@@ -145,8 +153,10 @@ impl Comparison {
                 spent = Some((server.as_secs_f64(), watch.others(server + client)?));
             }
         }
+        let peaks = this.servers.iter().map(|server| Ok(peak_and_now(server.id())?[0]));
+        let growth = peaks.sum::<io::Result<u64>>()?.saturating_sub(at_rest);
         let (server, others) = spent.ok_or_else(|| io::Error::other("no client"))?;
-        Ok(Found { done: sum, server, others })
+        Ok(Found { done: sum, server, others, growth })
     }
 
     fn report(&self, found: &[Vec<Found>]) -> Report {
@@ -203,6 +213,7 @@ impl Comparison {
                 "p50_us": of(found, |one| one.done.quantiles[0]),
                 "p99_us": of(found, |one| one.done.quantiles[1]),
                 "p999_us": of(found, |one| one.done.quantiles[2]),
+                "memory_growth_bytes": of(found, |one| one.growth as f64),
             });
             (subject.name(), details)
         };
@@ -261,6 +272,7 @@ mod tests {
             size: 64,
             window: 2,
             rate: None,
+            ramp: None,
             timed: false,
             spinning: false,
             with_stack: false,
@@ -275,7 +287,7 @@ mod tests {
     #[test]
     fn a_polling_server_is_busy_all_the_time() {
         let done = Done { done: 1_000, errors: 0, seconds: 2.0, quantiles: [7.0, 8.0, 9.0] };
-        let found = Found { done, server: 0.5, others: 0.01 };
+        let found = Found { done, server: 0.5, others: 0.01, growth: 4_096 };
         let report = comparison(Measure::Rate).report(&[vec![found], vec![found]]);
         assert_eq!((report.throng.median(), report.peers[0].1.median()), (500.0, 2_000.0));
         let report = report.to_json();

@@ -1,8 +1,12 @@
 //! Processes of a bench: servers, clients, peers; ended with it.
 
+use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::io::{self, BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 /// How long one may take to end by itself when its standard input has.
@@ -124,13 +128,51 @@ impl Drop for Helper {
     }
 }
 
-/// Runs `then` on a thread when standard input ends: who started this process has gone, or has had
-/// enough of it.
-pub fn when_input_ends(then: impl FnOnce() + Send + 'static) {
+/// Lines of standard input, for a task to wait for.
+#[derive(Clone, Default)]
+pub struct Lines(Arc<Mutex<Waiting>>);
+
+#[derive(Default)]
+struct Waiting {
+    lines: VecDeque<String>,
+    waker: Option<Waker>,
+}
+
+impl Lines {
+    /// The next line, without its end.
+    pub async fn next(&self) -> String {
+        poll_fn(|cx| {
+            let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(line) = waiting.lines.pop_front() {
+                return Poll::Ready(line);
+            }
+            waiting.waker = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+
+    fn push(&self, line: String) {
+        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.lines.push_back(line);
+        if let Some(waker) = waiting.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+/// Reads standard input on a thread, and runs `then` there when it ends: who started this process has
+/// gone, or has had enough of it.
+pub fn lines(then: impl FnOnce() + Send + 'static) -> Lines {
+    let lines = Lines::default();
+    let told = lines.clone();
     std::thread::spawn(move || {
-        while matches!(io::stdin().lock().read_line(&mut String::new()), Ok(read) if read > 0) {}
+        while let Some(line) = next_line() {
+            told.push(line);
+        }
         then();
     });
+    lines
 }
 
 /// The next line of standard input; `None` at its end.

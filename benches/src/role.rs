@@ -26,12 +26,23 @@ pub enum Traffic {
     Download,
     /// As much as goes, to the server
     Upload,
+    /// A WebSocket's message and the same back
+    Websocket,
+    /// Connections that become WebSockets and are reset, each for one operation
+    Upgrade,
+    /// WebSockets that all get what one of them says; an operation is one that has got it
+    Broadcast,
 }
 
 impl Traffic {
     /// Every operation has a connection of its own.
     pub fn connects(self) -> bool {
-        matches!(self, Traffic::Accept | Traffic::HttpClose)
+        matches!(self, Traffic::Accept | Traffic::HttpClose | Traffic::Upgrade)
+    }
+
+    /// The connections are WebSockets.
+    pub fn is_websocket(self) -> bool {
+        matches!(self, Traffic::Websocket | Traffic::Upgrade | Traffic::Broadcast)
     }
 }
 

@@ -7,29 +7,39 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::Response;
 use hyper::service::service_fn;
+use serde_json::{Map, json};
+use throng::runtime::stages::{self, Stage};
+use throng::ws::topic::{Hub, Topic, TopicConfig};
 use throng::{TcpListener, TcpStream, spawn_local};
 
 use crate::helper;
 use crate::role::{Role, Traffic};
+use crate::websocket;
 
 /// Bytes written at a time in bulk.
 const CHUNK: usize = 256 << 10;
 
-/// Serves until standard input ends; prints `listening` when a client may come.
+/// Serves until standard input ends; prints `listening` when a client may come. A line `stages` has it
+/// measure its loop's stages anew and print what was found since the last one, `null` at first.
 ///
 /// # Errors
 /// The device does not open, or a port is taken.
 pub fn run(role: &Role) -> io::Result<()> {
     // At the end the client has gone, and nobody waits for what is left.
-    helper::when_input_ends(|| std::process::exit(0));
+    let told = helper::lines(|| std::process::exit(0));
     let started = role.clone();
+    let hub = Hub::new(role.shards, TopicConfig::default());
     let ended = role.builder().run(move |shard| {
-        let role = started.clone();
+        let (role, told, hub) = (started.clone(), told.clone(), hub.clone());
         async move {
+            let all = hub.enter()?.topic("all");
+            if shard.index() == 0 {
+                spawn_local(obey(told)).detach();
+            }
             let mut accepting = Vec::new();
             for endpoint in role.endpoints() {
                 let listener = TcpListener::bind_with_backlog(role.bind_at(endpoint), 65_535)?;
-                accepting.push(spawn_local(accept(listener, role.traffic, role.size)));
+                accepting.push(spawn_local(accept(listener, role.traffic, role.size, all.clone())));
             }
             if shard.index() + 1 == role.shards {
                 println!("listening");
@@ -43,7 +53,35 @@ pub fn run(role: &Role) -> io::Result<()> {
     ended.into_iter().collect()
 }
 
-async fn accept(listener: TcpListener, traffic: Traffic, size: usize) -> io::Result<()> {
+/// What this shard is told.
+async fn obey(told: helper::Lines) {
+    loop {
+        if told.next().await == "stages" {
+            let found = stages::take().map(|times| {
+                let each = Stage::ALL.map(|stage| {
+                    let time = times.of(stage);
+                    let micros = time.longest.as_nanos() as f64 / 1e3;
+                    (stage.name().to_owned(), json!({ "longest_us": micros, "slow": time.slow }))
+                });
+                json!({ "turns": times.turns, "stages": Map::from_iter(each) })
+            });
+            stages::measure(true);
+            println!("{}", json!(found));
+        }
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    traffic: Traffic,
+    size: usize,
+    all: Topic,
+) -> io::Result<()> {
+    match traffic {
+        Traffic::Websocket | Traffic::Upgrade => return websocket::echo(listener).await,
+        Traffic::Broadcast => return websocket::broadcast(listener, all).await,
+        _ => {}
+    }
     let body = Bytes::from(page(size));
     if matches!(traffic, Traffic::Http | Traffic::HttpClose) {
         let answer = service_fn(move |_| {

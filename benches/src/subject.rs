@@ -83,6 +83,8 @@ pub struct Ask {
     pub window: usize,
     /// Operations per second, where they fall due by the clock.
     pub rate: Option<f64>,
+    /// WebSockets that are opened each second while messages fall due.
+    pub ramp: Option<f64>,
     /// Whether each is timed.
     pub timed: bool,
     /// Whether the client on the host's sockets is one thread that asks its socket again and again.
@@ -213,7 +215,8 @@ fn client(ask: &Ask, role: Role, window: usize) -> io::Result<Helper> {
     let on_device = role.address.is_some();
     let spinning = ask.spinning && !on_device;
     let raw = on_device && !ask.with_stack && !ask.timed && can_be_raw(ask);
-    let load = Load { role, window, rate: ask.rate, timed: ask.timed, spinning, raw };
+    let (rate, timed, ramp) = (ask.rate, ask.timed, ask.ramp);
+    let load = Load { role, window, rate, timed, spinning, raw, ramp };
     // The runtime pins itself.
     let mut command = match spinning {
         true => pinned(ask.cores[1], &std::env::current_exe()?),
@@ -230,6 +233,7 @@ fn can_be_raw(ask: &Ask) -> bool {
         Traffic::Download | Traffic::Upload => false,
         Traffic::Echo => ask.size <= LONGEST_RAW,
         Traffic::Accept | Traffic::Http | Traffic::HttpClose => ask.size <= 1_000,
+        Traffic::Websocket | Traffic::Upgrade | Traffic::Broadcast => true,
     }
 }
 

@@ -2,7 +2,7 @@
 //! comparisons with peers, which are one program.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -19,6 +19,8 @@ const COUNT: Duration = Duration::from_secs(300);
 
 /// The package whose program compares with peers.
 const PACKAGE: &str = "throng-bench";
+/// The bench beside it that does so, too.
+const WITH_PEERS: &str = "idle-ws";
 
 /// `cargo xtask bench [name] args...`: without a name all, the comparisons last.
 pub(crate) fn command(name: Option<&str>, args: &[String]) -> io::Result<ExitCode> {
@@ -44,6 +46,10 @@ pub(crate) fn command(name: Option<&str>, args: &[String]) -> io::Result<ExitCod
         if *dpdk {
             run = run.args(["--features", "dpdk"]);
         }
+        if name == WITH_PEERS {
+            let Some(peers) = peers()? else { return Ok(ExitCode::FAILURE) };
+            run = run.env("THRONG_PEERS", peers);
+        }
         let run = run.arg("--").args(args);
         if !run.attached()?.success() {
             return Ok(ExitCode::FAILURE);
@@ -55,35 +61,18 @@ pub(crate) fn command(name: Option<&str>, args: &[String]) -> io::Result<ExitCod
 /// A comparison with peers, all of them built first; the program knows its names.
 fn compare(name: &str, args: &[String]) -> io::Result<ExitCode> {
     setup::packages(Need::Compare)?;
-    let peers = host::root().join("benches/peers/Cargo.toml");
-    let target = host::target().join("peers");
-    let builds = [
-        cargo([
-            "build",
-            "--release",
-            "--quiet",
-            "--locked",
-            "--package",
-            PACKAGE,
-            "--bin",
-            PACKAGE,
-        ])
-        .args(host::dpdk().is_ok().then_some("--features=dpdk")),
-        cargo(["build", "--release", "--quiet", "--locked", "--manifest-path"])
-            .arg(peers)
-            .arg("--target-dir")
-            .arg(&target),
-    ];
-    for build in builds {
-        if !build.attached()?.success() {
-            return Ok(ExitCode::FAILURE);
-        }
+    let build =
+        ["build", "--release", "--quiet", "--locked", "--package", PACKAGE, "--bin", PACKAGE];
+    let build = cargo(build).args(host::dpdk().is_ok().then_some("--features=dpdk"));
+    if !build.attached()?.success() {
+        return Ok(ExitCode::FAILURE);
     }
+    let Some(peers) = peers()? else { return Ok(ExitCode::FAILURE) };
     let _pages = Hugepages::reserve(HUGEPAGES);
     let status = Cmd::new(host::target().join("release").join(PACKAGE))
         .arg(name)
         .args(args)
-        .env("THRONG_PEERS", target.join("release/throng-peers"))
+        .env("THRONG_PEERS", peers)
         .attached()?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -95,6 +84,16 @@ const ICOUNT: [&str; 7] =
 /// Its build.
 pub(crate) fn build_icount(log: &Path) -> Cmd {
     cargo(ICOUNT).arg("--no-run").log(log).limit(BUILD)
+}
+
+/// Builds the peers; returns their program, `None` when that fails.
+fn peers() -> io::Result<Option<PathBuf>> {
+    let target = host::target().join("peers");
+    let build = cargo(["build", "--release", "--quiet", "--locked", "--manifest-path"])
+        .arg(host::root().join("benches/peers/Cargo.toml"))
+        .arg("--target-dir")
+        .arg(&target);
+    Ok(build.attached()?.success().then(|| target.join("release/throng-peers")))
 }
 
 /// The instruction counts as a test: each case is one, against the committed snapshot.

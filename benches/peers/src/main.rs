@@ -7,6 +7,7 @@
 
 mod on_monoio;
 mod on_tokio;
+mod on_tungstenite;
 mod spinning;
 
 use std::io::{self, BufRead};
@@ -22,9 +23,18 @@ struct Args {
     /// Where to listen
     #[arg(long)]
     listen: SocketAddr,
-    /// Bytes of an HTTP response's body
+    /// Bytes of an HTTP response's body, or of a client's message
     #[arg(long, default_value_t = 6)]
     body: usize,
+    /// Others listen there, too, and the kernel divides the connections
+    #[arg(long)]
+    shared: bool,
+    /// A client's connections
+    #[arg(long, default_value_t = 1)]
+    connections: usize,
+    /// A client's time
+    #[arg(long, default_value_t = 1.0)]
+    seconds: f64,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -43,6 +53,14 @@ enum Kind {
     TokioBulk,
     /// Datagrams back to who sent them
     TokioUdp,
+    /// WebSocket messages back, with buffers as small as they can be
+    Tungstenite,
+    /// The same with the buffers that one gets
+    TungsteniteDefaults,
+    /// What one WebSocket says all are told; with small buffers
+    TungsteniteBroadcast,
+    /// A client: this many WebSockets, a message on its way on each, for so long
+    TungsteniteClient,
 }
 
 fn main() -> io::Result<()> {
@@ -53,17 +71,23 @@ fn main() -> io::Result<()> {
         std::process::exit(0);
     });
     match args.kind {
-        Kind::MonoioEcho => on_monoio::echo(listen(args.listen)?),
-        Kind::SpinningEcho => spinning::echo(&listen(args.listen)?),
+        Kind::MonoioEcho => on_monoio::echo(listen(&args)?),
+        Kind::SpinningEcho => spinning::echo(&listen(&args)?),
+        kind @ (Kind::Tungstenite
+        | Kind::TungsteniteDefaults
+        | Kind::TungsteniteBroadcast
+        | Kind::TungsteniteClient) => on_tungstenite::run(kind, &args),
         kind => on_tokio::run(kind, &args),
     }
 }
 
 /// A listener with a backlog that a burst of clients fits in: the usual 128 or 1,024 cost a
 /// second for each retransmitted SYN, which says nothing of a server.
-fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
+fn listen(args: &Args) -> io::Result<TcpListener> {
+    let addr = args.listen;
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
+    socket.set_reuse_port(args.shared)?;
     socket.bind(&addr.into())?;
     socket.listen(65_535)?;
     socket.set_nonblocking(true)?;

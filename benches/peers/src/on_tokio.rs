@@ -27,7 +27,7 @@ pub(crate) fn run(kind: Kind, args: &Args) -> io::Result<()> {
         if matches!(kind, Kind::TokioUdp) {
             return datagrams(UdpSocket::bind(args.listen).await?).await;
         }
-        let listener = TcpListener::from_std(crate::listen(args.listen)?)?;
+        let listener = TcpListener::from_std(crate::listen(args)?)?;
         let body = Bytes::from(page(args.body));
         let chunk: Rc<[u8]> = vec![7; CHUNK].into();
         loop {

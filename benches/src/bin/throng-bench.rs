@@ -15,6 +15,7 @@ use throng_bench::alone;
 use throng_bench::compare::{Comparison, Measure, peers_are_built, wrk};
 use throng_bench::load::{self, Load};
 use throng_bench::network;
+use throng_bench::ramp::measure as measure_ramp;
 use throng_bench::report::Report;
 use throng_bench::role::{Role, Traffic};
 use throng_bench::serve;
@@ -41,6 +42,14 @@ enum Command {
     Latency(Options),
     /// As much as goes, both ways
     Bulk(Options),
+    /// WebSocket messages of 64 bytes and back
+    WsEcho(Options),
+    /// Connections that become WebSockets
+    UpgradeRate(Options),
+    /// Messages to all WebSockets
+    Broadcast(Options),
+    /// Messages while very many WebSockets are opened
+    Ramp(Options),
     /// The TCP engine by itself, in nanoseconds
     Engine(Options),
     /// All of these
@@ -68,10 +77,13 @@ struct Options {
     /// Most operations on their way at a time
     #[arg(long)]
     window: Option<usize>,
-    /// Operations that fall due each second, of `latency` on many connections; default: half of what
-    /// tokio can do
+    /// Operations that fall due each second, of `latency` on many connections, default: half of what
+    /// tokio can do; of `ramp`, default: 1,000
     #[arg(long)]
     rate: Option<f64>,
+    /// WebSockets that `ramp` opens each second
+    #[arg(long, default_value_t = 40_000.0)]
+    opens: f64,
     /// How often each is measured
     #[arg(long)]
     rounds: Option<usize>,
@@ -98,6 +110,20 @@ struct Options {
 
 /// A bench: a report for each number of connections.
 type Bench = fn(&Options) -> io::Result<Vec<Report>>;
+
+const ALL: &[Bench] = &[
+    echo,
+    http,
+    http_close,
+    connect_rate,
+    latency,
+    bulk,
+    ws_echo,
+    upgrade_rate,
+    broadcast,
+    ramp,
+    engine,
+];
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
@@ -133,10 +159,12 @@ fn compare(command: Command) -> io::Result<()> {
         Command::ConnectRate(options) => (&[connect_rate], options),
         Command::Latency(options) => (&[latency], options),
         Command::Bulk(options) => (&[bulk], options),
+        Command::WsEcho(options) => (&[ws_echo], options),
+        Command::UpgradeRate(options) => (&[upgrade_rate], options),
+        Command::Broadcast(options) => (&[broadcast], options),
+        Command::Ramp(options) => (&[ramp], options),
         Command::Engine(options) => (&[engine], options),
-        Command::All(options) => {
-            (&[echo, http, http_close, connect_rate, latency, bulk, engine], options)
-        }
+        Command::All(options) => (ALL, options),
         Command::Serve(_) | Command::Load(_) => return Ok(()),
     };
     for bench in benches {
@@ -177,6 +205,7 @@ impl Options {
             size: self.size.unwrap_or(size),
             window: self.window.unwrap_or(window),
             rate: None,
+            ramp: None,
             timed: false,
             spinning: false,
             with_stack: self.with_stack,
@@ -287,6 +316,51 @@ fn connect_rate(options: &Options) -> io::Result<Vec<Report>> {
     let ask = options.ask(Traffic::Accept, 160_000, 0, 256);
     let peers = [Subject::Peer("tokio-accept"), Subject::OnKernel];
     Ok(vec![options.run("connect-rate", Measure::Rate, ask, &peers)?])
+}
+
+const TUNGSTENITE: [Subject; 3] =
+    [Subject::Peer("tungstenite"), Subject::Peer("tungstenite-defaults"), Subject::OnKernel];
+
+fn ws_echo(options: &Options) -> io::Result<Vec<Report>> {
+    let mut reports = Vec::new();
+    for connections in options.connections(&[1_000, 1_000_000], &[100]) {
+        let ask = options.ask(Traffic::Websocket, connections, 64, 1_024);
+        let peers = if connections <= MOST_OF_HOST { &TUNGSTENITE[..] } else { &[] };
+        reports.push(options.run("ws-echo", Measure::Rate, ask, peers)?);
+    }
+    Ok(reports)
+}
+
+fn upgrade_rate(options: &Options) -> io::Result<Vec<Report>> {
+    let ask = options.ask(Traffic::Upgrade, 160_000, 64, 256);
+    Ok(vec![options.run("upgrade-rate", Measure::Rate, ask, &TUNGSTENITE)?])
+}
+
+fn broadcast(options: &Options) -> io::Result<Vec<Report>> {
+    let mut reports = Vec::new();
+    for connections in options.connections(&[10_000, 1_000_000], &[1_000]) {
+        let ask = options.ask(Traffic::Broadcast, connections, 64, connections);
+        let peers = [Subject::Peer("tungstenite-broadcast"), Subject::OnKernel];
+        reports.push(options.run("broadcast", Measure::Rate, ask, &peers)?);
+    }
+    Ok(reports)
+}
+
+fn ramp(options: &Options) -> io::Result<Vec<Report>> {
+    let link = options.link.unwrap_or_else(Link::best);
+    let rounds = options.rounds.unwrap_or(if options.quick { 1 } else { 3 });
+    let mut reports = Vec::new();
+    for connections in options.connections(&[1_000_000], &[50_000]) {
+        let mut ask = options.ask(Traffic::Websocket, connections, 64, 1);
+        (ask.ramp, ask.rate) = (Some(options.opens), Some(options.rate.unwrap_or(1_000.0)));
+        // The client that keeps time makes its frames by hand.
+        ask.with_stack = false;
+        eprintln!("ramp, {connections} connections");
+        let report = measure_ramp(&ask, link, rounds)?;
+        report.print();
+        reports.push(report);
+    }
+    Ok(reports)
 }
 
 /// One connection, everybody spinning; then a thousand, on which messages fall due by the clock, half as

@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use crate::role::{FIRST_PORT, PER_PORT};
+use crate::subject::LONGEST_RAW;
 
 pub(super) const FIN: u8 = 1;
 pub(super) const SYN: u8 = 2;
@@ -15,7 +16,7 @@ const IP: usize = ETHERNET + 20;
 /// With timestamps (RFC 7323 appendix A); a SYN has as many bytes of options again and some.
 const TCP: usize = 32;
 const SYN_TCP: usize = 40;
-const LONGEST: usize = IP + SYN_TCP + crate::subject::LONGEST_RAW;
+const LONGEST: usize = IP + SYN_TCP + LONGEST_RAW;
 
 /// What varies of a segment.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -25,8 +26,6 @@ pub(super) struct Segment {
     /// Of one that is sent: the other end's timestamp; of one received: its own.
     pub(super) stamp: u32,
     pub(super) flags: u8,
-    /// It carries the message.
-    pub(super) data: bool,
 }
 
 /// Who speaks to whom, and what is said.
@@ -36,38 +35,30 @@ pub(super) struct Frame {
     ours: Ipv4Addr,
     server: Ipv4Addr,
     port: u16,
-    message: Vec<u8>,
-    message_sum: u64,
     /// Our clock, in milliseconds.
     pub(super) stamp: u32,
 }
 
 impl Frame {
-    pub(super) fn new(
-        mac: [u8; 6],
-        ours: Ipv4Addr,
-        server: Ipv4Addr,
-        port: u16,
-        message: &[u8],
-    ) -> Frame {
-        let (message, message_sum) = (message.to_vec(), sum(message));
-        Frame { mac, server_mac: None, ours, server, port, message, message_sum, stamp: 0 }
-    }
-
-    pub(super) fn message(&self) -> usize {
-        self.message.len()
+    pub(super) fn new(mac: [u8; 6], ours: Ipv4Addr, server: Ipv4Addr, port: u16) -> Frame {
+        Frame { mac, server_mac: None, ours, server, port, stamp: 0 }
     }
 
     pub(super) fn knows_server(&self) -> bool {
         self.server_mac.is_some()
     }
 
-    /// A segment of connection `index`: bytes, of which so many count.
-    pub(super) fn tcp(&self, index: usize, segment: Segment) -> ([u8; LONGEST], usize) {
+    /// A segment of connection `index` with at most [`LONGEST_RAW`] bytes of data: bytes, of which
+    /// so many count.
+    pub(super) fn tcp(
+        &self,
+        index: usize,
+        segment: Segment,
+        data: &[u8],
+    ) -> ([u8; LONGEST], usize) {
         let mut out = [0; LONGEST];
         let syn = segment.flags & SYN != 0;
         let header = if syn { SYN_TCP } else { TCP };
-        let data: &[u8] = if segment.data { &self.message } else { &[] };
         let len = IP + header + data.len();
         out[..6].copy_from_slice(&self.server_mac.unwrap_or([0xff; 6]));
         out[6..12].copy_from_slice(&self.mac);
@@ -103,8 +94,7 @@ impl Frame {
         tcp[stamps + 6..stamps + 10].copy_from_slice(&segment.stamp.to_be_bytes());
         let pseudo = sum(&self.ours.octets()) + sum(&self.server.octets()) + 6;
         let lengths = (header + data.len()) as u64;
-        let message = if segment.data { self.message_sum } else { 0 };
-        let check = fold(sum(tcp) + pseudo + lengths + message);
+        let check = fold(sum(tcp) + pseudo + lengths + sum(data));
         tcp[16..18].copy_from_slice(&(!check).to_be_bytes());
         out[IP + header..len].copy_from_slice(data);
         (out, len)
@@ -127,12 +117,7 @@ impl Frame {
         let header = usize::from(tcp.get(12)? >> 4) * 4;
         let (flags, data) = (*tcp.get(13)?, tcp.get(header..)?);
         let stamp = stamp(tcp.get(20..header)?).unwrap_or(0);
-        let data_there = !data.is_empty();
-        Some((
-            index,
-            Segment { seq: word(4)?, ack: word(8)?, stamp, flags, data: data_there },
-            data,
-        ))
+        Some((index, Segment { seq: word(4)?, ack: word(8)?, stamp, flags }, data))
     }
 
     /// Who has the server's address? (RFC 826)
@@ -183,10 +168,13 @@ fn stamp(mut options: &[u8]) -> Option<u32> {
     }
 }
 
-/// The sum of RFC 1071, not folded.
+/// The sum of RFC 1071, not folded, by words of 32 bits, which fold to the same.
 fn sum(bytes: &[u8]) -> u64 {
-    let word = |pair: &[u8]| u64::from(pair[0]) << 8 | u64::from(*pair.get(1).unwrap_or(&0));
-    bytes.chunks(2).map(word).sum()
+    let (words, rest) = bytes.as_chunks::<4>();
+    let mut last = [0; 4];
+    last[..rest.len()].copy_from_slice(rest);
+    let word = |word: &[u8; 4]| u64::from(u32::from_be_bytes(*word));
+    words.iter().map(word).sum::<u64>() + word(&last)
 }
 
 fn fold(mut sum: u64) -> u16 {
@@ -203,11 +191,13 @@ mod tests {
     #[test]
     fn segments_are_right_and_understood() {
         let [ours, server] = [Ipv4Addr::new(10, 0, 0, 2), Ipv4Addr::new(10, 0, 0, 1)];
-        let mut frame = Frame::new([2; 6], ours, server, 9_000, b"hello");
+        let mut frame = Frame::new([2; 6], ours, server, 9_000);
         frame.stamp = 77;
-        for (index, flags, data) in [(3, SYN, false), (PER_PORT + 7, ACK | PSH, true)] {
-            let sent = Segment { seq: 0xffff_fff0, ack: 5, stamp: 9, flags, data };
-            let (mut bytes, len) = frame.tcp(index, sent);
+        for (index, flags, data) in
+            [(3, SYN, &b""[..]), (PER_PORT + 7, ACK | PSH, b"hello"), (9, ACK, b"even")]
+        {
+            let sent = Segment { seq: 0xffff_fff0, ack: 5, stamp: 9, flags };
+            let (mut bytes, len) = frame.tcp(index, sent, data);
             assert_eq!(fold(sum(&bytes[ETHERNET..IP])), 0xffff);
             let pseudo = sum(&bytes[ETHERNET + 12..IP]) + 6 + (len - IP) as u64;
             assert_eq!(fold(pseudo + sum(&bytes[IP..len])), 0xffff);
@@ -216,16 +206,24 @@ mod tests {
             from.swap_with_slice(to);
             let (read, segment, said) = frame.read(&bytes[..len]).expect("a segment");
             assert_eq!((read, segment), (index, Segment { stamp: 77, ..sent }));
-            assert_eq!(said, if data { &b"hello"[..] } else { b"" });
+            assert_eq!(said, data);
             assert!(frame.read(&bytes[..40]).is_none());
+        }
+        // By pairs of bytes, as RFC 1071 has it.
+        let bytes: Vec<u8> = (0..=255).rev().cycle().take(333).collect();
+        for len in 0..bytes.len() {
+            let pair =
+                |pair: &[u8]| u64::from(pair[0]) << 8 | u64::from(*pair.get(1).unwrap_or(&0));
+            let pairs = bytes[..len].chunks(2).map(pair).sum();
+            assert_eq!(fold(sum(&bytes[..len])), fold(pairs), "{len} bytes");
         }
     }
 
     #[test]
     fn addresses_are_asked_for_and_told() {
         let [a, b] = [Ipv4Addr::new(10, 0, 0, 2), Ipv4Addr::new(10, 0, 0, 1)];
-        let mut asking = Frame::new([2; 6], a, b, 1, b"");
-        let mut asked = Frame::new([4; 6], b, a, 1, b"");
+        let mut asking = Frame::new([2; 6], a, b, 1);
+        let mut asked = Frame::new([4; 6], b, a, 1);
         let answer = asked.arp(&asking.arp_request()).expect("it is asked");
         assert!(asking.arp(&answer).is_none() && asking.knows_server());
         assert_eq!(asking.server_mac, Some([4; 6]));

@@ -6,9 +6,11 @@
 //! standard input ends, so does it.
 
 mod frame;
+mod over_websocket;
 mod raw;
 mod spinning;
 mod traffic;
+mod websocket;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -25,6 +27,7 @@ use throng::{TcpStream, spawn_local};
 use crate::helper;
 use crate::role::{Role, Traffic};
 use crate::stats::Histogram;
+use websocket::{Label, Talk};
 
 /// Connections that are opened at a time.
 const OPENING: usize = 256;
@@ -53,6 +56,9 @@ pub struct Load {
     /// No runtime and no stack: frames made by hand, straight on the device
     #[arg(long)]
     pub raw: bool,
+    /// WebSockets that are opened each second, on `go`; with `raw`
+    #[arg(long)]
+    pub ramp: Option<f64>,
 }
 
 impl Load {
@@ -62,6 +68,9 @@ impl Load {
         all.extend(["--window".to_owned(), self.window.to_string()]);
         if let Some(rate) = self.rate {
             all.extend(["--rate".to_owned(), rate.to_string()]);
+        }
+        if let Some(ramp) = self.ramp {
+            all.extend(["--ramp".to_owned(), ramp.to_string()]);
         }
         let flags = [(self.timed, "--timed"), (self.spinning, "--spinning"), (self.raw, "--raw")];
         all.extend(flags.iter().filter(|(set, _)| *set).map(|(_, flag)| (*flag).to_owned()));
@@ -110,7 +119,7 @@ impl Done {
 struct Shared {
     load: Load,
     /// Connections that nothing is on its way on.
-    idle: RefCell<Vec<TcpStream>>,
+    idle: RefCell<Vec<Conn>>,
     done: Cell<u64>,
     errors: Cell<u64>,
     running: Cell<bool>,
@@ -121,12 +130,38 @@ struct Shared {
     waiting: RefCell<Vec<Waker>>,
     /// Bytes of a response, once one was seen.
     response: Cell<usize>,
+    /// What is said on WebSockets.
+    talk: Option<Talk>,
+    /// The newest message to all, and how many have not got it.
+    published: Cell<Label>,
+    missing: Cell<usize>,
+}
+
+/// A connection.
+struct Conn {
+    stream: TcpStream,
+    /// Which one it is, and how many messages it has sent.
+    index: u32,
+    number: u32,
+    /// Of a WebSocket, what has come of a frame that is not whole.
+    come: Vec<u8>,
+}
+
+impl Conn {
+    fn new(stream: TcpStream, index: u32) -> Conn {
+        Conn { stream, index, number: 0, come: Vec::new() }
+    }
 }
 
 impl Shared {
-    fn new(load: Load) -> Rc<Shared> {
-        Rc::new(Shared {
+    fn new(load: Load) -> io::Result<Rc<Shared>> {
+        let role = &load.role;
+        let talk = role.traffic.is_websocket().then(|| Talk::new(role.size)).transpose()?;
+        Ok(Rc::new(Shared {
             load,
+            talk,
+            published: Cell::default(),
+            missing: Cell::new(0),
             idle: RefCell::default(),
             done: Cell::new(0),
             errors: Cell::new(0),
@@ -136,7 +171,7 @@ impl Shared {
             due: RefCell::default(),
             waiting: RefCell::default(),
             response: Cell::new(0),
-        })
+        }))
     }
 
     /// A number below `bound`, by xorshift.
@@ -149,7 +184,7 @@ impl Shared {
         ((u128::from(x) * bound as u128) >> 64) as usize
     }
 
-    fn take(&self) -> Option<TcpStream> {
+    fn take(&self) -> Option<Conn> {
         let len = self.idle.borrow().len();
         (len > 0).then(|| self.idle.borrow_mut().swap_remove(self.random(len)))
     }
@@ -186,7 +221,7 @@ pub fn run(load: &Load) -> io::Result<()> {
             if shard.index() > 0 {
                 return std::future::pending().await;
             }
-            let shared = Shared::new(load);
+            let shared = Shared::new(load)?;
             println!("open");
             if next_line().await?.is_none() {
                 return Ok(());
@@ -228,10 +263,14 @@ async fn open(shared: &Rc<Shared>) -> io::Result<()> {
         let (shared, next) = (shared.clone(), next.clone());
         spawn_local(async move {
             while next.get() < shared.load.role.connections {
-                let endpoint = shared.load.role.endpoint(next.replace(next.get() + 1));
-                let stream = TcpStream::connect(endpoint).await?;
+                let index = next.replace(next.get() + 1);
+                let stream = TcpStream::connect(shared.load.role.endpoint(index)).await?;
                 stream.set_nodelay(true)?;
-                shared.idle.borrow_mut().push(stream);
+                let mut conn = Conn::new(stream, index as u32);
+                if let Some(talk) = &shared.talk {
+                    over_websocket::upgrade(talk, &mut conn).await?;
+                }
+                shared.idle.borrow_mut().push(conn);
             }
             io::Result::Ok(())
         })
@@ -248,10 +287,13 @@ async fn open(shared: &Rc<Shared>) -> io::Result<()> {
 async fn work(shared: &Rc<Shared>, time: Duration) -> io::Result<Done> {
     let role = &shared.load.role;
     shared.running.set(true);
-    let most = if role.traffic.connects() { usize::MAX } else { role.connections };
-    let workers: Vec<_> = (0..shared.load.window.min(most))
-        .map(|_| spawn_local(traffic::worker(shared.clone())))
-        .collect();
+    let workers = match role.traffic {
+        Traffic::Broadcast => role.connections,
+        _ if role.traffic.connects() => shared.load.window,
+        _ => shared.load.window.min(role.connections),
+    };
+    let workers: Vec<_> =
+        (0..workers).map(|_| spawn_local(traffic::worker(shared.clone()))).collect();
     let pacer = shared.load.rate.map(|rate| spawn_local(pace(shared.clone(), rate)));
     throng::sleep(warm_up(time)).await;
     println!("begun");
@@ -270,7 +312,7 @@ async fn work(shared: &Rc<Shared>, time: Duration) -> io::Result<Done> {
         shared.times.borrow_mut().add(end.saturating_duration_since(due));
     }
     shared.waiting.take().into_iter().for_each(Waker::wake);
-    if matches!(role.traffic, Traffic::Download | Traffic::Upload) {
+    if matches!(role.traffic, Traffic::Download | Traffic::Upload | Traffic::Broadcast) {
         // They are in the middle of it, and the process ends after this.
         return Ok(done);
     }
@@ -349,12 +391,13 @@ mod tests {
             size: 64,
         };
         let (window, rate) = (1, Some(1_000.0));
-        let load = Load { role, window, rate, timed: true, spinning: false, raw: false };
+        let load =
+            Load { role, window, rate, timed: true, spinning: false, raw: false, ramp: None };
         let builder = load.role.builder();
         let main = move |_| {
             let load = load.clone();
             async move {
-                let shared = Shared::new(load);
+                let shared = Shared::new(load)?;
                 open(&shared).await?;
                 // 100 ms of warming up, and of 400 ms the last half in the stall.
                 let done = work(&shared, millis(400)).await?;

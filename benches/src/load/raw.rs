@@ -5,17 +5,25 @@
 //! acknowledgement would. Nothing is sent again: what a server drops is an error at the end. Lines
 //! in and out are those of the client on the runtime.
 
-use std::collections::VecDeque;
+mod ramp;
+#[cfg(test)]
+mod tests;
+mod websocket;
+
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::{Duration, Instant as Clock};
 
+use bytes::Bytes;
 use throng::net::device::{Device, DeviceSpec, OpenOptions, open};
 use throng::net::packet::Packet;
 use throng::runtime::Instant;
 
 use super::frame::{ACK, FIN, Frame, PSH, RST, SYN, Segment};
+use super::websocket::{Label, Talk};
 use super::{Done, Load, parse_go, traffic, warm_up};
 use crate::helper;
 use crate::role::Traffic;
@@ -35,9 +43,18 @@ struct Conn {
     ack: u32,
     /// The last timestamp the server sent.
     stamp: u32,
-    /// Bytes of the answer that are still to come.
+    /// Bytes of the answer that are still to come; of a WebSocket one of the constants below.
     missing: u32,
 }
+
+/// A WebSocket on which nothing is awaited,
+const IDLE: u32 = 0;
+/// one that an echo is to come on,
+const ASKED: u32 = 1;
+/// one that is being opened,
+const OPENING_HANDSHAKE: u32 = 2;
+/// one that has ended.
+const OVER: u32 = 3;
 
 struct Raw {
     load: Load,
@@ -47,8 +64,19 @@ struct Raw {
     idle: Vec<u32>,
     /// The next connection to be opened.
     next: usize,
+    /// Connections to be opened.
+    wanted: usize,
     established: usize,
     outgoing: VecDeque<Packet>,
+    /// What is said for one operation, where that is always the same.
+    message: Bytes,
+    /// What is said on WebSockets, and of what was said the part that has come.
+    talk: Option<Rc<Talk>>,
+    partial: HashMap<u32, Vec<u8>>,
+    /// The newest message that is on its way to all.
+    published: Label,
+    /// Opens connections, and has messages fall due, by the clock.
+    pace: Option<ramp::Pace>,
     /// Length of an answer; 0: none was seen.
     answer: usize,
     on_way: usize,
@@ -72,33 +100,7 @@ pub(super) fn run(load: &Load) -> io::Result<()> {
     let spec: DeviceSpec = role.device.parse().map_err(io::Error::other)?;
     let device = open(&spec, 1, &OpenOptions::default())?.pop();
     let device = device.ok_or_else(|| io::Error::other("the device has no queue"))?;
-    let address = role.address.as_deref().and_then(|address| address.split('/').next());
-    let address: Option<IpAddr> = address.and_then(|address| address.parse().ok());
-    let (Some(IpAddr::V4(ours)), IpAddr::V4(server)) = (address, role.server.ip()) else {
-        return Err(io::Error::other("this client has IPv4 only"));
-    };
-    let message = traffic::message(role);
-    if message.len() > LONGEST_RAW {
-        return Err(io::Error::other(format!("a message of more than {LONGEST_RAW} bytes")));
-    }
-    let mut raw = Raw {
-        frame: Frame::new(device.capabilities().mac.0, ours, server, role.server.port(), &message),
-        device,
-        conns: vec![Conn::default(); role.connections],
-        idle: Vec::new(),
-        next: 0,
-        established: 0,
-        outgoing: VecDeque::new(),
-        answer: if role.traffic == Traffic::Echo { role.size } else { 0 },
-        on_way: 0,
-        running: false,
-        done: 0,
-        errors: 0,
-        random: 0x9e37_79b9_7f4a_7c15,
-        begin: Clock::now(),
-        active: Clock::now(),
-        load: load.clone(),
-    };
+    let mut raw = Raw::new(load, device)?;
     println!("open");
     let (tell, told) = channel();
     std::thread::spawn(move || {
@@ -115,12 +117,57 @@ pub(super) fn run(load: &Load) -> io::Result<()> {
     println!("ready");
     loop {
         if let Some(line) = raw.told(&told)? {
-            println!("{}", raw.work(parse_go(&line)?)?.to_json());
+            let done = match load.ramp {
+                Some(rate) => raw.ramp(rate, ramp::AFTER)?,
+                None => raw.work(parse_go(&line)?)?.to_json(),
+            };
+            println!("{done}");
         }
     }
 }
 
 impl Raw {
+    /// A client of as many connections as `load` says, none of them open.
+    fn new(load: &Load, device: Box<dyn Device>) -> io::Result<Raw> {
+        let role = &load.role;
+        let address = role.address.as_deref().and_then(|address| address.split('/').next());
+        let address: Option<IpAddr> = address.and_then(|address| address.parse().ok());
+        let (Some(IpAddr::V4(ours)), IpAddr::V4(server)) = (address, role.server.ip()) else {
+            return Err(io::Error::other("this client has IPv4 only"));
+        };
+        let message = traffic::message(role);
+        if message.len() > LONGEST_RAW {
+            return Err(io::Error::other(format!("a message of more than {LONGEST_RAW} bytes")));
+        }
+        let talk = role.traffic.is_websocket().then(|| Talk::new(role.size)).transpose()?;
+        let first = load.ramp.map(|_| ramp::FIRST);
+        let wanted = first.unwrap_or(usize::MAX).min(role.connections);
+        Ok(Raw {
+            frame: Frame::new(device.capabilities().mac.0, ours, server, role.server.port()),
+            device,
+            message,
+            talk: talk.map(Rc::new),
+            partial: HashMap::new(),
+            published: Label::default(),
+            pace: None,
+            conns: vec![Conn::default(); role.connections],
+            idle: Vec::new(),
+            next: 0,
+            wanted,
+            established: 0,
+            outgoing: VecDeque::new(),
+            answer: if role.traffic == Traffic::Echo { role.size } else { 0 },
+            on_way: 0,
+            running: false,
+            done: 0,
+            errors: 0,
+            random: 0x9e37_79b9_7f4a_7c15,
+            begin: Clock::now(),
+            active: Clock::now(),
+            load: load.clone(),
+        })
+    }
+
     /// Some turns, then what we are told meanwhile. The process ends where nobody tells any more.
     fn told(&mut self, told: &Receiver<String>) -> io::Result<Option<String>> {
         self.turns();
@@ -139,6 +186,9 @@ impl Raw {
             self.device.receive(&mut frames, 64, now);
             for frame in frames.drain(..) {
                 self.received(&frame);
+            }
+            if self.pace.is_some() {
+                self.keep_pace();
             }
             self.device.transmit(&mut self.outgoing, now);
         }
@@ -175,7 +225,7 @@ impl Raw {
     }
 
     fn open(&mut self) -> io::Result<()> {
-        let all = self.conns.len();
+        let all = self.wanted;
         for _ in 0..OPENING.min(all) {
             self.open_next();
         }
@@ -185,7 +235,7 @@ impl Raw {
     /// Begins the handshake of the next connection.
     fn open_next(&mut self) {
         let index = self.next;
-        if index >= self.conns.len() {
+        if index >= self.wanted {
             return;
         }
         self.next += 1;
@@ -197,15 +247,22 @@ impl Raw {
         // Beyond what the connection before it on these ports has used (RFC 6191).
         conn.seq = conn.seq.wrapping_add(100_000);
         let seq = conn.seq;
-        *conn = Conn { seq: seq.wrapping_add(1), ..Conn::default() };
-        self.emit(index, Segment { seq, ack: 0, stamp: 0, flags: SYN, data: false });
+        let missing = if self.talk.is_some() { OPENING_HANDSHAKE } else { 0 };
+        *conn = Conn { seq: seq.wrapping_add(1), missing, ..Conn::default() };
+        self.emit(index, Segment { seq, ack: 0, stamp: 0, flags: SYN }, &[]);
     }
 
-    fn emit(&mut self, index: usize, segment: Segment) {
-        let Raw { frame, .. } = self;
-        let built = frame.tcp(index, segment);
-        let (bytes, len) = (built.0, built.1);
+    fn emit(&mut self, index: usize, segment: Segment, data: &[u8]) {
+        let (bytes, len) = self.frame.tcp(index, segment, data);
         self.send(&bytes[..len]);
+    }
+
+    /// Data on a connection, with what it acknowledges.
+    fn say(&mut self, index: usize, data: &[u8]) {
+        let conn = &mut self.conns[index];
+        let Conn { seq, ack, stamp, .. } = *conn;
+        conn.seq = seq.wrapping_add(data.len() as u32);
+        self.emit(index, Segment { seq, ack, stamp, flags: ACK | PSH }, data);
     }
 
     fn send(&mut self, bytes: &[u8]) {
@@ -227,8 +284,15 @@ impl Raw {
         self.running = true;
         let connects = self.load.role.traffic.connects();
         let window = self.load.window.min(self.conns.len());
+        if self.load.role.traffic == Traffic::Broadcast {
+            self.publish(0);
+        }
         for _ in 0..window {
-            if connects { self.reopen() } else { self.ask_another(None) }
+            match self.load.role.traffic {
+                Traffic::Broadcast => break,
+                _ if connects => self.reopen(),
+                _ => self.ask_another(None),
+            }
         }
         self.for_a_while(warm_up(time));
         println!("begun");
@@ -259,17 +323,7 @@ impl Raw {
     /// Asks on a connection picked at random; `answered` is the one whose answer is to be
     /// acknowledged.
     fn ask_another(&mut self, answered: Option<usize>) {
-        let picked = match self.idle.len() {
-            _ if !self.running => None,
-            0 => None,
-            len => {
-                self.random ^= self.random << 13;
-                self.random ^= self.random >> 7;
-                self.random ^= self.random << 17;
-                let at = ((u128::from(self.random) * len as u128) >> 64) as usize;
-                Some(self.idle.swap_remove(at) as usize)
-            }
-        };
+        let picked = if self.running { self.pick() } else { None };
         if let Some(index) = answered
             && picked != Some(index)
         {
@@ -281,18 +335,33 @@ impl Raw {
         }
     }
 
+    /// One at random that nothing is on its way on.
+    fn pick(&mut self) -> Option<usize> {
+        while !self.idle.is_empty() {
+            self.random ^= self.random << 13;
+            self.random ^= self.random >> 7;
+            self.random ^= self.random << 17;
+            let at = ((u128::from(self.random) * self.idle.len() as u128) >> 64) as usize;
+            let index = self.idle.swap_remove(at) as usize;
+            if self.conns[index].missing != OVER {
+                return Some(index);
+            }
+        }
+        None
+    }
+
     fn ask(&mut self, index: usize) {
-        let message = self.frame.message() as u32;
-        let conn = &mut self.conns[index];
-        conn.missing = self.answer as u32;
-        let Conn { seq, ack, stamp, .. } = *conn;
-        conn.seq = seq.wrapping_add(message);
-        self.emit(index, Segment { seq, ack, stamp, flags: ACK | PSH, data: true });
+        if self.talk.is_some() {
+            return self.ask_websocket(index, 0);
+        }
+        self.conns[index].missing = self.answer as u32;
+        let message = self.message.clone();
+        self.say(index, &message);
     }
 
     fn acknowledge(&mut self, index: usize) {
         let Conn { seq, ack, stamp, .. } = self.conns[index];
-        self.emit(index, Segment { seq, ack, stamp, flags: ACK, data: false });
+        self.emit(index, Segment { seq, ack, stamp, flags: ACK }, &[]);
     }
 
     fn received(&mut self, packet: &Packet) {
@@ -308,6 +377,9 @@ impl Raw {
         let conn = &mut self.conns[index];
         conn.stamp = segment.stamp;
         if segment.flags & RST != 0 {
+            if self.talk.is_some() {
+                return self.closed(index);
+            }
             self.errors += 1;
             return self.ended();
         }
@@ -320,14 +392,25 @@ impl Raw {
             return self.acknowledge(index);
         }
         conn.ack = conn.ack.wrapping_add(data.len() as u32);
+        if self.talk.is_some() {
+            self.on_websocket(index, data);
+        }
         if segment.flags & FIN != 0 {
+            let conn = &mut self.conns[index];
             conn.ack = conn.ack.wrapping_add(1);
             let Conn { seq, ack, stamp, .. } = *conn;
             conn.seq = seq.wrapping_add(1);
-            self.emit(index, Segment { seq, ack, stamp, flags: ACK | FIN, data: false });
+            self.emit(index, Segment { seq, ack, stamp, flags: ACK | FIN }, &[]);
+            if self.talk.is_some() {
+                return self.closed(index);
+            }
             self.done += 1;
             return self.ended();
         }
+        if self.talk.is_some() {
+            return;
+        }
+        let conn = &mut self.conns[index];
         if data.is_empty() || self.load.role.traffic.connects() {
             return;
         }
@@ -360,15 +443,23 @@ impl Raw {
     }
 
     fn opened(&mut self, index: usize) {
+        if self.talk.is_some() {
+            return self.ask_for_websocket(index);
+        }
         self.acknowledge(index);
         match self.load.role.traffic {
             Traffic::Accept => {}
             Traffic::HttpClose => self.ask(index),
-            _ => {
-                self.established += 1;
-                self.idle.push(index as u32);
-                self.open_next();
-            }
+            _ => self.is_open(index),
+        }
+    }
+
+    /// A connection is there to be asked on.
+    fn is_open(&mut self, index: usize) {
+        self.established += 1;
+        self.idle.push(index as u32);
+        if self.pace.is_none() {
+            self.open_next();
         }
     }
 

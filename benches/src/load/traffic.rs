@@ -9,7 +9,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use throng::TcpStream;
 
-use super::Shared;
+use super::{Shared, over_websocket};
 use crate::role::{Role, Traffic};
 
 /// Bytes written at a time in bulk.
@@ -42,21 +42,29 @@ pub(super) async fn worker(shared: Rc<Shared>) {
         };
         let did = if traffic.connects() {
             number += 1;
-            once(&shared, number, &message).await
+            match traffic {
+                Traffic::Upgrade => over_websocket::once(&shared, number).await,
+                _ => once(&shared, number, &message).await,
+            }
         } else {
-            let Some(mut stream) = shared.take() else { return };
+            let Some(mut conn) = shared.take() else { return };
             let did = match traffic {
-                Traffic::Http => exchange(&shared, &mut stream, &message).await,
-                Traffic::Download | Traffic::Upload => {
-                    if let Err(error) = bulk(&shared, stream).await {
+                Traffic::Http => exchange(&shared, &mut conn.stream, &message).await,
+                Traffic::Websocket => over_websocket::echo(&shared, &mut conn).await,
+                Traffic::Download | Traffic::Upload | Traffic::Broadcast => {
+                    let did = match traffic {
+                        Traffic::Broadcast => over_websocket::member(&shared, conn).await,
+                        _ => bulk(&shared, conn.stream).await,
+                    };
+                    if let Err(error) = did {
                         shared.failed(&error);
                     }
                     return;
                 }
-                _ => echo(&mut stream, &message).await,
+                _ => echo(&mut conn.stream, &message).await,
             };
             if did.is_ok() {
-                shared.idle.borrow_mut().push(stream);
+                shared.idle.borrow_mut().push(conn);
             }
             did
         };
@@ -125,7 +133,7 @@ fn longer(len: usize) -> io::Error {
     io::Error::other(format!("{len} bytes are more than a response"))
 }
 
-async fn more(stream: &mut TcpStream) -> io::Result<Bytes> {
+pub(super) async fn more(stream: &mut TcpStream) -> io::Result<Bytes> {
     let chunk = stream.read_chunk(usize::MAX).await?;
     if chunk.is_empty() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(chunk) }
 }

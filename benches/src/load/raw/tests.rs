@@ -1,0 +1,257 @@
+//! The client by hand beside real servers, over the memory device.
+
+use std::cell::Cell;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+
+use futures::{SinkExt, StreamExt};
+use throng::net::device::memory;
+use throng::net::stats;
+use throng::ws::topic::{Hub, TopicConfig};
+use throng::ws::{self, CloseCode, CloseFrame, Message};
+use throng::{Builder, TcpListener, runtime, spawn_local};
+
+use super::*;
+use crate::role::Role;
+use crate::websocket as servers;
+
+/// What a server does.
+#[derive(Clone, Copy)]
+enum Serves {
+    Echo,
+    Broadcast,
+    /// A ping, an echo, and the closing handshake.
+    Goodbye,
+    /// Another byte of the message.
+    Lies,
+}
+
+struct Bed {
+    raw: Raw,
+    stop: Arc<AtomicBool>,
+    server: JoinHandle<()>,
+    /// Connections that the server has now, TIME_WAIT not among them.
+    left: Arc<Mutex<usize>>,
+}
+
+impl Bed {
+    fn new(link: &str, serves: Serves, traffic: Traffic, connections: usize) -> Bed {
+        let (stop, left) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(usize::MAX)));
+        let server: SocketAddr = "10.96.0.1:9000".parse().unwrap();
+        let (device, inside) = (format!("memory:{link}"), (stop.clone(), left.clone()));
+        let serving = thread::spawn(move || {
+            let builder = Builder::new().device(device).address("10.96.0.1/24").shards(1);
+            let hub = Hub::new(1, TopicConfig::default());
+            let ended = builder.run(move |_| {
+                let ((stop, left), hub) = (inside.clone(), hub.clone());
+                async move {
+                    let listener = TcpListener::bind(server)?;
+                    let all = hub.enter()?.topic("all");
+                    match serves {
+                        Serves::Echo => spawn_local(servers::echo(listener)).detach(),
+                        Serves::Broadcast => {
+                            spawn_local(servers::broadcast(listener, all)).detach();
+                        }
+                        Serves::Goodbye | Serves::Lies => {
+                            spawn_local(ill_mannered(listener, serves)).detach();
+                        }
+                    }
+                    while !stop.load(Ordering::Acquire) {
+                        runtime::sleep(Duration::from_millis(5)).await;
+                        *left.lock().unwrap() = stats::current()?.usage.connections;
+                    }
+                    io::Result::Ok(())
+                }
+            });
+            ended.unwrap().into_iter().collect::<io::Result<Vec<()>>>().unwrap();
+        });
+        let role = Role {
+            traffic,
+            device: format!("memory:{link}"),
+            address: Some("10.96.0.2/24".to_owned()),
+            server,
+            connections,
+            core: 0,
+            shards: 1,
+            adaptive: true,
+            size: 64,
+        };
+        let load = Load {
+            role,
+            window: 8,
+            rate: None,
+            timed: false,
+            spinning: false,
+            raw: true,
+            ramp: None,
+        };
+        let queue = memory::open(link, 1, memory::Options::default()).unwrap().pop().unwrap();
+        let mut raw = Raw::new(&load, Box::new(queue)).unwrap();
+        raw.find_server().unwrap();
+        Bed { raw, stop, server: serving, left }
+    }
+
+    /// Has the client work until it has done so much, without an error.
+    fn work(&mut self, least: u64) {
+        let begin = Clock::now();
+        while self.raw.done < least && begin.elapsed() < PATIENCE {
+            let done = self.raw.work(Duration::from_millis(100)).unwrap();
+            assert_eq!(done.errors, 0, "{done:?}");
+        }
+        assert!(self.raw.done >= least, "no more than {}", self.raw.done);
+    }
+
+    /// Waits until the server has as many connections, and ends it.
+    fn ends_with(mut self, connections: usize) {
+        let begin = Clock::now();
+        while *self.left.lock().unwrap() != connections && begin.elapsed() < PATIENCE {
+            self.raw.turns();
+        }
+        assert_eq!(*self.left.lock().unwrap(), connections, "connections at the server");
+        self.stop.store(true, Ordering::Release);
+        while !self.server.is_finished() {
+            self.raw.turns();
+        }
+        self.server.join().unwrap();
+    }
+}
+
+async fn ill_mannered(listener: TcpListener, serves: Serves) -> io::Result<()> {
+    loop {
+        let (stream, _) = listener.accept().await?;
+        let serving = async move {
+            let mut socket = ws::accept(stream).await?;
+            if matches!(serves, Serves::Goodbye) {
+                socket.send(Message::Ping(vec![7; 9].into())).await?;
+            }
+            let heard = Rc::new(Cell::new(0));
+            while let Some(message) = socket.next().await {
+                match message? {
+                    Message::Binary(mut said) if matches!(serves, Serves::Lies) => {
+                        let mut other = said.to_vec();
+                        other[40] ^= 1;
+                        said = other.into();
+                        socket.send(Message::Binary(said)).await?;
+                    }
+                    message @ Message::Binary(_) => socket.send(message).await?,
+                    Message::Pong(said) if said[..] == [7; 9] => {
+                        heard.set(heard.get() + 1);
+                        let frame = CloseFrame { code: CloseCode::Away, reason: "bye".into() };
+                        socket.close(Some(frame)).await?;
+                    }
+                    _ => {}
+                }
+            }
+            assert_eq!(heard.get(), 1, "it ends in order, and only then");
+            Ok::<_, ws::Error>(())
+        };
+        spawn_local(serving).detach();
+    }
+}
+
+#[test]
+fn every_echo_is_its_own() {
+    let mut bed = Bed::new("raw-echo", Serves::Echo, Traffic::Websocket, 50);
+    bed.raw.open().unwrap();
+    bed.work(200);
+    assert!(bed.raw.partial.is_empty());
+    bed.ends_with(50);
+}
+
+#[test]
+fn connections_that_are_upgraded_are_gone_at_both_ends() {
+    let mut bed = Bed::new("raw-upgrade", Serves::Echo, Traffic::Upgrade, 100);
+    bed.work(200);
+    bed.ends_with(0);
+}
+
+#[test]
+fn all_get_what_one_says_once() {
+    let mut bed = Bed::new("raw-broadcast", Serves::Broadcast, Traffic::Broadcast, 50);
+    bed.raw.open().unwrap();
+    bed.work(200);
+    assert!(bed.raw.published.number >= 4);
+    // A message that somebody gets twice is not one.
+    let (talk, label) = (bed.raw.talk.clone().unwrap(), bed.raw.published);
+    let mut frame = [0; crate::load::websocket::LONGEST];
+    let len = talk.message(label, &mut frame);
+    let mask: Vec<u8> = frame[2..6].to_vec();
+    let payload = frame[6..len].iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask);
+    let again = [vec![0x82, 64], payload.collect()].concat();
+    bed.raw.on_websocket(7, &again);
+    assert_eq!((bed.raw.errors, bed.raw.established), (1, 49));
+    bed.ends_with(49);
+}
+
+#[test]
+fn pings_and_closing_are_answered() {
+    let mut bed = Bed::new("raw-goodbye", Serves::Goodbye, Traffic::Websocket, 5);
+    // They open, and the server pings and closes.
+    for _ in 0..5 {
+        bed.raw.open_next();
+    }
+    let begin = Clock::now();
+    while bed.raw.errors < 5 && begin.elapsed() < PATIENCE {
+        bed.raw.turns();
+    }
+    assert_eq!((bed.raw.errors, bed.raw.established), (5, 0), "an end that nobody asked for");
+    assert!(bed.raw.pick().is_none(), "nobody is asked any more");
+    bed.ends_with(0);
+}
+
+#[test]
+fn an_answer_that_is_none_ends_its_connection() {
+    let mut bed = Bed::new("raw-lies", Serves::Lies, Traffic::Websocket, 3);
+    bed.raw.open().unwrap();
+    bed.raw.running = true;
+    bed.raw.ask_another(None);
+    bed.raw.running = false;
+    bed.raw.until("the answer", |raw| raw.on_way == 0).unwrap();
+    assert_eq!((bed.raw.done, bed.raw.errors, bed.raw.established), (0, 1, 2));
+    bed.ends_with(2);
+}
+
+#[test]
+fn a_frame_in_pieces_is_put_together() {
+    let mut bed = Bed::new("raw-pieces", Serves::Echo, Traffic::Websocket, 2);
+    bed.raw.open().unwrap();
+    let talk = bed.raw.talk.clone().unwrap();
+    for cut in 1..66 {
+        // What connection 1 has been asked, and its echo in two pieces.
+        let label = Label { index: 1, number: bed.raw.conns[1].seq, due: 0 };
+        bed.raw.conns[1].missing = ASKED;
+        bed.raw.conns[1].seq = label.number.wrapping_add(talk.frame_len());
+        bed.raw.on_way = 1;
+        let mut frame = [0; crate::load::websocket::LONGEST];
+        let len = talk.message(label, &mut frame);
+        let mask: Vec<u8> = frame[2..6].to_vec();
+        let payload = frame[6..len].iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask);
+        let echo = [vec![0x82, 64], payload.collect()].concat();
+        bed.raw.on_websocket(1, &echo[..cut]);
+        assert_eq!((bed.raw.done, bed.raw.partial.len()), (cut as u64 - 1, 1));
+        bed.raw.on_websocket(1, &echo[cut..]);
+        assert_eq!((bed.raw.done, bed.raw.partial.len(), bed.raw.errors), (cut as u64, 0, 0));
+    }
+}
+
+#[test]
+fn connections_and_messages_come_by_the_clock() {
+    let mut bed = Bed::new("raw-ramp", Serves::Echo, Traffic::Websocket, 300);
+    bed.raw.load.rate = Some(500.0);
+    bed.raw.wanted = 100;
+    bed.raw.open().unwrap();
+    let found = bed.raw.ramp(400.0, Duration::from_millis(500)).unwrap();
+    assert_eq!((&found["opened"], &found["errors"]), (&200.into(), &0.into()));
+    let seconds = found["seconds"].as_f64().unwrap();
+    assert!((0.45..5.0).contains(&seconds), "200 at 400 a second took {seconds} s");
+    for (when, time) in [("meanwhile", seconds), ("after", 0.5)] {
+        let echoes = found[when]["echoes"].as_f64().unwrap();
+        assert!((echoes / (500.0 * time) - 1.0).abs() < 0.3, "{when}: {echoes} in {time} s");
+        assert!(found[when]["p50_us"].as_f64().unwrap() > 0.0);
+    }
+    bed.ends_with(300);
+}

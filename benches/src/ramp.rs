@@ -1,0 +1,189 @@
+//! What messages meet while very many WebSockets are opened beside them.
+
+use std::io;
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use crate::noise::Watch;
+use crate::report::Report;
+use crate::stats::Samples;
+use crate::subject::{Ask, Link, Subject};
+
+/// Longest wait for the client beyond the time that it should take.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// Wanted: 99.9 percent of the echoes meanwhile within this, and each stage of the loop.
+const WANTED_ECHO_US: f64 = 5_000.0;
+const WANTED_STAGE_US: f64 = 1_000.0;
+
+/// One round's findings.
+struct Round {
+    client: Value,
+    server: Value,
+    others: f64,
+}
+
+/// Ramps `rounds` times to as many connections as `ask` says, at its rates.
+///
+/// # Errors
+/// A process fails, or a connection is not opened.
+pub fn measure(ask: &Ask, link: Link, rounds: usize) -> io::Result<Report> {
+    let rounds = (0..rounds).map(|_| round(ask, link)).collect::<io::Result<Vec<Round>>>()?;
+    Ok(report(ask, link, &rounds))
+}
+
+fn round(ask: &Ask, link: Link) -> io::Result<Round> {
+    let rate = ask.ramp.unwrap_or(f64::INFINITY);
+    let mut this = Subject::Throng(link).start(ask)?;
+    let (server, client) = match (this.servers.first_mut(), this.clients.first_mut()) {
+        (Some(server), Some(client)) => (server, client),
+        _ => return Err(io::Error::other("no server, or no client")),
+    };
+    server.tell("stages")?;
+    server.line(PATIENCE)?;
+    client.tell("go 0")?;
+    client.expect("begun", PATIENCE)?;
+    let watch = Watch::start(&ask.cores)?;
+    let before = server.cpu()? + client.cpu()?;
+    let time = Duration::from_secs_f64(ask.connections as f64 / rate);
+    let client_said = object(&client.line(time + PATIENCE)?)?;
+    let others = watch.others(server.cpu()? + client.cpu()? - before)?;
+    server.tell("stages")?;
+    let server_said = object(&server.line(PATIENCE)?)?;
+    let longest = longest(&server_said);
+    eprintln!(
+        "  opened in {:.1} s; echoes meanwhile p99.9 {:.0} us, after {:.0}; longest stage {:.0} us; \
+         client's longest pause {:.0} us; others {:.0} %",
+        number(&client_said["seconds"]),
+        number(&client_said["meanwhile"]["p999_us"]),
+        number(&client_said["after"]["p999_us"]),
+        longest.1,
+        number(&client_said["meanwhile"]["client_pause_us"]),
+        100.0 * others,
+    );
+    Ok(Round { client: client_said, server: server_said, others })
+}
+
+fn report(ask: &Ask, link: Link, rounds: &[Round]) -> Report {
+    let samples =
+        |take: &dyn Fn(&Round) -> f64| Samples::from(rounds.iter().map(take).collect::<Vec<_>>());
+    let client = |when: &'static str, what: &'static str| {
+        samples(&move |round: &Round| number(&round.client[when][what]))
+    };
+    let meanwhile = client("meanwhile", "p999_us");
+    let stages: Vec<(String, f64)> = rounds.iter().map(|round| longest(&round.server)).collect();
+    let worst = stages.iter().max_by(|a, b| a.1.total_cmp(&b.1));
+    let slow: u64 = rounds.iter().map(|round| slow(&round.server)).sum();
+    let mut more = Map::new();
+    for (key, value) in [
+        ("seconds", json!(samples(&|round: &Round| number(&round.client["seconds"])).median())),
+        ("errors", json!(rounds.iter().filter_map(|r| r.client["errors"].as_u64()).sum::<u64>())),
+        ("p50_us", json!(client("meanwhile", "p50_us").median())),
+        ("p99_us", json!(client("meanwhile", "p99_us").median())),
+        ("p999_us", json!(meanwhile.median())),
+        ("max_us", json!(client("meanwhile", "max_us").at(1.0))),
+        ("p999_us_after", json!(client("after", "p999_us").median())),
+        ("client_pause_us", json!(client("meanwhile", "client_pause_us").at(1.0))),
+        ("longest_stage", json!(worst.map(|(name, _)| name))),
+        ("longest_stage_us", json!(worst.map(|(_, micros)| micros))),
+        ("stages_of_1_ms", json!(slow)),
+        ("wanted", json!({ "p999_us": WANTED_ECHO_US, "stage_us": WANTED_STAGE_US })),
+        ("reached", json!(meanwhile.median() < WANTED_ECHO_US && slow == 0)),
+        ("stages", json!(rounds.iter().map(|round| &round.server["stages"]).collect::<Vec<_>>())),
+        ("rounds", json!(rounds.iter().map(|round| &round.client).collect::<Vec<_>>())),
+    ] {
+        more.insert(key.to_owned(), value);
+    }
+    Report {
+        bench: "ramp".to_owned(),
+        params: json!({
+            "connections": ask.connections,
+            "connections_per_second": ask.ramp,
+            "messages_per_second": ask.rate,
+            "size": ask.size,
+            "link": link.name(),
+            "cores": ask.cores,
+        }),
+        unit: "us from when a message was due to its echo, 99.9 percent of them, while all open"
+            .to_owned(),
+        more_is_better: false,
+        throng: meanwhile,
+        peers: Vec::new(),
+        others: samples(&|round: &Round| round.others),
+        more,
+    }
+}
+
+/// The stage that took longest, and what it took in microseconds.
+fn longest(server: &Value) -> (String, f64) {
+    let stages = server["stages"].as_object().into_iter().flatten();
+    let times = stages.map(|(name, stage)| (name.clone(), number(&stage["longest_us"])));
+    times.max_by(|a, b| a.1.total_cmp(&b.1)).unwrap_or((String::new(), f64::NAN))
+}
+
+/// How many took 1 ms or more.
+fn slow(server: &Value) -> u64 {
+    let stages = server["stages"].as_object().into_iter().flatten();
+    stages.filter_map(|(_, stage)| stage["slow"].as_u64()).sum()
+}
+
+fn object(line: &str) -> io::Result<Value> {
+    serde_json::from_str(line).map_err(|_| io::Error::other(line.to_owned()))
+}
+
+fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or(f64::NAN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::role::Traffic;
+
+    fn ask() -> Ask {
+        Ask {
+            traffic: Traffic::Websocket,
+            connections: 5_000,
+            size: 64,
+            window: 1,
+            rate: Some(1_000.0),
+            ramp: Some(2_000.0),
+            timed: false,
+            spinning: false,
+            with_stack: false,
+            adaptive: false,
+            cores: [0, 1],
+        }
+    }
+
+    fn found(p999: f64, stage: f64, slow: u64) -> Round {
+        Round {
+            client: json!({
+                "opened": 4_000, "seconds": 2.0, "errors": 1,
+                "meanwhile": { "p999_us": p999, "client_pause_us": 9.0 },
+                "after": { "p999_us": 20.0 },
+            }),
+            server: json!({ "stages": {
+                "tasks": { "longest_us": stage, "slow": slow },
+                "receive": { "longest_us": 3.0, "slow": 0 },
+            } }),
+            others: 0.01,
+        }
+    }
+
+    #[test]
+    fn what_is_wanted_is_said_to_be_reached_or_not() {
+        let report = |rounds: &[Round]| report(&ask(), Link::Memif, rounds).to_json();
+        let good = report(&[found(4_000.0, 900.0, 0), found(4_100.0, 999.0, 0)]);
+        assert_eq!((&good["reached"], &good["throng"]), (&json!(true), &json!(4_100.0)));
+        assert_eq!(
+            (&good["longest_stage"], &good["longest_stage_us"]),
+            (&json!("tasks"), &json!(999.0))
+        );
+        assert_eq!((&good["errors"], &good["p999_us_after"]), (&json!(2), &json!(20.0)));
+        assert_eq!(report(&[found(5_001.0, 900.0, 0)])["reached"], false);
+        let slow = report(&[found(9.0, 1_500.0, 2), found(9.0, 900.0, 0), found(9.0, 900.0, 0)]);
+        assert_eq!((&slow["reached"], &slow["stages_of_1_ms"]), (&json!(false), &json!(2)));
+        assert_eq!(slow["longest_stage_us"], 1_500.0);
+    }
+}
