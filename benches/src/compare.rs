@@ -1,6 +1,7 @@
 //! Rounds: every subject in turn, again and again, so that what the machine does meets them all.
 
 use std::io;
+use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
 
@@ -30,6 +31,8 @@ pub struct Comparison {
     pub time: Duration,
     /// What is taken from a measurement.
     pub measure: Measure,
+    /// Most connections of a peer.
+    pub of_peers: usize,
 }
 
 /// What the figures are.
@@ -123,7 +126,11 @@ impl Comparison {
     }
 
     fn measure(&self, subject: &Subject) -> io::Result<Found> {
-        let mut this = subject.start(&self.ask)?;
+        let mut ask = self.ask.clone();
+        if !matches!(subject, Subject::Throng(_)) {
+            ask.connections = ask.connections.min(self.of_peers);
+        }
+        let mut this = subject.start(&ask)?;
         let at_rest = this.servers.iter().map(|server| {
             forget_peak(server.id())?;
             Ok(peak_and_now(server.id())?[1])
@@ -188,6 +195,7 @@ impl Comparison {
         });
         json!({
             "connections": connections,
+            "peers_connections": connections.min(&self.of_peers),
             "size": size,
             "window": window,
             "rate": rate,
@@ -237,20 +245,58 @@ pub fn peers_are_built() -> bool {
 /// # Errors
 /// wrk is missing or fails, or the server does not start.
 pub fn wrk(subject: &Subject, ask: &Ask, time: Duration) -> io::Result<f64> {
+    asked_by(subject, ask, requests, |endpoint| {
+        let mut command = Command::new("wrk");
+        command.arg("-t1");
+        command.args([format!("-c{}", ask.connections), format!("-d{}", time.as_secs().max(1))]);
+        command.arg(format!("http://{endpoint}/"));
+        command
+    })
+}
+
+/// Has tungstenite's own client ask `subject` for echoes, likewise.
+///
+/// # Errors
+/// The peers are not built, their client fails, or the server does not start.
+pub fn tungstenite(subject: &Subject, ask: &Ask, time: Duration) -> io::Result<f64> {
+    let program = peers_program().ok_or(io::ErrorKind::NotFound)?;
+    let last = |text: &str| text.lines().last()?.trim().parse().ok();
+    asked_by(subject, ask, last, |endpoint| {
+        let mut command = Command::new(program);
+        command.args(["tungstenite-client", "--listen", &endpoint.to_string()]);
+        command.args(["--connections", &ask.connections.to_string()]);
+        command.args(["--body", &ask.size.to_string()]);
+        command.args(["--seconds", &time.as_secs_f64().to_string()]);
+        command
+    })
+}
+
+/// Operations per second of the server's CPU time as another program finds them, which runs on the
+/// client's core and prints what `done` understands.
+fn asked_by(
+    subject: &Subject,
+    ask: &Ask,
+    done: impl Fn(&str) -> Option<u64>,
+    command: impl FnOnce(SocketAddr) -> Command,
+) -> io::Result<f64> {
     // One connection of ours, which only shows that the server is there.
     let this = subject.start(&Ask { connections: 1, window: 1, ..ask.clone() })?;
     let Match { servers, endpoint, .. } = &this;
     let cpu = || servers.iter().map(|server| server.cpu()).sum::<io::Result<Duration>>();
+    let command = command(*endpoint);
     let before = cpu()?;
     let output = Command::new("taskset")
-        .args(["-c", &ask.cores[1].to_string(), "wrk", "-t1"])
-        .args([format!("-c{}", ask.connections), format!("-d{}", time.as_secs().max(1))])
-        .arg(format!("http://{endpoint}/"))
+        .args(["-c", &ask.cores[1].to_string()])
+        .arg(command.get_program())
+        .args(command.get_args())
         .output()?;
     let spent = cpu()? - before;
     let text = String::from_utf8_lossy(&output.stdout);
-    let requests = requests(&text).ok_or_else(|| io::Error::other(format!("wrk: {text}")))?;
-    Ok(requests as f64 / spent.as_secs_f64())
+    let done = done(&text).filter(|_| output.status.success()).ok_or_else(|| {
+        let said = String::from_utf8_lossy(&output.stderr);
+        io::Error::other(format!("{:?}: {text}{said}", command.get_program()))
+    })?;
+    Ok(done as f64 / spent.as_secs_f64())
 }
 
 /// `  434005 requests in 2.00s, 40.1MB read`.
@@ -281,7 +327,7 @@ mod tests {
         };
         let subjects = vec![Subject::Throng(Link::Memif), Subject::Peer("tokio-echo")];
         let time = Duration::from_secs(1);
-        Comparison { bench: "echo", ask, subjects, rounds: 1, time, measure }
+        Comparison { bench: "echo", ask, subjects, rounds: 1, time, measure, of_peers: 1 }
     }
 
     #[test]

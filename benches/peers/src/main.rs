@@ -1,7 +1,7 @@
 //! The servers that Throng is compared with, each as people write it: one thread, the host's sockets.
 //!
 //! `throng-peers tokio-echo --listen 127.0.0.1:7` prints `listening` and serves until its standard
-//! input ends. Which core it runs on is the caller's to say (`taskset`).
+//! input ends. Which core it runs on is the caller's to say (`taskset`). `tungstenite-client` is a client.
 
 #![forbid(unsafe_code)]
 
@@ -65,11 +65,15 @@ enum Kind {
 
 fn main() -> io::Result<()> {
     let args = Args::parse();
-    std::thread::spawn(|| {
-        // The caller has gone, or has had enough.
-        while matches!(io::stdin().lock().read_line(&mut String::new()), Ok(read) if read > 0) {}
-        std::process::exit(0);
-    });
+    // A client ends by itself.
+    if !matches!(args.kind, Kind::TungsteniteClient) {
+        std::thread::spawn(|| {
+            let more = |read| matches!(read, Ok(read) if read > 0);
+            // The caller has gone, or has had enough.
+            while more(io::stdin().lock().read_line(&mut String::new())) {}
+            std::process::exit(0);
+        });
+    }
     match args.kind {
         Kind::MonoioEcho => on_monoio::echo(listen(&args)?),
         Kind::SpinningEcho => spinning::echo(&listen(&args)?),

@@ -12,7 +12,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use serde_json::{Value, json};
 use throng_bench::alone;
-use throng_bench::compare::{Comparison, Measure, peers_are_built, wrk};
+use throng_bench::compare::{Comparison, Measure, peers_are_built, tungstenite, wrk};
 use throng_bench::load::{self, Load};
 use throng_bench::network;
 use throng_bench::ramp::measure as measure_ramp;
@@ -236,7 +236,9 @@ impl Options {
     ) -> Comparison {
         let (rounds, seconds) = if self.quick { (1, 0.2) } else { (5, 3.0) };
         let time = Duration::from_secs_f64(self.seconds.unwrap_or(seconds));
-        Comparison { bench, ask, subjects, rounds: self.rounds.unwrap_or(rounds), time, measure }
+        let rounds = self.rounds.unwrap_or(rounds);
+        let of_peers = usize::MAX;
+        Comparison { bench, ask, subjects, rounds, time, measure, of_peers }
     }
 
     fn run(
@@ -318,6 +320,12 @@ fn connect_rate(options: &Options) -> io::Result<Vec<Report>> {
     Ok(vec![options.run("connect-rate", Measure::Rate, ask, &peers)?])
 }
 
+/// Most connections of one process over the host's sockets.
+const MOST_OF_ONE: usize = 16_000;
+
+/// Connections that a peer broadcasts to: it has one process, and so few descriptors.
+const PEERS_BROADCAST: usize = 10_000;
+
 const TUNGSTENITE: [Subject; 3] =
     [Subject::Peer("tungstenite"), Subject::Peer("tungstenite-defaults"), Subject::OnKernel];
 
@@ -326,7 +334,21 @@ fn ws_echo(options: &Options) -> io::Result<Vec<Report>> {
     for connections in options.connections(&[1_000, 1_000_000], &[100]) {
         let ask = options.ask(Traffic::Websocket, connections, 64, 1_024);
         let peers = if connections <= MOST_OF_HOST { &TUNGSTENITE[..] } else { &[] };
-        reports.push(options.run("ws-echo", Measure::Rate, ask, peers)?);
+        let mut report = options.run("ws-echo", Measure::Rate, ask.clone(), peers)?;
+        let peer = options.subjects(peers).into_iter().find(|peer| *peer == TUNGSTENITE[0]);
+        if let Some(peer) = peer.filter(|_| connections <= MOST_OF_ONE) {
+            let time = Duration::from_millis(if options.quick { 300 } else { 3_000 });
+            match tungstenite(&peer, &ask, time) {
+                Ok(rate) => {
+                    println!(
+                        "  tungstenite's client: {rate:.0} per second of its server's CPU time"
+                    );
+                    report.more.insert("tungstenite_client".into(), json!({ "tungstenite": rate }));
+                }
+                Err(error) => eprintln!("  tungstenite's client: {error}"),
+            }
+        }
+        reports.push(report);
     }
     Ok(reports)
 }
@@ -338,10 +360,15 @@ fn upgrade_rate(options: &Options) -> io::Result<Vec<Report>> {
 
 fn broadcast(options: &Options) -> io::Result<Vec<Report>> {
     let mut reports = Vec::new();
-    for connections in options.connections(&[10_000, 1_000_000], &[1_000]) {
+    for connections in options.connections(&[1_000_000, PEERS_BROADCAST], &[1_000]) {
         let ask = options.ask(Traffic::Broadcast, connections, 64, connections);
         let peers = [Subject::Peer("tungstenite-broadcast"), Subject::OnKernel];
-        reports.push(options.run("broadcast", Measure::Rate, ask, &peers)?);
+        eprintln!("broadcast, {connections} connections");
+        let subjects = options.subjects(&peers);
+        let all = options.comparison("broadcast", Measure::Rate, ask, subjects);
+        let report = Comparison { of_peers: PEERS_BROADCAST, ..all }.run()?;
+        report.print();
+        reports.push(report);
     }
     Ok(reports)
 }
