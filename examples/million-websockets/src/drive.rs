@@ -8,8 +8,11 @@ use std::time::{Duration, Instant};
 use crate::client::steps::{Step, Steps};
 use crate::client::{self, Load, PATIENCE, Progress};
 use crate::ends::Server;
+use crate::hold;
 use crate::host;
 use crate::memory::Resident;
+use crate::page::{About, Page, Setting};
+use crate::report::{Phase, Reporter};
 use crate::server::Settings;
 use crate::summary::{Measured, Summary};
 use crate::view::View;
@@ -26,6 +29,9 @@ pub(crate) struct Run {
     pub(crate) settings: Settings,
     /// The memory device even where DPDK is to be had.
     pub(crate) memory: bool,
+    pub(crate) page: Setting,
+    /// Echoes go on until the user ends the run.
+    pub(crate) hold: bool,
 }
 
 /// How a run over DPDK came to nothing.
@@ -70,8 +76,10 @@ fn on_memif(run: &Run) -> Result<Summary, Failure> {
     let socket = format!("throng-demo-{}", std::process::id());
     let common = format!("id=0,socket={socket},socket-abstract=yes");
     let device = format!("dpdk:net_memif0,role=server,{common}");
-    let mut server = Server::process(&device, run.shards, run.connections, &run.settings)
-        .map_err(Failure::Start)?;
+    // In a run that is held, Ctrl-C asks for an orderly end, of which the server's is the last.
+    let mut server =
+        Server::process(&device, run.shards, run.connections, &run.settings, run.page, run.hold)
+            .map_err(Failure::Start)?;
     let device = format!("dpdk:net_memif0,role=client,{common}");
     let outcome = drive(&device, run, &mut server);
     let stopped = server.stop();
@@ -83,8 +91,19 @@ fn on_memif(run: &Run) -> Result<Summary, Failure> {
 /// Runs both ends in this process, joined by `device`, a memory device.
 pub(crate) fn in_memory(device: &'static str, run: &Run) -> io::Result<Summary> {
     let mut server = Server::thread(device, run.shards, run.connections, &run.settings)?;
+    let about = About {
+        device: "memory".to_owned(),
+        shards: run.shards,
+        wanted: run.connections,
+        one_process: true,
+    };
+    let page = server.control().map(|control| Page::start(run.page, about, control));
+    if let Some(page) = &page {
+        println!("page: {}", page.said());
+    }
     let outcome = drive(device, run, &mut server);
     let stopped = server.stop();
+    page.into_iter().for_each(Page::end);
     let (measured, progress) = outcome?;
     stopped?;
     Ok(Summary::new("memory", true, run.shards, run.connections, measured, &progress))
@@ -98,7 +117,8 @@ pub(crate) fn client_alone(
     load: Load,
 ) -> io::Result<Summary> {
     let settings = Settings::default();
-    let run = Run { connections, load, shards, settings, memory: false };
+    let page = Setting::Off;
+    let run = Run { connections, load, shards, settings, memory: false, page, hold: false };
     let (measured, progress) = drive(device, &run, &mut Server::Elsewhere)?;
     Ok(Summary::new("client alone", false, shards, connections, measured, &progress))
 }
@@ -153,9 +173,14 @@ fn direct(
         ..Measured::default()
     };
     server.measure_stages(true)?;
+    let mut reporter = Reporter::new();
+    reporter.begin(Phase::Opening, total, server, progress);
     let mut view = View::new("opening", total);
     let opened = || u64::from(progress.opened.load(Ordering::Relaxed));
-    let look = || view.at(opened(), progress);
+    let look = || {
+        view.at(opened(), progress);
+        reporter.look(opened(), server, progress);
+    };
     measured.open = steps.run(Step::Open, run.shards, look).ok_or_else(ended)?;
     drop(view);
     measured.ramped = server.snapshot()?;
@@ -163,21 +188,36 @@ fn direct(
 
     let before = progress.echoed.load(Ordering::Relaxed);
     let echoed = || progress.echoed.load(Ordering::Relaxed) - before;
+    reporter.begin(Phase::Echoing, echoes, server, progress);
     let mut view = View::new("echoing", echoes);
-    let look = || view.at(echoed(), progress);
+    let look = || {
+        view.at(echoed(), progress);
+        reporter.look(echoed(), server, progress);
+    };
     measured.echo = steps.run(Step::Echo, run.shards, look).ok_or_else(ended)?;
     measured.echoed = echoed();
     measured.echoes_wanted = echoes;
     drop(view);
-    steps.run(Step::Load, run.shards, || {}).ok_or_else(ended)?;
-    std::thread::sleep(REST);
+    let load = u64::from(run.load.rate) * u64::from(run.load.seconds);
+    let before = progress.echoed.load(Ordering::Relaxed);
+    let echoed = || progress.echoed.load(Ordering::Relaxed) - before;
+    reporter.begin(Phase::Loading, load, server, progress);
+    let look = || reporter.look(echoed(), server, progress);
+    steps.run(Step::Load, run.shards, look).ok_or_else(ended)?;
+    reporter.begin(Phase::Resting, 0, server, progress);
+    let rest = Instant::now();
+    while rest.elapsed() < REST {
+        std::thread::sleep(REST / 40);
+        reporter.look(0, server, progress);
+    }
     measured.idle = server.snapshot()?;
     measured.client_idle = Resident::of_self()?.total();
 
     steps.run(Step::Broadcast, run.shards, || {}).ok_or_else(ended)?;
+    reporter.begin(Phase::Broadcasting, total, server, progress);
     let before = progress.heard.load(Ordering::Relaxed);
     let begin = Instant::now();
-    server.publish("to all of you")?;
+    server.publish(host::BROADCAST)?;
     let mut view = View::new("broadcast", total);
     let expected = if matches!(server, Server::Elsewhere) { 0 } else { opened() };
     let mut last = (0, begin);
@@ -188,12 +228,24 @@ fn direct(
             last = (heard, Instant::now());
         }
         view.at(heard, progress);
+        reporter.look(heard, server, progress);
     }
     measured.broadcast = begin.elapsed();
     measured.heard = progress.heard.load(Ordering::Relaxed) - before;
     measured.unheard = expected.saturating_sub(measured.heard);
     drop(view);
     measured.after_broadcast = server.snapshot()?;
-    measured.close = steps.run(Step::Close, run.shards, || {}).ok_or_else(ended)?;
+    if run.hold {
+        steps.allow(Step::Hold);
+        reporter.begin(Phase::Holding, 0, server, progress);
+        hold::until_ended(|| {
+            reporter.look(0, server, progress);
+            server.check()
+        })?;
+    }
+    reporter.begin(Phase::Closing, total, server, progress);
+    let look = || reporter.look(0, server, progress);
+    measured.close = steps.run(Step::Close, run.shards, look).ok_or_else(ended)?;
+    reporter.begin(Phase::Ended, 0, server, progress);
     Ok(measured)
 }

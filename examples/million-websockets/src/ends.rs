@@ -1,12 +1,15 @@
 //! The server of a run, wherever it lives, and how it is spoken to.
 
 use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::page::Setting;
+use crate::report::Report;
 use crate::server::{self, Control, Settings};
 use crate::stats::Snapshot;
 
@@ -24,17 +27,25 @@ pub(crate) enum Server {
 }
 
 impl Server {
-    /// Starts a server process and waits until it listens.
+    /// Starts a server process and waits until it listens. One that is `apart` hears nothing of
+    /// the terminal's Ctrl-C.
     pub(crate) fn process(
         device: &str,
         shards: u16,
         connections: u32,
         settings: &Settings,
+        page: Setting,
+        apart: bool,
     ) -> io::Result<Server> {
-        let mut child = Command::new(std::env::current_exe()?)
+        let mut command = Command::new(std::env::current_exe()?);
+        if apart {
+            command.process_group(0);
+        }
+        let mut child = command
             .args(["server", "--device", device, "--shards", &shards.to_string()])
             .args(["--connections", &connections.to_string()])
             .args(settings.args())
+            .args(page.args())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
@@ -48,6 +59,9 @@ impl Server {
                 let ended = Server::Process { child, out, patience }.stop();
                 let missing = || io::Error::other("the server process did not start");
                 return Err(ended.err().unwrap_or_else(missing));
+            }
+            if let Some(said) = line.strip_prefix("page ") {
+                println!("page: {}", said.trim());
             }
         }
         Ok(Server::Process { child, out, patience })
@@ -116,6 +130,41 @@ impl Server {
             control.publish(text);
         }
         self.tell(&format!("publish {text}"))
+    }
+
+    /// What directs a server in this process.
+    pub(crate) fn control(&self) -> Option<Arc<Control>> {
+        match self {
+            Server::Thread { control, .. } => Some(control.clone()),
+            Server::Process { .. } | Server::Elsewhere => None,
+        }
+    }
+
+    /// Whether it still runs.
+    ///
+    /// # Errors
+    /// It does not, though nobody has ended it.
+    pub(crate) fn check(&mut self) -> io::Result<()> {
+        let ended = match self {
+            Server::Process { child, .. } => {
+                child.try_wait()?.map(|status| format!("the server ended: {status}"))
+            }
+            Server::Thread { thread, .. } => {
+                thread.is_finished().then(|| "the server ended".to_owned())
+            }
+            Server::Elsewhere => None,
+        };
+        ended.map_or(Ok(()), |why| Err(io::Error::other(why)))
+    }
+
+    /// Tells the server's page how far the client is.
+    pub(crate) fn report(&mut self, report: &Report) -> io::Result<()> {
+        if let Server::Thread { control, .. } = self {
+            control.report(report.clone());
+            return Ok(());
+        }
+        let report = serde_json::to_string(report).map_err(io::Error::other)?;
+        self.tell(&format!("report {report}"))
     }
 
     /// Ends it.

@@ -13,6 +13,8 @@ const SOURCES: u32 = 16;
 /// A client beside the first one, or after it.
 const OTHER: Ipv4Addr = Ipv4Addr::new(10, 254, 0, 3);
 const FIRST_PORT: u16 = 9_000;
+/// What a run publishes to all itself.
+pub(crate) const BROADCAST: &str = "to all of you";
 /// Connections from one address to one port: well below the client's dynamic ports, of which
 /// each shard has its share only.
 const PER_PAIR: u32 = 12_000;

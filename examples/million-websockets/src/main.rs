@@ -11,9 +11,12 @@ mod abuse;
 mod client;
 mod drive;
 mod ends;
+mod hold;
 mod host;
 mod memory;
+mod page;
 mod plan;
+mod report;
 mod server;
 mod stats;
 mod summary;
@@ -51,6 +54,11 @@ struct Args {
     memory: bool,
     #[command(flatten)]
     settings: server::Settings,
+    #[command(flatten)]
+    page: page::Options,
+    /// Keep everything up, with echoes at --rate, until Enter or Ctrl-C
+    #[arg(long)]
+    hold: bool,
 }
 
 #[derive(Subcommand)]
@@ -95,6 +103,8 @@ enum Role {
         connections: u32,
         #[command(flatten)]
         settings: server::Settings,
+        #[command(flatten)]
+        page: page::Options,
     },
 }
 
@@ -105,8 +115,8 @@ fn main() -> ExitCode {
         .init();
     let args = Args::parse();
     let outcome = match args.role {
-        Some(Role::Server { device, shards, connections, settings }) => {
-            server::run_process(&device, shards, connections, &settings)
+        Some(Role::Server { device, shards, connections, settings, page }) => {
+            server::run_process(&device, shards, connections, &settings, page.page)
         }
         Some(Role::Client { device, shards, connections, load, json }) => {
             drive::client_alone(&device, shards, connections, load).and_then(|summary| {
@@ -150,6 +160,8 @@ fn demo(args: Args) -> io::Result<bool> {
         load: args.load,
         settings: args.settings,
         memory: args.memory,
+        page: args.page.page,
+        hold: args.hold,
     };
     let summary = drive::run(&run)?;
     summary.print(args.json)?;

@@ -25,6 +25,9 @@ pub(crate) struct ShardStats {
     pub(crate) received: u64,
     /// Data messages sent: echoes, and copies of what was published.
     pub(crate) sent: u64,
+    /// Those of them that were copies, and what of the newest is still to be taken by somebody.
+    pub(crate) delivered: u64,
+    pub(crate) waiting: u64,
     /// Messages that slow consumers missed, and slow consumers that were disconnected.
     pub(crate) missed: u64,
     pub(crate) disconnected: u64,
@@ -231,20 +234,11 @@ impl Board {
     pub(crate) fn snapshot(&self) -> Snapshot {
         let take = |place: &Mutex<Place>| {
             let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
-            let mut stats = place.stats.clone();
-            stats.age = place.at.unwrap_or(self.begun).elapsed().as_secs_f64() * 1e3;
+            let stats = self.read(&place);
             place.stats.stages = StageMicros::default();
             stats
         };
-        let shards: Vec<_> = self.shards.iter().map(take).collect();
-        let mut snapshot = Snapshot {
-            at: self.begun.elapsed().as_secs_f64(),
-            memory: Resident::of_self().map_or(0, Resident::total),
-            cpu: processor_time().as_secs_f64(),
-            shards,
-            ..Snapshot::default()
-        };
-        snapshot.connections = snapshot.sum(|shard| shard.connections);
+        let mut snapshot = self.gather(take);
         let handshakes = snapshot.sum(|shard| shard.handshakes);
         let messages = snapshot.sum(|shard| shard.received + shard.sent);
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
@@ -255,6 +249,34 @@ impl Board {
         *last = Last { at: snapshot.at, handshakes, messages, base: Some(base) };
         let grown = snapshot.memory.saturating_sub(base);
         snapshot.bytes_per_connection = grown / snapshot.connections.max(1);
+        snapshot
+    }
+
+    /// Looks, and takes nothing: there are no rates in it, and bytes per connection only once a
+    /// snapshot has said what the server has without any.
+    pub(crate) fn look(&self) -> Snapshot {
+        let mut snapshot =
+            self.gather(|place| self.read(&place.lock().unwrap_or_else(PoisonError::into_inner)));
+        let base = self.last.lock().unwrap_or_else(PoisonError::into_inner).base;
+        let grown = base.map_or(0, |base| snapshot.memory.saturating_sub(base));
+        snapshot.bytes_per_connection = grown / snapshot.connections.max(1);
+        snapshot
+    }
+
+    fn read(&self, place: &Place) -> ShardStats {
+        let age = place.at.unwrap_or(self.begun).elapsed().as_secs_f64() * 1e3;
+        ShardStats { age, ..place.stats.clone() }
+    }
+
+    fn gather(&self, read: impl Fn(&Mutex<Place>) -> ShardStats) -> Snapshot {
+        let mut snapshot = Snapshot {
+            at: self.begun.elapsed().as_secs_f64(),
+            memory: Resident::of_self().map_or(0, Resident::total),
+            cpu: processor_time().as_secs_f64(),
+            shards: self.shards.iter().map(read).collect(),
+            ..Snapshot::default()
+        };
+        snapshot.connections = snapshot.sum(|shard| shard.connections);
         snapshot
     }
 
@@ -291,6 +313,11 @@ mod tests {
         let first = board.snapshot();
         assert_eq!((first.connections, first.sum(|s| s.received)), (30, 100));
         assert!(first.handshakes_per_second > 0.0 && first.memory > 0);
+        let look = board.look();
+        assert_eq!((look.connections, look.sum(|s| s.received)), (30, 100));
+        board.put(0, stats(11, 150), Some(StageTimes::default()));
+        assert_eq!(board.look().connections, 31);
+        board.put(0, stats(10, 100), None);
         std::thread::sleep(Duration::from_millis(5));
         let second = board.snapshot();
         assert_eq!((second.handshakes_per_second, second.messages_per_second), (0.0, 0.0));

@@ -12,6 +12,7 @@ use crate::client::Load;
 use crate::drive::{Run, in_memory};
 use crate::ends::Server;
 use crate::host;
+use crate::page::Setting;
 use crate::server::{Settings, SlowPolicy};
 use crate::stats::Snapshot;
 
@@ -27,7 +28,8 @@ fn run(connections: u32, shards: u16) -> Run {
         seconds: 1,
         size: 100,
     };
-    Run { connections, load, shards, settings: Settings::default(), memory: true }
+    let (settings, page) = (Settings::default(), Setting::Off);
+    Run { connections, load, shards, settings, memory: true, page, hold: false }
 }
 
 #[test]

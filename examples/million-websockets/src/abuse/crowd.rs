@@ -63,7 +63,8 @@ impl Crowd {
 
     /// Copies of what was published that they have received.
     pub(super) fn heard(&self) -> u64 {
-        self.shard.pool().counts.heard.get()
+        let counts = &self.shard.pool().counts;
+        counts.heard.get() + counts.heard_of_others.get()
     }
 
     /// What went wrong with them so far: connections lost, wrong, missing and unsent echoes.

@@ -24,6 +24,7 @@ use throng::Builder;
 use crate::client::latency::Percentiles;
 use crate::ends::Server;
 use crate::host;
+use crate::page::Setting;
 use crate::plan;
 use crate::server::{Settings, SlowPolicy};
 use crowd::Crowd;
@@ -189,7 +190,7 @@ pub(crate) fn run(scenario: Scenario, connections: u32, link: Link) -> io::Resul
     let (device, client) = devices(scenario, link);
     let settings = settings(scenario, connections);
     let server = match link {
-        Link::Memif => Server::process(&device, 1, connections, &settings)?,
+        Link::Memif => Server::process(&device, 1, connections, &settings, Setting::Off, false)?,
         Link::Memory => Server::thread(device, 1, connections, &settings)?,
     };
     let scene = Arc::new(Scene {

@@ -9,15 +9,17 @@ mod send;
 pub(crate) mod steps;
 
 use std::cell::Cell;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use clap::Args;
+use futures::future::select;
 use throng::runtime::{self, stages};
 
-use latency::{Clock, Sum};
+use latency::{Clock, Recent, Sum};
 pub(crate) use pool::Pool;
 use steps::{Step, Steps};
 
@@ -65,13 +67,17 @@ pub(crate) struct Progress {
     /// Echoes that never came.
     pub(crate) missing: AtomicU64,
     pub(crate) lost: AtomicU64,
+    /// Texts that the run published, and that others did.
     pub(crate) heard: AtomicU64,
+    pub(crate) heard_of_others: AtomicU64,
     /// Connections that did not close in time.
     pub(crate) stuck: AtomicU32,
     /// Echoes while connections opened.
     pub(crate) ramp: Sum,
     /// Echoes at the rate that was asked for.
     pub(crate) load: Sum,
+    /// Echoes of whatever step, since they were last looked at.
+    pub(crate) recent: Recent,
     /// The longest stage of a client's shard, in nanoseconds, while connections opened.
     pub(crate) longest_stage: AtomicU64,
 }
@@ -88,9 +94,11 @@ impl Progress {
             missing: AtomicU64::new(0),
             lost: AtomicU64::new(0),
             heard: AtomicU64::new(0),
+            heard_of_others: AtomicU64::new(0),
             stuck: AtomicU32::new(0),
             ramp: Sum::default(),
             load: Sum::default(),
+            recent: Recent::default(),
             longest_stage: AtomicU64::new(0),
         })
     }
@@ -114,6 +122,7 @@ pub(crate) struct Shard {
 struct Told {
     echoed: Cell<u64>,
     heard: Cell<u64>,
+    heard_of_others: Cell<u64>,
     wrong: Cell<u64>,
     lost: Cell<u64>,
 }
@@ -147,6 +156,7 @@ pub(crate) async fn run(
             Step::Echo => shard.echo_once().await,
             Step::Load => shard.load().await,
             Step::Broadcast => {}
+            Step::Hold => shard.hold(&steps).await,
             Step::Close => shard.close().await,
         }
         shard.tell();
@@ -228,6 +238,13 @@ impl Shard {
         self.progress.load.add(&self.pool.latencies.take());
     }
 
+    /// Echoes at the rate until all are to be closed.
+    async fn hold(&self, steps: &Steps) {
+        let sending = pin!(self.send_at(self.part(self.load.rate), u64::MAX));
+        select(pin!(steps.begun(Step::Close)), sending).await;
+        self.all_echoed().await;
+    }
+
     /// Waits for the echoes that are missing; those that do not come are counted.
     pub(crate) async fn all_echoed(&self) {
         let counts = &self.pool.counts;
@@ -278,11 +295,13 @@ impl Shard {
         for (count, told, sum) in [
             (&counts.echoed, &told.echoed, &progress.echoed),
             (&counts.heard, &told.heard, &progress.heard),
+            (&counts.heard_of_others, &told.heard_of_others, &progress.heard_of_others),
             (&counts.wrong, &told.wrong, &progress.wrong),
             (&counts.lost, &told.lost, &progress.lost),
         ] {
             sum.fetch_add(count.get() - told.replace(count.get()), Ordering::Relaxed);
         }
+        progress.recent.take_from(&mut self.pool.recent.borrow_mut());
     }
 }
 

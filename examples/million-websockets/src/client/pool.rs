@@ -14,6 +14,7 @@ use throng::ws::{Error, Message, WebSocket};
 
 use crate::client::latency::{Clock, Latencies};
 use crate::client::payload;
+use crate::host;
 
 /// Sockets of one block; blocks never move.
 const BLOCK: usize = 1_024;
@@ -30,8 +31,9 @@ pub(crate) struct Counts {
     pub(crate) wrong: Cell<u64>,
     /// Messages due on a socket that could not take them.
     pub(crate) skipped: Cell<u64>,
-    /// Published messages received.
+    /// Published messages received: what the run itself publishes, and other texts.
     pub(crate) heard: Cell<u64>,
+    pub(crate) heard_of_others: Cell<u64>,
     /// Sockets that the server, or the network, ended.
     pub(crate) lost: Cell<u64>,
 }
@@ -66,6 +68,8 @@ pub(crate) struct Pool {
     size: usize,
     pub(crate) counts: Counts,
     pub(crate) latencies: RefCell<Latencies>,
+    /// The same, since the progress was last told.
+    pub(crate) recent: RefCell<Latencies>,
 }
 
 impl Pool {
@@ -79,6 +83,7 @@ impl Pool {
             size: size.max(payload::LEAST),
             counts: Counts::default(),
             latencies: RefCell::default(),
+            recent: RefCell::new(Latencies::coarse()),
         })
     }
 
@@ -133,7 +138,8 @@ impl Pool {
     fn received(&self, place: u32, message: &Message) {
         match message {
             Message::Binary(echo) => self.echoed(place, echo),
-            Message::Text(_) => add(&self.counts.heard, 1),
+            Message::Text(text) if text.as_str() == host::BROADCAST => add(&self.counts.heard, 1),
+            Message::Text(_) => add(&self.counts.heard_of_others, 1),
             _ => {}
         }
     }
@@ -142,7 +148,9 @@ impl Pool {
         match payload::check(place, echo, self.size) {
             Some(at) => {
                 add(&self.counts.echoed, 1);
-                self.latencies.borrow_mut().record(self.clock.now().saturating_sub(at));
+                let took = self.clock.now().saturating_sub(at);
+                self.latencies.borrow_mut().record(took);
+                self.recent.borrow_mut().record(took);
             }
             None => add(&self.counts.wrong, 1),
         }

@@ -19,13 +19,15 @@ pub(crate) enum Step {
     Load,
     /// Hear what the server publishes.
     Broadcast,
+    /// Echo on random ones until it is time to close.
+    Hold,
     /// Close all.
     Close,
 }
 
 impl Step {
-    pub(crate) const ALL: [Step; 5] =
-        [Step::Open, Step::Echo, Step::Load, Step::Broadcast, Step::Close];
+    pub(crate) const ALL: [Step; 6] =
+        [Step::Open, Step::Echo, Step::Load, Step::Broadcast, Step::Hold, Step::Close];
 }
 
 /// Where the shards of the client and the thread that directs them meet.
@@ -75,11 +77,16 @@ impl Steps {
         self.wait(|| self.running.load(Ordering::Acquire) >= shards.into(), || {})
     }
 
+    /// Lets all begin a step, and does not wait.
+    pub(crate) fn allow(&self, step: Step) {
+        self.allowed.store(step as usize + 1, Ordering::Release);
+    }
+
     /// Lets all `shards` do a step and waits, outside the runtime, until they have, calling
     /// `look` now and then. Returns how long it took; `None` when the client has ended.
     pub(crate) fn run(&self, step: Step, shards: u16, look: impl FnMut()) -> Option<Duration> {
         let begin = Instant::now();
-        self.allowed.store(step as usize + 1, Ordering::Release);
+        self.allow(step);
         let done = &self.done[step as usize];
         self.wait(|| done.load(Ordering::Acquire) >= shards.into(), look)?;
         Some(begin.elapsed())

@@ -4,9 +4,14 @@ use std::io::{self, BufRead, Write};
 use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use futures::channel::oneshot;
+use throng::ws::topic::Published;
 
 use super::Settings;
+use crate::page::{self, Page};
+use crate::report::Report;
 use crate::stats::Board;
 
 /// What the outside tells a running server, and hears from it.
@@ -17,7 +22,16 @@ pub(crate) struct Control {
     pub(crate) stop: AtomicBool,
     pub(crate) board: Arc<Board>,
     /// What is to be published to all, oldest first.
-    publish: Mutex<Vec<String>>,
+    publish: Mutex<Vec<Publication>>,
+    /// What the client said last, and when.
+    report: Mutex<Option<(Instant, Report)>>,
+}
+
+/// A text for all connections.
+pub(crate) struct Publication {
+    pub(crate) text: String,
+    /// Who wants to know where it went.
+    pub(crate) answer: Option<oneshot::Sender<Published>>,
 }
 
 impl Control {
@@ -27,37 +41,71 @@ impl Control {
             stop: AtomicBool::new(false),
             board: Board::new(shards),
             publish: Mutex::default(),
+            report: Mutex::default(),
         })
     }
 
     /// Has the server publish a text to all.
     pub(crate) fn publish(&self, text: &str) {
-        self.publish.lock().unwrap_or_else(PoisonError::into_inner).push(text.to_owned());
+        self.add(Publication { text: text.to_owned(), answer: None });
+    }
+
+    /// Has the server publish a text to all, and says where it went; `None` when the server has
+    /// ended.
+    pub(crate) async fn published(&self, text: String) -> Option<Published> {
+        let (answer, answered) = oneshot::channel();
+        self.add(Publication { text, answer: Some(answer) });
+        answered.await.ok()
+    }
+
+    fn add(&self, publication: Publication) {
+        self.publish.lock().unwrap_or_else(PoisonError::into_inner).push(publication);
+    }
+
+    /// The client says how far it is.
+    pub(crate) fn report(&self, report: Report) {
+        let mut last = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = Some((Instant::now(), report));
+    }
+
+    /// What the client said last, and how long ago.
+    pub(crate) fn reported(&self) -> Option<(Duration, Report)> {
+        let last = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        last.as_ref().map(|(at, report)| (at.elapsed(), report.clone()))
     }
 
     /// Takes what is to be published.
-    pub(super) fn publications(&self) -> Vec<String> {
+    pub(crate) fn publications(&self) -> Vec<Publication> {
         mem::take(&mut self.publish.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// The server as a process: prints `ready`, and then obeys the lines of its standard input:
+/// The server as a process: prints where its page is, and `ready`, and then obeys the lines of its standard input:
 /// `stats` prints a snapshot, `stages on` and `stages off` measure the loop's stages,
-/// `publish TEXT` sends a text to all. It ends when its input does.
+/// `publish TEXT` sends a text to all, `report JSON` is for the page. It ends when its input
+/// does.
 pub(crate) fn run_process(
     device: &str,
     shards: u16,
     connections: u32,
     settings: &Settings,
+    page: page::Setting,
 ) -> io::Result<bool> {
     let control = Control::new(shards);
     let watcher = control.clone();
-    std::thread::spawn(move || {
+    let about = page::About {
+        device: device.split(',').next().unwrap_or_default().to_owned(),
+        shards,
+        wanted: connections,
+        one_process: false,
+    };
+    let watching = std::thread::spawn(move || {
         while watcher.listening.load(Ordering::Acquire) < usize::from(shards) {
             std::thread::sleep(Duration::from_millis(1));
         }
         // Where nobody listens any more, nobody will tell us anything either.
-        let mut said = say("ready");
+        let page = Page::start(page, about, watcher.clone());
+        let mut said = say(&format!("page {}", page.said())).and_then(|()| say("ready"));
         for line in io::stdin().lock().lines().map_while(Result::ok) {
             said = said.and_then(|()| obey(&line, &watcher));
             if said.is_err() {
@@ -65,8 +113,13 @@ pub(crate) fn run_process(
             }
         }
         watcher.stop.store(true, Ordering::Release);
+        page
     });
     super::run(device, shards, connections, settings, &control)?;
+    // It has told the server to end, so it has nothing left to do.
+    if let Ok(page) = watching.join() {
+        page.end();
+    }
     Ok(true)
 }
 
@@ -82,6 +135,13 @@ fn obey(line: &str, control: &Control) -> io::Result<()> {
         }
         ("publish", text) => {
             control.publish(text);
+            Ok(())
+        }
+        ("report", report) => {
+            match serde_json::from_str(report) {
+                Ok(report) => control.report(report),
+                Err(error) => eprintln!("not a report: {error}: {report}"),
+            }
             Ok(())
         }
         _ => {
@@ -107,7 +167,8 @@ mod tests {
         for line in ["publish one", "publish two words"] {
             obey(line, &control).unwrap();
         }
-        assert_eq!(control.publications(), ["one", "two words"]);
+        let texts: Vec<_> = control.publications().into_iter().map(|p| p.text).collect();
+        assert_eq!(texts, ["one", "two words"]);
         assert!(control.publications().is_empty());
     }
 }

@@ -17,7 +17,7 @@ use throng::ws::topic::{Hub, Slow, Topic, TopicConfig, Topics};
 use throng::ws::{Config, Frame};
 use throng::{Limits, ShardId, TcpListener};
 
-pub(crate) use control::{Control, run_process};
+pub(crate) use control::{Control, Publication, run_process};
 
 use crate::host;
 use crate::stats::{Board, Network, ShardStats};
@@ -218,8 +218,10 @@ async fn serve(
         runtime::sleep(LOOK).await;
         shard.tell(id, &control.board);
         if id == ShardId(0) {
-            for text in control.publications() {
-                shard.all.publish(&Frame::text(text));
+            for Publication { text, answer } in control.publications() {
+                let published = shard.all.publish(&Frame::text(text));
+                // Who asked may have gone.
+                let _ = answer.map(|answer| answer.send(published));
             }
         }
     }
@@ -250,6 +252,8 @@ impl Shard {
             full: own.full.get(),
             received: own.received.get(),
             sent: own.echoed.get() + hub.delivered,
+            delivered: hub.delivered,
+            waiting: self.all.waiting() as u64,
             missed: hub.missed,
             disconnected: hub.disconnected,
             pings: hub.pings,
