@@ -66,7 +66,7 @@ pub(crate) fn check() -> Outcome {
         }
         let done = Cmd::new(host::target().join("debug").join(PACKAGE))
             .args(["--connections", &connections.to_string(), "--json"])
-            .args(["--rate", "2000", "--seconds", "1"])
+            .args(["--rate", "2000", "--seconds", "1", "--page", "127.0.0.1:0"])
             .args(extra)
             .log(&log)
             .stdout_only()
@@ -93,7 +93,33 @@ pub(crate) fn check() -> Outcome {
             outcome.add(Outcome::of_check("demo whose clients are killed", killed));
         }
     }
+    outcome.add(page());
     outcome
+}
+
+/// The demo's page in Chromium, on a desktop and on a phone; pictures of it are left among the
+/// logs.
+fn page() -> Outcome {
+    let name = "demo's page";
+    let Some(chromium) = host::find_program("chromium") else {
+        return Outcome::skip(name, "chromium was not found");
+    };
+    let python = match setup::python() {
+        Ok(python) => python,
+        Err(why) => return Outcome::fail(name, why),
+    };
+    // Two processes where there is DPDK: what the client knows has to come over to the page.
+    let device = host::dpdk().is_err().then_some("--memory");
+    let done = Cmd::new(python)
+        .arg(host::root().join("interop/demo_page.py"))
+        .arg(host::target().join("debug").join(PACKAGE))
+        .arg(chromium)
+        .arg(host::logs().join("demo-page"))
+        .args(device)
+        .log(host::logs().join("demo-page.log"))
+        .limit(Duration::from_secs(90))
+        .run();
+    Outcome::of_check(name, done)
 }
 
 /// The object on the demo's last line has what it must have, and says that all went well, on

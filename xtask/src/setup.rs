@@ -49,7 +49,7 @@ const TOOLS: &[Package] = &[
     Package { name: "nghttp2-client", probe: Program("h2load"), why: "HTTP/2 load" },
     Package { name: "redis-server", probe: Program("redis-server"), why: "peer of an example" },
     Package { name: "openssl", probe: Program("openssl"), why: "certificates, TLS client" },
-    Package { name: "chromium", probe: Program("chromium"), why: "https:// and wss:// pages" },
+    Package { name: "chromium", probe: Program("chromium"), why: "pages over TLS, the demo's" },
     Package { name: "tshark", probe: Program("tshark"), why: "captures and their judgement" },
     Package { name: "tcpdump", probe: Program("tcpdump"), why: "judges the capture filter" },
     Package { name: "prometheus", probe: Program("promtool"), why: "promtool judges metrics" },
