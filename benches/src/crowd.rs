@@ -20,17 +20,17 @@ pub const SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 /// Where it listens.
 pub const PORT: u16 = 80;
 
-const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: crowd\r\nUpgrade: websocket\r\n\
+pub(crate) const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: crowd\r\nUpgrade: websocket\r\n\
     Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
     Sec-WebSocket-Version: 13\r\n\r\n";
 /// A binary message of 32 bytes, masked with zeroes, and its echo.
-const MESSAGE: [u8; 38] = {
+pub(crate) const MESSAGE: [u8; 38] = {
     let mut frame = [0x55; 38];
     (frame[0], frame[1]) = (0x82, 0x80 | 32);
     (frame[2], frame[3], frame[4], frame[5]) = (0, 0, 0, 0);
     frame
 };
-const ECHO: [u8; 34] = {
+pub(crate) const ECHO: [u8; 34] = {
     let mut frame = [0x55; 34];
     (frame[0], frame[1]) = (0x82, 32);
     frame
@@ -94,7 +94,7 @@ impl Crowd {
     /// it.
     pub fn begin(&mut self, mut send: impl FnMut(Vec<u8>)) {
         let Some(server) = self.server else {
-            return send(arp(1, [0xff; 6], Ipv4Addr::new(10, 255, 0, 1), SERVER));
+            return send(question(Ipv4Addr::new(10, 255, 0, 1)));
         };
         while self.begun < self.wanted && self.begun - self.echoed < self.at_once {
             let tuple = tuple(self.begun);
@@ -113,7 +113,10 @@ impl Crowd {
     /// A frame from the server; returns the answer.
     pub fn on_frame(&mut self, received: &[u8]) -> Option<Vec<u8>> {
         match received.get(12..14)? {
-            [0x08, 0x06] => self.on_arp(received),
+            [0x08, 0x06] => {
+                self.server = received.get(22..28)?.try_into().ok();
+                on_arp(received)
+            }
             [0x08, 0x00] => self.on_packet(&received[14..]),
             _ => None,
         }
@@ -124,15 +127,6 @@ impl Crowd {
         let Some(word) = self.done.get_mut(i as usize / 64) else { return };
         self.echoed += u32::from(*word & 1 << (i % 64) == 0);
         *word |= 1 << (i % 64);
-    }
-
-    fn on_arp(&mut self, received: &[u8]) -> Option<Vec<u8>> {
-        let station: [u8; 6] = received.get(22..28)?.try_into().ok()?;
-        let address =
-            |at: usize| Some(Ipv4Addr::from(<[u8; 4]>::try_from(received.get(at..at + 4)?).ok()?));
-        self.server = Some(station);
-        (received.get(20..22)? == [0, 1] && address(38)? != SERVER)
-            .then(|| arp(2, station, address(38).unwrap_or(SERVER), SERVER))
     }
 
     fn on_packet(&mut self, packet: &[u8]) -> Option<Vec<u8>> {
@@ -195,21 +189,33 @@ impl<D: Device> Station<D> {
     }
 }
 
+/// The frame that asks for the server's station.
+pub(crate) fn question(from: Ipv4Addr) -> Vec<u8> {
+    arp(1, [0xff; 6], from, SERVER)
+}
+
+/// The answer to the server's question for a client's station, if that is what it sent.
+pub(crate) fn on_arp(received: &[u8]) -> Option<Vec<u8>> {
+    let station: [u8; 6] = received.get(22..28)?.try_into().ok()?;
+    let asked = Ipv4Addr::from(<[u8; 4]>::try_from(received.get(38..42)?).ok()?);
+    (received.get(20..22)? == [0, 1] && asked != SERVER).then(|| arp(2, station, asked, SERVER))
+}
+
 /// The addresses and ports of client `i`.
-fn tuple(i: u32) -> FourTuple {
+pub(crate) fn tuple(i: u32) -> FourTuple {
     let client = Ipv4Addr::from_bits(FIRST_CLIENT.to_bits() + i / PORTS);
     let port = (FIRST_PORT + i % PORTS) as u16;
     FourTuple::new((client, port).into(), (SERVER, PORT).into())
 }
 
 /// The client with these addresses and ports.
-fn number(tuple: &FourTuple) -> Option<u32> {
+pub(crate) fn number(tuple: &FourTuple) -> Option<u32> {
     let SocketAddr::V4(client) = tuple.local_addr() else { return None };
     let host = client.ip().to_bits().checked_sub(FIRST_CLIENT.to_bits())?;
     Some(host * PORTS + u32::from(client.port()).checked_sub(FIRST_PORT)?)
 }
 
-fn plain(tuple: FourTuple, seq: u32, ack: SeqNum, flags: Flags) -> Header {
+pub(crate) fn plain(tuple: FourTuple, seq: u32, ack: SeqNum, flags: Flags) -> Header {
     Header {
         tuple,
         seq: SeqNum(seq),
@@ -222,7 +228,7 @@ fn plain(tuple: FourTuple, seq: u32, ack: SeqNum, flags: Flags) -> Header {
     }
 }
 
-fn frame(to: [u8; 6], header: &Header, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(to: [u8; 6], header: &Header, payload: &[u8]) -> Vec<u8> {
     [&to[..], &MAC, &[0x08, 0x00], &wire::encode(header, payload)].concat()
 }
 

@@ -18,6 +18,7 @@ pub mod memory;
 pub mod network;
 pub mod noise;
 pub mod pair;
+pub mod path;
 pub mod ramp;
 pub mod relay;
 pub mod report;

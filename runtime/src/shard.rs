@@ -339,7 +339,7 @@ impl Shard {
                     prefetch(self.arena().slot(index));
                 }
                 for &index in batch {
-                    prefetch(self.arena().task(index));
+                    task::prefetch(self.arena().task(index));
                 }
                 for &index in batch {
                     self.poll_task(index);
@@ -577,6 +577,26 @@ pub(crate) fn wake_if_own(id: TaskId) -> bool {
         true
     })
     .unwrap_or(false)
+}
+
+/// Asks the cache for the slot of a task, if it is one of the current shard's.
+#[inline]
+pub(crate) fn prefetch_slot(id: TaskId) {
+    try_with(|shard| {
+        if shard.arena().id() == id.arena {
+            prefetch(shard.arena().slot(id.index));
+        }
+    });
+}
+
+/// Asks the cache for the memory of a task, if it is one of the current shard's.
+#[inline]
+pub(crate) fn prefetch_task(id: TaskId) {
+    try_with(|shard| {
+        if shard.arena().id() == id.arena {
+            task::prefetch(shard.arena().task(id.index));
+        }
+    });
 }
 
 /// Spreads slot numbers; they are small and distinct, so one multiplication does.

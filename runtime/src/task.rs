@@ -9,6 +9,11 @@ use std::pin::Pin;
 use std::ptr;
 use std::task::{Context, Poll};
 
+use crate::prefetch;
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
 /// The start of every task's allocation.
 pub(crate) struct Header {
     pub(crate) table: &'static Table,
@@ -56,6 +61,14 @@ pub(crate) fn allocate<F: Future + 'static>(future: F) -> *mut Header {
         stage: Stage { future: ManuallyDrop::new(future) },
     });
     Box::into_raw(memory).cast()
+}
+
+/// Asks the cache for a task's first two lines: header and future of most that are many. The
+/// pointer may be anything.
+#[inline]
+pub(crate) fn prefetch(task: *const Header) {
+    prefetch::prefetch(task);
+    prefetch::prefetch(task.wrapping_byte_add(LINE));
 }
 
 fn table<F: Future + 'static>() -> &'static Table {

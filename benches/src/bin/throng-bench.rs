@@ -15,6 +15,7 @@ use throng_bench::alone;
 use throng_bench::compare::{Comparison, Measure, peers_are_built, tungstenite, wrk};
 use throng_bench::load::{self, Load};
 use throng_bench::network;
+use throng_bench::path::{self, Server};
 use throng_bench::ramp::measure as measure_ramp;
 use throng_bench::report::Report;
 use throng_bench::role::{Role, Traffic};
@@ -52,6 +53,8 @@ enum Command {
     Ramp(Options),
     /// The TCP engine by itself, in nanoseconds
     Engine(Options),
+    /// A message's whole path through the server by itself, in nanoseconds
+    Path(Options),
     /// All of these
     All(Options),
     #[command(hide = true)]
@@ -123,6 +126,7 @@ const ALL: &[Bench] = &[
     broadcast,
     ramp,
     engine,
+    path,
 ];
 
 fn main() -> ExitCode {
@@ -164,6 +168,7 @@ fn compare(command: Command) -> io::Result<()> {
         Command::Broadcast(options) => (&[broadcast], options),
         Command::Ramp(options) => (&[ramp], options),
         Command::Engine(options) => (&[engine], options),
+        Command::Path(options) => (&[path], options),
         Command::All(options) => (ALL, options),
         Command::Serve(_) | Command::Load(_) => return Ok(()),
     };
@@ -264,6 +269,21 @@ fn engine(options: &Options) -> io::Result<Vec<Report>> {
         for at_once in [false, true] {
             let rounds = options.rounds.unwrap_or(rounds);
             let report = alone::measure(connections, at_once, rounds, time)?;
+            report.print();
+            reports.push(report);
+        }
+    }
+    Ok(reports)
+}
+
+fn path(options: &Options) -> io::Result<Vec<Report>> {
+    let (rounds, seconds) = if options.quick { (1, 0.1) } else { (5, 1.0) };
+    let mut reports = Vec::new();
+    for connections in options.connections(&[1_000, 1_000_000], &[1_000]) {
+        let time = Duration::from_secs_f64(options.seconds.unwrap_or(seconds));
+        for server in [Server::Echo, Server::WebSocket] {
+            let rounds = options.rounds.unwrap_or(rounds);
+            let report = path::measure(server, connections, rounds, time)?;
             report.print();
             reports.push(report);
         }

@@ -111,14 +111,24 @@ impl Stack {
                 Err(Malformed::Source) => self.link.counters.rx_bad_source += 1,
             }
         }
+        // Data wakes the connection's reader: what that takes comes along, a step behind.
         for arrival in &mut segments {
             self.engine.locate(&mut arrival.lookup);
+            if let Some(index) = arrival.reader() {
+                self.wakers.prefetch(index);
+            }
         }
         for arrival in &segments {
             self.engine.warm(&arrival.lookup);
+            if let Some(index) = arrival.reader() {
+                self.wakers.prefetch_wake(index);
+            }
         }
         for arrival in &segments {
             self.engine.warm_payload(&arrival.lookup);
+            if let Some(index) = arrival.reader() {
+                self.wakers.prefetch_poll(index);
+            }
         }
         let beside = self.exception.is_some();
         for arrival in &segments {

@@ -3,7 +3,7 @@
 
 use std::task::{Context, Waker};
 
-use throng_runtime::SmallWaker;
+use throng_runtime::{SmallWaker, prefetch_read};
 
 /// Adds the task of `cx` to tasks that wait for the same thing, once.
 pub(crate) fn wait_in(waiting: &mut Vec<Waker>, cx: &Context<'_>) {
@@ -54,6 +54,27 @@ impl Wakers {
         }
     }
 
+    /// Asks the cache for the reader's entry: the first of three steps, each for a whole burst.
+    pub(crate) fn prefetch(&self, index: u32) {
+        if let Some(entry) = self.read.entry(index) {
+            prefetch_read(entry);
+        }
+    }
+
+    /// The second: for what waking the reader looks at.
+    pub(crate) fn prefetch_wake(&self, index: u32) {
+        if let Some(Some(waker)) = self.read.entry(index) {
+            waker.prefetch_wake();
+        }
+    }
+
+    /// The third: for what polling the reader looks at.
+    pub(crate) fn prefetch_poll(&self, index: u32) {
+        if let Some(Some(waker)) = self.read.entry(index) {
+            waker.prefetch_poll();
+        }
+    }
+
     /// Forgets both: the connection's owner has let go of it.
     pub(crate) fn clear(&mut self, index: u32) {
         self.read.take(index);
@@ -73,56 +94,65 @@ impl Wakers {
 #[derive(Default)]
 struct Table<const N: usize> {
     chunks: Vec<Option<Box<Chunk<N>>>>,
+    /// How many wakers are in each: here, together, and not another cache line of the chunk's to be
+    /// touched with each waker.
+    used: Vec<u16>,
     /// One without wakers, kept for the next need.
     spare: Option<Box<Chunk<N>>>,
 }
 
-struct Chunk<const N: usize> {
-    used: u32,
-    wakers: [Option<SmallWaker>; N],
-}
+type Chunk<const N: usize> = [Option<SmallWaker>; N];
 
 impl<const N: usize> Table<N> {
+    /// The entry, if its chunk is there.
+    fn entry(&self, index: u32) -> Option<&Option<SmallWaker>> {
+        let chunk = self.chunks.get(index as usize / N)?.as_ref()?;
+        Some(&chunk[index as usize % N])
+    }
+
     fn set(&mut self, index: u32, waker: &Waker) {
+        const { assert!(N <= u16::MAX as usize) };
         let (at, offset) = (index as usize / N, index as usize % N);
         if at >= self.chunks.len() {
             self.chunks.resize_with(at + 1, || None);
+            self.used.resize(at + 1, 0);
         }
         let spare = &mut self.spare;
-        let chunk = self.chunks[at].get_or_insert_with(|| {
-            let fresh = || Box::new(Chunk { used: 0, wakers: [const { None }; N] });
-            spare.take().unwrap_or_else(fresh)
-        });
-        let place = &mut chunk.wakers[offset];
-        match place {
+        let chunk = self.chunks[at]
+            .get_or_insert_with(|| spare.take().unwrap_or_else(|| Box::new([const { None }; N])));
+        let entry = &mut chunk[offset];
+        match entry {
             Some(there) if there.will_wake(waker) => {}
             Some(there) => *there = waker.into(),
             None => {
-                *place = Some(waker.into());
-                chunk.used += 1;
+                *entry = Some(waker.into());
+                self.used[at] += 1;
             }
         }
     }
 
     fn take(&mut self, index: u32) -> Option<SmallWaker> {
         let chunk = self.chunks.get_mut(index as usize / N)?.as_mut()?;
-        let waker = chunk.wakers[index as usize % N].take()?;
-        chunk.used -= 1;
+        let waker = chunk[index as usize % N].take()?;
+        self.used[index as usize / N] -= 1;
         Some(waker)
     }
 
     /// Gives back the chunk of a place if nobody waits in it.
     fn tidy(&mut self, index: u32) {
-        if let Some(place) = self.chunks.get_mut(index as usize / N)
-            && place.as_ref().is_some_and(|chunk| chunk.used == 0)
+        let at = index as usize / N;
+        if self.used.get(at) == Some(&0)
+            && let Some(chunk) = self.chunks[at].take()
         {
-            self.spare = place.take();
+            self.spare = Some(chunk);
         }
     }
 
     fn memory(&self) -> usize {
         let chunks = self.chunks.iter().chain([&self.spare]).flatten().count();
-        chunks * size_of::<Chunk<N>>() + self.chunks.capacity() * size_of::<usize>()
+        chunks * size_of::<Chunk<N>>()
+            + self.chunks.capacity() * size_of::<usize>()
+            + self.used.capacity() * size_of::<u16>()
     }
 }
 
@@ -158,6 +188,12 @@ mod tests {
         table.wake(last, Interest::Write);
         table.wake(1, Interest::Read);
         table.wake(9_999, Interest::Read);
+        // Hints wake nobody, whoever is there.
+        for index in [0, 1, last, 9_999] {
+            table.prefetch(index);
+            table.prefetch_wake(index);
+            table.prefetch_poll(index);
+        }
         assert_eq!(woken(), [0, 0, 0]);
         table.wake(0, Interest::Write);
         table.wake(0, Interest::Write);

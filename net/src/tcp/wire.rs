@@ -22,6 +22,13 @@ pub struct Lookup {
     slot: Option<Slot>,
 }
 
+impl Lookup {
+    /// The index of the connection that was located, if it is one.
+    pub fn conn(&self) -> Option<u32> {
+        self.slot.filter(|slot| slot.kind() == Kind::Conn).map(Slot::index)
+    }
+}
+
 impl Engine {
     /// Stage 1 for a burst: hashes the tuple and asks the cache for the table's line.
     pub fn prefetch(&self, tuple: &FourTuple) -> Lookup {

@@ -1,0 +1,295 @@
+//! The whole path of a message by itself, in nanoseconds: device, stack, engine, executor, task and back.
+//!
+//! One shard on one thread, under a virtual clock, whose clients are frames made by hand. Only the
+//! server's turns are timed, and of those the middle one counts: whoever else wants the processor
+//! prolongs some turns, not the middle one.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use serde_json::{Map, json};
+use throng::net::device::{Device, memory};
+use throng::net::engine::wire::{self, Incoming};
+use throng::net::packet::Packet;
+use throng::net::sim::{HostConfig, add_host};
+use throng::net::tcp::{Flags, Header, Options, SeqNum};
+use throng::runtime::ShardId;
+use throng::runtime::sim::World;
+use throng::{TcpListener, spawn_local};
+
+use crate::crowd::{self, ECHO, MESSAGE, PORT, REQUEST, SERVER};
+use crate::idle_ws::{self, Style};
+use crate::report::Report;
+use crate::serve;
+use crate::stats::Samples;
+
+/// Frames of a turn.
+const BURST: usize = 64;
+/// From so many connections on, each message is on another one, as is its acknowledgement.
+const MANY: usize = 4_096;
+/// Messages under way at a time on many.
+const WINDOW: usize = 1_024;
+/// What goes by between two turns.
+const TURN: Duration = Duration::from_micros(40);
+/// A plain message.
+const PLAIN: [u8; 64] = [0x55; 64];
+
+/// Who serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Server {
+    /// `TcpStream`s, 64 bytes and back.
+    Echo,
+    /// WebSockets in the hands of `ws::serve`, 32 bytes and back.
+    WebSocket,
+}
+
+/// A client's side of a connection.
+#[derive(Clone, Copy, Default)]
+struct Peer {
+    seq: u32,
+    ack: u32,
+    waits: bool,
+}
+
+struct Bed {
+    world: World,
+    device: memory::MemoryQueue,
+    server: Server,
+    station: [u8; 6],
+    peers: Vec<Peer>,
+    outgoing: VecDeque<Packet>,
+    received: Vec<Packet>,
+    /// Whose echo is to be acknowledged.
+    owed: VecDeque<u32>,
+    echoed: usize,
+    random: u64,
+}
+
+impl Bed {
+    fn new(server: Server, connections: usize) -> io::Result<Bed> {
+        let (ours, theirs) = memory::pair(1, memory::Options::default());
+        let theirs = theirs.into_iter().map(|queue| Box::new(queue) as Box<dyn Device>).collect();
+        let mut world = World::new();
+        let mut config = HostConfig::new(&[&format!("{SERVER}/8")], 1);
+        config.tcp.max_connections = connections + 1_024;
+        let host = add_host(&mut world, theirs, &config);
+        world.spawn(host, ShardId(0), async move {
+            match server {
+                Server::WebSocket => idle_ws::accept(Style::Handler).await,
+                Server::Echo => {
+                    let listener = TcpListener::bind(SocketAddr::from((SERVER, PORT)))?;
+                    loop {
+                        spawn_local(serve::echo(listener.accept().await?.0)).detach();
+                    }
+                }
+            }
+        });
+        let device = ours.into_iter().next().ok_or(io::ErrorKind::NotFound)?;
+        let mut bed = Bed {
+            world,
+            device,
+            server,
+            station: [0; 6],
+            peers: vec![Peer::default(); connections],
+            outgoing: VecDeque::new(),
+            received: Vec::new(),
+            owed: VecDeque::new(),
+            echoed: 0,
+            random: 0x9e37_79b9_7f4a_7c15,
+        };
+        bed.open()?;
+        Ok(bed)
+    }
+
+    fn open(&mut self) -> io::Result<()> {
+        let all = self.peers.len() as u32;
+        let hosts: BTreeSet<IpAddr> = (0..all).map(|i| crowd::tuple(i).local_addr().ip()).collect();
+        for host in hosts {
+            let IpAddr::V4(host) = host else { continue };
+            self.send(&crowd::question(host));
+            // The answer, and what the server asks in its turn.
+            self.turn();
+            self.turn();
+        }
+        if self.station == [0; 6] {
+            return Err(io::Error::other("the server does not answer for its address"));
+        }
+        let syn = Options {
+            mss: Some(1460),
+            window_scale: Some(7),
+            sack_permitted: true,
+            ..Options::default()
+        };
+        for first in (0..all).step_by(BURST) {
+            let clients = first..(first + BURST as u32).min(all);
+            clients.clone().for_each(|i| self.emit(i, Flags::SYN, syn, &[]));
+            self.turn();
+            clients.clone().for_each(|i| self.peers[i as usize].seq = 1);
+            clients.clone().for_each(|i| self.emit(i, Flags::ACK, Options::default(), &[]));
+            self.turn();
+            if self.server == Server::WebSocket {
+                clients.clone().for_each(|i| self.say(i, REQUEST));
+                self.turn();
+                clients.for_each(|i| self.emit(i, Flags::ACK, Options::default(), &[]));
+                self.turn();
+            }
+        }
+        self.owed.clear();
+        self.peers.iter_mut().for_each(|peer| peer.waits = false);
+        Ok(())
+    }
+
+    fn send(&mut self, bytes: &[u8]) {
+        if let Some(mut packet) = self.device.allocate(bytes.len())
+            && packet.append(bytes)
+        {
+            self.outgoing.push_back(packet);
+        }
+    }
+
+    fn emit(&mut self, client: u32, flags: Flags, options: Options, payload: &[u8]) {
+        let Peer { seq, ack, .. } = self.peers[client as usize];
+        let header =
+            Header { options, ..crowd::plain(crowd::tuple(client), seq, SeqNum(ack), flags) };
+        let frame = crowd::frame(self.station, &header, payload);
+        self.send(&frame);
+    }
+
+    fn say(&mut self, client: u32, message: &[u8]) {
+        self.emit(client, Flags::ACK | Flags::PSH, Options::default(), message);
+        let peer = &mut self.peers[client as usize];
+        peer.seq = peer.seq.wrapping_add(message.len() as u32);
+        peer.waits = true;
+    }
+
+    /// One turn of the server with what was sent; returns how long it took.
+    fn turn(&mut self) -> Duration {
+        let now = self.world.now();
+        while !self.outgoing.is_empty() && self.device.transmit(&mut self.outgoing, now) > 0 {}
+        self.world.jump(TURN);
+        let begin = Instant::now();
+        self.world.sweep();
+        let took = begin.elapsed();
+        self.device.receive(&mut self.received, 4 * BURST, now);
+        let mut received = std::mem::take(&mut self.received);
+        received.drain(..).for_each(|frame| self.on_frame(frame.data()));
+        self.received = received;
+        took
+    }
+
+    fn on_frame(&mut self, frame: &[u8]) {
+        if frame.get(12..14) == Some(&[0x08, 0x06]) {
+            let answer = crowd::on_arp(frame);
+            self.station.copy_from_slice(&frame[22..28]);
+            return answer.iter().for_each(|answer| self.send(answer));
+        }
+        let Some(Incoming::Segment(header, payload)) = wire::decode(&frame[14..]) else { return };
+        let Some(client) = crowd::number(&header.tuple) else { return };
+        let Some(peer) = self.peers.get_mut(client as usize) else { return };
+        let syn = u32::from(header.flags.contains(Flags::SYN));
+        peer.ack = header.seq.0.wrapping_add(payload.len() as u32 + syn);
+        if !payload.is_empty() {
+            let wanted: &[u8] = if self.server == Server::Echo { &PLAIN } else { &ECHO };
+            self.echoed += usize::from(payload == wanted);
+            self.owed.push_back(client);
+        }
+    }
+
+    fn pick(&mut self) -> u32 {
+        loop {
+            self.random ^= self.random << 13;
+            self.random ^= self.random >> 7;
+            self.random ^= self.random << 17;
+            let all = self.peers.len() as u128;
+            let client = ((u128::from(self.random) * all) >> 64) as u32;
+            if !self.peers[client as usize].waits {
+                return client;
+            }
+        }
+    }
+
+    /// A turn with as many messages as go with their acknowledgements; returns how many, and how
+    /// long it took.
+    fn burst(&mut self) -> (usize, Duration) {
+        let message: &[u8] = if self.server == Server::Echo { &PLAIN } else { &MESSAGE };
+        let many = self.peers.len() >= MANY;
+        let mut asked = 0;
+        for _ in 0..BURST {
+            // A million's acknowledgements come by themselves, in the order of the echoes.
+            if many && self.owed.len() >= WINDOW.min(self.peers.len() / 2) + BURST / 2 - asked {
+                let Some(client) = self.owed.pop_front() else { break };
+                self.peers[client as usize].waits = false;
+                self.emit(client, Flags::ACK, Options::default(), &[]);
+                continue;
+            }
+            if !many && let Some(client) = self.owed.pop_front() {
+                self.peers[client as usize].waits = false;
+            }
+            let client = self.pick();
+            self.say(client, message);
+            asked += 1;
+        }
+        self.echoed = 0;
+        let took = self.turn();
+        assert_eq!(self.echoed, asked, "each message comes back in its turn");
+        (asked, took)
+    }
+}
+
+/// Has `connections` of `server` echo, a burst of them at a time that lie anywhere, for `time` in each of
+/// `rounds` rounds.
+///
+/// # Errors
+/// The server does not answer.
+pub fn measure(
+    server: Server,
+    connections: usize,
+    rounds: usize,
+    time: Duration,
+) -> io::Result<Report> {
+    let mut bed = Bed::new(server, connections)?;
+    let mut figures = Vec::new();
+    // The first is for what the connections allocate once.
+    for round in 0..=rounds {
+        let (begin, mut turns) = (Instant::now(), Vec::new());
+        while begin.elapsed() < time {
+            let (messages, took) = bed.burst();
+            turns.push(took.as_nanos() as f64 / messages.max(1) as f64);
+        }
+        if round > 0 {
+            figures.push(Samples::from(turns).median());
+        }
+    }
+    Ok(Report {
+        bench: "path".into(),
+        params: json!({
+            "server": if server == Server::Echo { "echo" } else { "ws-echo" },
+            "connections": connections,
+            "burst": BURST,
+        }),
+        unit: "ns of a turn per message received, handled and sent back".into(),
+        more_is_better: false,
+        throng: Samples::from(figures),
+        peers: Vec::new(),
+        others: Samples::from(vec![0.0; rounds]),
+        more: Map::new(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_message_comes_back_in_its_turn() {
+        // The bed itself insists on the echoes.
+        for server in [Server::Echo, Server::WebSocket] {
+            for connections in [100, MANY] {
+                let report = measure(server, connections, 1, Duration::from_millis(20));
+                assert_eq!(report.expect("a server").throng.len(), 1);
+            }
+        }
+    }
+}
