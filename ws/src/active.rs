@@ -14,13 +14,18 @@ use tungstenite::protocol::{CloseFrame, Message, Role, WebSocketContext};
 use crate::bridge::{Bridge, over_budget};
 use crate::config::{Config, Share};
 use crate::error::Error;
+use crate::quick;
 use crate::timers::Stall;
 use crate::track::Tracker;
 
 /// tungstenite's state and buffers of one socket, and what we must know about them.
 #[derive(Debug)]
 pub(crate) struct Active {
-    context: WebSocketContext,
+    role: Role,
+    /// Made when there is more to do than to send a data message.
+    context: Option<WebSocketContext>,
+    /// Encoded frames that go before what the context writes.
+    ahead: Vec<u8>,
     tracker: Tracker,
     /// Bytes of the message under way, in the books of the config.
     share: Share,
@@ -55,11 +60,16 @@ impl Active {
         let mut tracker = Tracker::default();
         let part = &part[..tracker.feed(part)];
         let drained = part.is_empty();
-        // With the room tungstenite asks for, it goes on with this very buffer.
-        let mut buf = Vec::with_capacity(config.read_buffer_size.max(part.len()));
-        buf.extend_from_slice(part);
+        let context = (!drained).then(|| {
+            // With the room tungstenite asks for, it goes on with this very buffer.
+            let mut buf = Vec::with_capacity(config.read_buffer_size.max(part.len()));
+            buf.extend_from_slice(part);
+            WebSocketContext::from_partially_read(buf, role, Some(config.protocol()))
+        });
         Active {
-            context: WebSocketContext::from_partially_read(buf, role, Some(config.protocol())),
+            role,
+            context,
+            ahead: Vec::new(),
             tracker,
             share: Share::new(config.clone()),
             heard: !drained,
@@ -108,9 +118,10 @@ impl Active {
         if !self.share.set(self.tracker.under_way()) {
             return Err(over_budget().into());
         }
-        let mut bridge =
-            Bridge::new(io, cx, &mut self.tracker, &mut self.share, self.writer.as_ref());
-        let result = self.context.read(&mut bridge);
+        let context = context(&mut self.context, self.role, self.share.config());
+        let (tracker, share, ahead) = (&mut self.tracker, &mut self.share, &mut self.ahead);
+        let mut bridge = Bridge::new(io, cx, tracker, share, ahead, self.writer.as_ref());
+        let result = context.read(&mut bridge);
         self.heard |= bridge.heard;
         if bridge.written > 0
             && let Some(stall) = &mut self.stall
@@ -145,8 +156,12 @@ impl Active {
         reader: Option<&SmallWaker>,
     ) -> Result<(), tungstenite::Error> {
         let other = reader.or(self.writer.as_ref());
-        let mut bridge = Bridge::new(io, cx, &mut self.tracker, &mut self.share, other);
-        let result = self.context.flush(&mut bridge);
+        let (tracker, share, ahead) = (&mut self.tracker, &mut self.share, &mut self.ahead);
+        let mut bridge = Bridge::new(io, cx, tracker, share, ahead, other);
+        let result = match &mut self.context {
+            Some(context) => context.flush(&mut bridge),
+            None => io::Write::flush(&mut bridge).map_err(tungstenite::Error::Io),
+        };
         if bridge.written > 0
             && let Some(stall) = &mut self.stall
         {
@@ -166,13 +181,22 @@ impl Active {
         message: Message,
         config: &Config,
     ) -> Result<(), tungstenite::Error> {
+        self.dirty = true;
+        if self.context.is_none()
+            && self.role == Role::Server
+            && quick::encode(&message, &mut self.ahead)
+        {
+            // As many bytes as tungstenite collects.
+            self.blocked |= self.ahead.len() > config.write_buffer();
+            return Ok(());
+        }
         // The message always fits: what bounds the buffer is that the caller waits for
         // `poll_ready`, so at most one message is in it beside the small things.
         let room = message.len().saturating_add(config.write_limit());
-        self.context.set_config(|limits| limits.max_write_buffer_size = room);
-        let result = self.context.write(&mut Refuse, message);
-        self.context.set_config(|limits| limits.max_write_buffer_size = config.write_limit());
-        self.dirty = true;
+        let context = context(&mut self.context, self.role, config);
+        context.set_config(|limits| limits.max_write_buffer_size = room);
+        let result = context.write(&mut Refuse, message);
+        context.set_config(|limits| limits.max_write_buffer_size = config.write_limit());
         match result {
             Err(error) if would_block(&error) => {
                 self.blocked = true;
@@ -219,11 +243,12 @@ impl Active {
                 .close_code()
                 .map(|code| CloseFrame { code, reason: reason(&failing.error).into() });
             // The last frame of all has room behind whatever waits.
-            self.context.set_config(|limits| limits.max_write_buffer_size = usize::MAX);
-            let mut bridge =
-                Bridge::new(io, cx, &mut self.tracker, &mut self.share, self.writer.as_ref());
+            let context = context(&mut self.context, self.role, self.share.config());
+            context.set_config(|limits| limits.max_write_buffer_size = usize::MAX);
+            let (tracker, share, ahead) = (&mut self.tracker, &mut self.share, &mut self.ahead);
+            let mut bridge = Bridge::new(io, cx, tracker, share, ahead, self.writer.as_ref());
             // The first call queues the frame, later ones go on writing.
-            match self.context.close(&mut bridge, frame) {
+            match context.close(&mut bridge, frame) {
                 Err(error) if would_block(&error) => return Poll::Pending,
                 Ok(()) | Err(tungstenite::Error::ConnectionClosed) => failing.told = true,
                 Err(_) => return Poll::Ready(false),
@@ -237,6 +262,15 @@ impl Active {
         }
         Poll::Ready(true)
     }
+}
+
+/// The context, which is made if it is not there.
+fn context<'a>(
+    place: &'a mut Option<WebSocketContext>,
+    role: Role,
+    config: &Config,
+) -> &'a mut WebSocketContext {
+    place.get_or_insert_with(|| WebSocketContext::new(role, Some(config.protocol())))
 }
 
 /// What the peer reads beside the code; at most 123 bytes (RFC 6455 5.5).

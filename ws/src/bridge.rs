@@ -1,6 +1,7 @@
 //! tungstenite speaks `std::io`; this lends it an async stream for the length of one poll.
 
 use std::io;
+use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
@@ -9,6 +10,7 @@ use futures::io::{AsyncRead, AsyncWrite};
 use throng_runtime::SmallWaker;
 
 use crate::config::Share;
+use crate::quick;
 use crate::track::Tracker;
 
 /// An async stream during one poll: `Pending` becomes `WouldBlock`, and the stream then
@@ -22,6 +24,8 @@ pub(crate) struct Bridge<'a, 'c, S> {
     cx: &'a mut Context<'c>,
     tracker: &'a mut Tracker,
     share: &'a mut Share,
+    /// Encoded frames that go before what tungstenite writes.
+    ahead: &'a mut Vec<u8>,
     other: Option<&'a SmallWaker>,
     /// Bytes the stream has taken during this poll.
     pub(crate) written: usize,
@@ -35,10 +39,11 @@ impl<'a, 'c, S> Bridge<'a, 'c, S> {
         cx: &'a mut Context<'c>,
         tracker: &'a mut Tracker,
         share: &'a mut Share,
+        ahead: &'a mut Vec<u8>,
         other: Option<&'a SmallWaker>,
     ) -> Self {
         let other = other.filter(|waker| !waker.will_wake(cx.waker()));
-        Bridge { io, cx, tracker, share, other, written: 0, heard: false }
+        Bridge { io, cx, tracker, share, ahead, other, written: 0, heard: false }
     }
 
     /// Runs a write-side poll so that its waker reaches every waiting task.
@@ -85,14 +90,45 @@ impl<S: AsyncRead + Unpin> io::Read for Bridge<'_, '_, S> {
     }
 }
 
+impl<S: AsyncWrite + Unpin> Bridge<'_, '_, S> {
+    /// Writes all that goes before.
+    fn write_ahead(&mut self) -> io::Result<()> {
+        if self.ahead.is_empty() {
+            return Ok(());
+        }
+        let ahead = mem::take(self.ahead);
+        let mut done = 0;
+        let result = loop {
+            if done == ahead.len() {
+                quick::recycle(ahead);
+                return Ok(());
+            }
+            match self.poll_write_side(|io, cx| io.poll_write(cx, &ahead[done..])) {
+                Ok(0) => break io::ErrorKind::ConnectionReset.into(),
+                Ok(n) => {
+                    done += n;
+                    self.written += n;
+                }
+                Err(error) => break error,
+            }
+        };
+        // It may wait for long: in memory of its own size.
+        *self.ahead = ahead[done..].to_vec();
+        quick::recycle(ahead);
+        Err(result)
+    }
+}
+
 impl<S: AsyncWrite + Unpin> io::Write for Bridge<'_, '_, S> {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.write_ahead()?;
         let n = self.poll_write_side(|io, cx| io.poll_write(cx, buf))?;
         self.written += n;
         Ok(n)
     }
 
     fn flush(&mut self) -> io::Result<()> {
+        self.write_ahead()?;
         self.poll_write_side(|io, cx| io.poll_flush(cx))
     }
 }

@@ -165,6 +165,11 @@ impl Share {
         Share { config, bytes: 0 }
     }
 
+    /// The config whose books these are.
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
     /// Makes the share `bytes` large; false, and unchanged, where the limit forbids it.
     pub(crate) fn set(&mut self, bytes: u64) -> bool {
         // What is larger than any message may be is refused for that, without room made for it.
@@ -206,7 +211,7 @@ impl Config {
     }
 
     /// Below any limit that is more than twice as large.
-    fn write_buffer(&self) -> usize {
+    pub(crate) fn write_buffer(&self) -> usize {
         self.write_buffer_size.min(usize::MAX / 4)
     }
 

@@ -9,6 +9,11 @@ use crate::error::Error;
 use crate::track::MAX_CONTROL;
 use crate::upgrade::Upgraded;
 
+/// Bits of a frame's first byte (RFC 6455 5.2).
+pub(crate) const FINAL: u8 = 0x80;
+pub(crate) const TEXT: u8 = 0x1;
+pub(crate) const BINARY: u8 = 0x2;
+
 /// A whole, unmasked WebSocket frame (RFC 6455 5.2). Clones share the bytes: sent to a million
 /// sockets it is in memory once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,12 +25,12 @@ pub struct Frame {
 impl Frame {
     /// A text message.
     pub fn text(text: impl AsRef<str>) -> Frame {
-        Frame::encode(0x1, text.as_ref().as_bytes())
+        Frame::encode(TEXT, text.as_ref().as_bytes())
     }
 
     /// A binary message.
     pub fn binary(payload: impl AsRef<[u8]>) -> Frame {
-        Frame::encode(0x2, payload.as_ref())
+        Frame::encode(BINARY, payload.as_ref())
     }
 
     /// A ping.
@@ -45,18 +50,7 @@ impl Frame {
 
     fn encode(opcode: u8, payload: &[u8]) -> Frame {
         let mut bytes = BytesMut::with_capacity(payload.len() + 10);
-        bytes.put_u8(0x80 | opcode);
-        match payload.len() {
-            len @ 0..126 => bytes.put_u8(len as u8),
-            len if len <= usize::from(u16::MAX) => {
-                bytes.put_u8(126);
-                bytes.put_u16(len as u16);
-            }
-            len => {
-                bytes.put_u8(127);
-                bytes.put_u64(len as u64);
-            }
-        }
+        put_header(&mut bytes, opcode, payload.len());
         let header = bytes.len() as u8;
         bytes.put_slice(payload);
         Frame { bytes: bytes.freeze(), header }
@@ -87,10 +81,26 @@ impl Frame {
         let payload = self.payload();
         match self.opcode() {
             // It was made of a `str`.
-            0x1 => Utf8Bytes::try_from(payload.clone())
+            TEXT => Utf8Bytes::try_from(payload.clone())
                 .map_or_else(|_| Message::Binary(payload), Message::Text),
             0x9 => Message::Ping(payload),
             _ => Message::Binary(payload),
+        }
+    }
+}
+
+/// Appends the header of a whole, unmasked frame (RFC 6455 5.2).
+pub(crate) fn put_header(out: &mut impl BufMut, opcode: u8, len: usize) {
+    out.put_u8(FINAL | opcode);
+    match len {
+        len @ 0..126 => out.put_u8(len as u8),
+        len if len <= usize::from(u16::MAX) => {
+            out.put_u8(126);
+            out.put_u16(len as u16);
+        }
+        len => {
+            out.put_u8(127);
+            out.put_u64(len as u64);
         }
     }
 }

@@ -64,6 +64,7 @@ mod error;
 mod forward;
 mod frame;
 mod handshake;
+mod quick;
 mod serve;
 mod socket;
 mod timers;

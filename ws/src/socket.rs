@@ -20,11 +20,10 @@ use crate::active::{Active, Failing};
 use crate::config::Config;
 use crate::error::Error;
 use crate::forward::Life;
+use crate::quick;
 use crate::timers::{Due, Timers};
 use crate::track::MAX_CONTROL;
 
-/// Bytes a parked socket reads at a time, on the stack: most messages in one go.
-const PARKED_READ: usize = 2048;
 /// Longest chain of reads while what a failed peer still sends is thrown away.
 const DRAIN_READS: usize = 32;
 
@@ -71,6 +70,15 @@ enum Phase {
     /// Sending has failed; the stream has yet to say that this was no orderly end.
     Lost,
     Done,
+}
+
+/// What a parked socket has read.
+enum Parked {
+    /// A message, and it stays parked.
+    Message(Message),
+    /// Something else.
+    Active(Box<Active>),
+    End,
 }
 
 impl<S> fmt::Debug for WebSocket<S> {
@@ -148,18 +156,23 @@ impl<S> WebSocket<S> {
         let Some(active) = &mut self.active else { return };
         let stopped = waits && active.is_under_way() && self.config.receive_timeout.is_some();
         let heard = active.take_heard();
-        if heard {
-            self.life = Life::Heard;
-        }
         if stopped && self.timers.is_none() {
             let timers = Timers::new(throng_runtime::now(), &self.config);
             self.timers = Some(Box::new(timers));
         }
-        if let Some(timers) = &mut self.timers {
+        if heard {
+            self.note_heard(stopped);
+        } else if let Some(timers) = &mut self.timers {
             timers.set_under_way(stopped);
-            if heard {
-                timers.heard(throng_runtime::now());
-            }
+        }
+    }
+
+    /// Bytes have come; `under_way`: the message that they are of stands still.
+    fn note_heard(&mut self, under_way: bool) {
+        self.life = Life::Heard;
+        if let Some(timers) = &mut self.timers {
+            timers.set_under_way(under_way);
+            timers.heard(throng_runtime::now());
         }
     }
 
@@ -274,13 +287,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Message, Error>>> {
         if self.active.is_none() {
-            let mut buf = [0; PARKED_READ];
-            match ready!(Pin::new(&mut self.io).poll_read(cx, &mut buf)) {
-                Ok(0) => return self.end(Error::ClosedAbnormally),
-                Ok(n) => {
-                    let active = Active::new(self.role, &self.config, &buf[..n]);
-                    self.active = Some(Box::new(active));
+            let (role, config) = (self.role, &self.config);
+            let read = quick::with_buffer(|buf| {
+                let n = ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+                Poll::Ready(Ok::<_, io::Error>(match quick::decode(&buf[..n], role, config) {
+                    _ if n == 0 => Parked::End,
+                    Some(message) if config.park => Parked::Message(message),
+                    _ => Parked::Active(Box::new(Active::new(role, config, &buf[..n]))),
+                }))
+            });
+            match ready!(read) {
+                Ok(Parked::Active(active)) => self.active = Some(active),
+                Ok(Parked::Message(message)) => {
+                    self.note_heard(false);
+                    return Poll::Ready(Some(Ok(self.received(message, cx))));
                 }
+                Ok(Parked::End) => return self.end(Error::ClosedAbnormally),
                 Err(error) => return self.end(Error::Io(error)),
             }
         }
@@ -364,9 +386,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
 
     /// Throws away what comes until the stream ends.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut scratch = [0; PARKED_READ];
         for _ in 0..DRAIN_READS {
-            match ready!(Pin::new(&mut self.io).poll_read(cx, &mut scratch)) {
+            let read = quick::with_buffer(|buf| Pin::new(&mut self.io).poll_read(cx, buf));
+            match ready!(read) {
                 Ok(n) if n > 0 => {}
                 _ => return Poll::Ready(()),
             }
