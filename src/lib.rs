@@ -12,3 +12,5 @@ pub use throng_runtime::{OnThread, sleep, spawn_blocking, spawn_local, spawn_on,
 #[cfg(feature = "tls")]
 pub use throng_tls as tls;
 pub use throng_ws as ws;
+#[cfg(feature = "redis")]
+pub use throng_ws_redis as redis;

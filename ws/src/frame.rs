@@ -66,6 +66,11 @@ impl Frame {
         self.bytes.slice(usize::from(self.header)..)
     }
 
+    /// Whether it is a text message.
+    pub fn is_text(&self) -> bool {
+        self.opcode() == 0x1
+    }
+
     /// Whether it is a ping.
     pub fn is_ping(&self) -> bool {
         self.opcode() == 0x9

@@ -8,7 +8,7 @@ use crate::host;
 use crate::process::Cmd;
 
 /// All cargo features of the workspace that need nothing but what cargo fetches.
-pub(crate) const PLAIN_FEATURES: &str = "tls,tokio";
+pub(crate) const PLAIN_FEATURES: &str = "redis,tls,tokio";
 
 /// `cargo args...` in the workspace, with the cargo that started us.
 pub(crate) fn cargo<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Cmd {

@@ -6,7 +6,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::rc::{Rc, Weak};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -14,8 +14,10 @@ use std::time::Duration;
 use futures::task::AtomicWaker;
 use throng_net::stats;
 use throng_runtime::mesh::{Mesh, Port};
+use throng_runtime::metrics::{Measured, Metric};
 use throng_runtime::{ShardId, current_shard, sleep, try_spawn_local};
 
+use super::backplane::{Attached, Backplane, BackplaneStats, Inbound, Slot, Source, Way};
 use super::{Frames, GROUP, HubStats, Inner, PHASES, Published, Topic, TopicConfig};
 use crate::frame::Frame;
 
@@ -46,6 +48,8 @@ struct Shared {
     seats: Vec<Seat>,
     /// Locked when a topic comes to a shard, not to publish.
     directory: Mutex<Directory>,
+    /// To other processes.
+    way: Way,
 }
 
 /// Topics that exist on any shard, and names of some that no longer do.
@@ -68,6 +72,8 @@ struct Seat {
 struct Parcel {
     to: Arc<Everywhere>,
     frame: Frame,
+    /// For the backplane too, which is there.
+    carry: bool,
 }
 
 /// A topic, on all shards together.
@@ -75,6 +81,8 @@ pub(super) struct Everywhere {
     pub(super) name: Arc<str>,
     /// Subscribers by shard; each is written by its shard only.
     counts: Box<[Count]>,
+    /// The shard with the backplane is to look at it, see [`Way::note`].
+    pub(super) noted: AtomicBool,
 }
 
 /// Keeps what two cores write apart.
@@ -82,21 +90,25 @@ pub(super) struct Everywhere {
 #[repr(align(64))]
 struct Count(AtomicU64);
 
+// The counts and the place of the backplane are ordered: who becomes the first subscriber sees
+// that there is a backplane, or who attaches it sees the subscriber.
 impl Everywhere {
     pub(super) fn presence(&self) -> u64 {
-        self.counts.iter().map(|count| count.0.load(Ordering::Relaxed)).sum()
+        self.counts.iter().map(|count| count.0.load(Ordering::SeqCst)).sum()
     }
 
-    pub(super) fn entered(&self, shard: usize) {
-        self.counts[shard].0.fetch_add(1, Ordering::Relaxed);
+    /// Whether it is the shard's first.
+    pub(super) fn entered(&self, shard: usize) -> bool {
+        self.counts[shard].0.fetch_add(1, Ordering::SeqCst) == 0
     }
 
-    pub(super) fn left(&self, shard: usize) {
-        self.counts[shard].0.fetch_sub(1, Ordering::Relaxed);
+    /// Whether it was the shard's last.
+    pub(super) fn left(&self, shard: usize) -> bool {
+        self.counts[shard].0.fetch_sub(1, Ordering::SeqCst) == 1
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -105,7 +117,7 @@ impl Hub {
     pub fn new(shards: usize, config: TopicConfig) -> Hub {
         let seat = |port| Seat { port: Mutex::new(Some(port)), waker: AtomicWaker::new() };
         let seats = Mesh::new(shards, MESH).into_iter().map(seat).collect();
-        Hub(Arc::new(Shared { config, seats, directory: Mutex::default() }))
+        Hub(Arc::new(Shared { config, seats, directory: Mutex::default(), way: Way::new() }))
     }
 
     /// This shard's topics. It spawns a task that serves them for as long as the shard runs.
@@ -128,7 +140,10 @@ impl Hub {
             sweeps: RefCell::default(),
             kept: Rc::default(),
             stats: Cell::default(),
+            attached: Slot::default(),
+            sources: RefCell::default(),
         });
+        local.register("topics", Rc::new(Totals(Rc::downgrade(&local))));
         let serving = local.clone();
         let task = try_spawn_local(async move {
             loop {
@@ -209,6 +224,43 @@ impl Topics {
     pub fn stats(&self) -> HubStats {
         self.0.stats.get()
     }
+
+    /// Attaches what `make` makes to the hub: from then on topics reach the other processes that
+    /// have attached the like. It serves all shards and lives on this one, as long as the hub's
+    /// topics do; its counters are in this shard's metrics.
+    ///
+    /// # Errors
+    /// Where the hub has one already.
+    pub fn attach<B: Backplane + 'static>(
+        &self,
+        make: impl FnOnce(Inbound) -> B,
+    ) -> io::Result<()> {
+        let hub = &self.0;
+        if !hub.hub.way.claim(hub.shard) {
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "the hub has a backplane already",
+            ));
+        }
+        let backplane: Rc<dyn Backplane> = Rc::new(make(Inbound(Rc::downgrade(hub))));
+        hub.register("backplane", Rc::new(Source(backplane.clone())));
+        *hub.attached.borrow_mut() = Some(Attached { backplane, wanted: HashMap::new() });
+        // Those who have come before.
+        let directory = lock(&hub.hub.directory);
+        let topics: Vec<_> =
+            directory.topics.values().filter_map(|topic| topic.upgrade()).collect();
+        drop(directory);
+        for topic in topics {
+            hub.hub.way.note(&topic);
+        }
+        hub.hub.seats[hub.shard].waker.wake();
+        Ok(())
+    }
+
+    /// What the backplane has done, on the shard it is attached to.
+    pub fn backplane(&self) -> Option<BackplaneStats> {
+        self.0.with_attached(|attached| attached.backplane.stats())
+    }
 }
 
 impl fmt::Debug for Topics {
@@ -228,9 +280,77 @@ pub(super) struct Local {
     /// Bytes that the topics keep for those who have not taken them.
     kept: Rc<Cell<usize>>,
     stats: Cell<HubStats>,
+    /// To other processes, on the shard that is their way.
+    attached: Slot,
+    /// What this shard's metrics read; they do not keep it.
+    sources: RefCell<Vec<Rc<dyn Measured>>>,
+}
+
+/// The hub's numbers of a shard for its metrics.
+struct Totals(Weak<Local>);
+
+impl Measured for Totals {
+    fn measure(&self) -> Vec<(&'static Metric, u64)> {
+        self.0.upgrade().map_or_else(Vec::new, |hub| hub.stats.get().measure())
+    }
 }
 
 impl Local {
+    /// Adds to this shard's metrics, where it has a network to show them by.
+    fn register(&self, group: &'static str, source: Rc<dyn Measured>) {
+        if throng_net::stats::register(group, source.clone()).is_ok() {
+            self.sources.borrow_mut().push(source);
+        }
+    }
+
+    /// Calls with the backplane, if it is attached here.
+    pub(super) fn with_attached<T>(&self, call: impl FnOnce(&Attached) -> T) -> Option<T> {
+        self.attached.borrow().as_ref().map(call)
+    }
+
+    /// A topic has got its first subscriber here, or lost its last one.
+    pub(super) fn note(&self, topic: &Arc<Everywhere>) {
+        if let Some(home) = self.hub.way.home()
+            && self.hub.way.note(topic)
+        {
+            self.hub.seats[home].waker.wake();
+        }
+    }
+
+    /// Tells the backplane of the topics that are wanted or no more.
+    fn look_at_topics(&self) {
+        if self.hub.way.home() != Some(self.shard) {
+            return;
+        }
+        for topic in self.hub.way.take() {
+            let told = {
+                let mut attached = self.attached.borrow_mut();
+                attached.as_mut().and_then(|it| Some((it.look(&topic)?, it.backplane.clone())))
+            };
+            if let Some((wanted, backplane)) = told {
+                backplane.interest(&topic.name, wanted);
+            }
+        }
+    }
+
+    /// Gives a frame to the backplane, which is here.
+    fn carry(&self, topic: &Everywhere, frame: &Frame) {
+        if let Some(backplane) = self.with_attached(|attached| attached.backplane.clone()) {
+            backplane.publish(&topic.name, frame);
+        }
+    }
+
+    /// Gives a frame of another process to the subscribers of all shards.
+    pub(super) fn deliver(&self, topic: &str, frame: &Frame) -> Published {
+        let wanted = self.with_attached(|attached| attached.wanted.get(topic).cloned()).flatten();
+        let Some(topic) = wanted else { return Published::default() };
+        let mut published = self.send(&topic, frame, None);
+        if let Some(here) = self.find(&topic.name) {
+            here.publish_here(frame, &mut published);
+        }
+        published
+    }
+
     /// Changes the counters.
     pub(super) fn count(&self, change: impl FnOnce(&mut HubStats)) {
         let mut stats = self.stats.get();
@@ -254,26 +374,42 @@ impl Local {
         }
         let name: Arc<str> = name.into();
         let counts = self.hub.seats.iter().map(|_| Count::default()).collect();
-        let made = Arc::new(Everywhere { name: name.clone(), counts });
+        let noted = AtomicBool::new(false);
+        let made = Arc::new(Everywhere { name: name.clone(), counts, noted });
         directory.topics.insert(name, Arc::downgrade(&made));
         made
     }
 
-    /// Sends a frame to the other shards that have subscribers.
-    pub(super) fn send(&self, topic: &Arc<Everywhere>, frame: &Frame) -> Published {
+    /// Sends a frame that is published here to the other shards that have subscribers, and to
+    /// other processes.
+    pub(super) fn publish(&self, topic: &Arc<Everywhere>, frame: &Frame) -> Published {
+        let home = self.hub.way.home().filter(|_| !frame.is_ping());
+        let published = self.send(topic, frame, home);
+        if home == Some(self.shard) {
+            self.carry(topic, frame);
+        }
+        published
+    }
+
+    /// Sends a frame to the other shards that have subscribers, and to the one that carries it.
+    fn send(&self, topic: &Arc<Everywhere>, frame: &Frame, carrier: Option<usize>) -> Published {
         let mut published = Published::default();
         for (shard, count) in topic.counts.iter().enumerate() {
             let subscribers = count.0.load(Ordering::Relaxed);
-            if shard == self.shard || subscribers == 0 {
+            let carry = carrier == Some(shard);
+            if shard == self.shard || (subscribers == 0 && !carry) {
                 continue;
             }
-            let parcel = Parcel { to: topic.clone(), frame: frame.clone() };
+            let parcel = Parcel { to: topic.clone(), frame: frame.clone(), carry };
             match self.port.borrow_mut().try_send(ShardId(shard as u16), parcel) {
                 Ok(()) => {
                     published.subscribers += subscribers;
                     self.hub.seats[shard].waker.wake();
                 }
-                Err(_) => published.refused += 1,
+                Err(_) => {
+                    published.refused += u32::from(subscribers > 0);
+                    self.count(|stats| stats.uncarried += u64::from(carry));
+                }
             }
         }
         published
@@ -293,9 +429,13 @@ impl Local {
         // Before the look, so that what comes after it is not missed.
         self.hub.seats[self.shard].waker.register(cx.waker());
         let mut worked = false;
+        self.look_at_topics();
         for _ in 0..TAKE {
             let Some(parcel) = ({ self.port.borrow_mut().try_recv() }) else { break };
             worked = true;
+            if parcel.carry {
+                self.carry(&parcel.to, &parcel.frame);
+            }
             if let Some(topic) = self.find(&parcel.to.name) {
                 topic.offer(&parcel.frame);
             }

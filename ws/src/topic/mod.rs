@@ -39,6 +39,7 @@
 //! }
 //! ```
 
+mod backplane;
 mod hub;
 mod roster;
 mod subscription;
@@ -50,6 +51,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use backplane::{Backplane, BackplaneStats, Inbound};
 pub use hub::{Hub, Topics};
 pub use subscription::{News, Subscription};
 
@@ -281,24 +283,21 @@ impl Topic {
     pub fn subscribe(&self) -> Subscription {
         let inner = self.0.clone();
         let slot = inner.roster.borrow_mut().enter();
-        inner.everywhere.entered(inner.shard);
+        if inner.everywhere.entered(inner.shard) {
+            inner.note();
+        }
         Subscription::new(inner, slot)
     }
 
-    /// Gives a frame to all subscribers on all shards.
+    /// Gives a frame to all subscribers on all shards, and to the hub's
+    /// [`Backplane`](Topics::attach) if it has one.
     ///
     /// It is counted as given once it lies in a shard's topic; what a slow subscriber then
     /// misses is in [`HubStats::missed`].
     pub fn publish(&self, frame: &Frame) -> Published {
         let Some(hub) = self.0.hub.upgrade() else { return Published::default() };
-        let mut published = hub.send(&self.0.everywhere, frame);
-        let here = self.0.roster.borrow().members();
-        if here > 0 {
-            match self.0.offer(frame) {
-                true => published.subscribers += u64::from(here),
-                false => published.refused += 1,
-            }
-        }
+        let mut published = hub.publish(&self.0.everywhere, frame);
+        self.0.publish_here(frame, &mut published);
         published
     }
 
@@ -336,6 +335,24 @@ impl fmt::Debug for Topic {
 }
 
 impl Inner {
+    /// The first subscriber of the shard has come, or the last one gone.
+    fn note(&self) {
+        if let Some(hub) = self.hub.upgrade() {
+            hub.note(&self.everywhere);
+        }
+    }
+
+    /// Offers a frame to those of this shard, and adds them.
+    fn publish_here(&self, frame: &Frame, published: &mut Published) {
+        let here = self.roster.borrow().members();
+        if here > 0 {
+            match self.offer(frame) {
+                true => published.subscribers += u64::from(here),
+                false => published.refused += 1,
+            }
+        }
+    }
+
     /// Takes a frame for this shard's subscribers; false where too many wait to be offered.
     fn offer(&self, frame: &Frame) -> bool {
         let (members, slots) = {
@@ -448,26 +465,31 @@ fn groups_of(phase: u32, slots: u32) -> impl Iterator<Item = u32> {
     (first..slots).step_by((PHASES * GROUP) as usize)
 }
 
-/// What a hub's topics have done on one shard.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-#[non_exhaustive]
-pub struct HubStats {
-    /// Frames offered to this shard's subscribers.
-    pub published: u64,
-    /// Frames that this shard had no room to offer, see [`Published::refused`].
-    pub refused: u64,
-    /// Those of them refused because the shard's topics kept [`TopicConfig::shard_bytes`].
-    pub full: u64,
-    /// Frames taken by subscribers.
-    pub delivered: u64,
-    /// Frames that slow subscribers missed.
-    pub missed: u64,
-    /// Sockets ended because they were slow.
-    pub disconnected: u64,
-    /// Pings sent by heartbeats.
-    pub pings: u64,
-    /// Peers that heartbeats found dead.
-    pub dead: u64,
+throng_runtime::metrics! {
+    /// What a hub's topics have done on one shard.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+    #[non_exhaustive]
+    pub struct HubStats {
+        /// Frames offered to this shard's subscribers.
+        counter published: u64,
+        /// Frames that this shard had no room to offer, see [`Published::refused`].
+        limit refused: u64,
+        /// Those of them refused because the shard's topics kept [`TopicConfig::shard_bytes`].
+        limit full: u64,
+        /// Frames taken by subscribers.
+        counter delivered: u64,
+        /// Frames that slow subscribers missed.
+        counter missed: u64,
+        /// Sockets ended because they were slow.
+        counter disconnected: u64,
+        /// Pings sent by heartbeats.
+        counter pings: u64,
+        /// Peers that heartbeats found dead.
+        counter dead: u64,
+        /// Frames published here that did not get to the shard with the
+        /// [`Backplane`](Topics::attach), because there are too many on their way to it.
+        limit uncarried: u64,
+    }
 }
 
 #[cfg(test)]

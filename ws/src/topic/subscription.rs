@@ -134,7 +134,9 @@ impl Drop for Subscription {
         frames.trim();
         drop(frames);
         self.topic.roster.borrow_mut().leave(self.slot);
-        self.topic.everywhere.left(self.topic.shard);
+        if self.topic.everywhere.left(self.topic.shard) {
+            self.topic.note();
+        }
     }
 }
 
