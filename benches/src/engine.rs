@@ -7,7 +7,7 @@ use throng::net::tcp::{
     Addr, Config, ConnId, Egress, Engine, Event, Flags, FourTuple, Full, Header, Options, Payload,
     SeqNum,
 };
-use throng::runtime::Instant;
+use throng::runtime::{Instant, prefetch_read};
 
 /// Segments that go through the stages together, as a burst from a device does.
 pub const BURST: usize = 32;
@@ -32,9 +32,9 @@ struct Peer {
     ack: u32,
 }
 
-/// Takes segments as a stack would.
+/// Takes segments as a stack would: looks at all of a header, and keeps its sequence number.
 #[derive(Default)]
-struct Sink(Vec<Header>);
+struct Sink(Vec<SeqNum>);
 
 impl Egress for Sink {
     fn send(
@@ -47,7 +47,8 @@ impl Egress for Sink {
         data.iter().for_each(|slice| {
             black_box(slice[0]);
         });
-        self.0.push(*header);
+        black_box(header);
+        self.0.push(header.seq);
         Ok(())
     }
 
@@ -81,7 +82,7 @@ impl Bed {
             bed.engine.on_segment(&syn, &[], now);
             bed.engine.poll_transmit(now, &mut bed.sink);
             let answer = bed.sink.0.pop().expect("a SYN-ACK");
-            bed.peers[i].ack = answer.seq.0.wrapping_add(1);
+            bed.peers[i].ack = answer.0.wrapping_add(1);
             bed.engine.on_segment(&header(i, bed.peers[i], Flags::ACK), &[], now);
             bed.ids.push(bed.engine.accept(listener).expect("an established connection"));
         }
@@ -126,6 +127,7 @@ impl Bed {
             self.engine.locate(lookup);
         }
         lookups.iter().for_each(|lookup| self.engine.warm(lookup));
+        lookups.iter().for_each(|lookup| self.engine.warm_payload(lookup));
         for (lookup, header) in lookups.iter().zip(&headers) {
             self.engine.on_segment_at(lookup, header, &[], now);
         }
@@ -138,10 +140,11 @@ impl Bed {
         self.now = Instant::from_nanos(self.now.as_nanos() + nanos);
         let now = self.now;
         let count = BURST.min(self.peers.len());
-        let headers: [Header; BURST] = std::array::from_fn(|i| {
-            let index = pick(i % count);
-            header(index, self.peers[index], Flags::ACK | Flags::PSH)
-        });
+        // A device has its segments ready: what they are made of here is not the engine's to wait for.
+        let picks: [usize; BURST] = std::array::from_fn(|i| pick(i % count));
+        picks.iter().for_each(|at| prefetch_read(&self.peers[*at]));
+        let headers: [Header; BURST] =
+            picks.map(|at| header(at, self.peers[at], Flags::ACK | Flags::PSH));
         let engine = &mut self.engine;
         engine.on_timeout(now);
         let mut lookups: [_; BURST] = std::array::from_fn(|i| engine.prefetch(&headers[i].tuple));
@@ -149,6 +152,7 @@ impl Bed {
             engine.locate(lookup);
         }
         lookups.iter().for_each(|lookup| engine.warm(lookup));
+        lookups.iter().for_each(|lookup| engine.warm_payload(lookup));
         for i in 0..count {
             engine.on_segment_at(&lookups[i], &headers[i], payload, now);
         }
@@ -162,8 +166,8 @@ impl Bed {
         self.sink.0.clear();
         engine.poll_transmit(now, &mut self.sink);
         assert!(!echo || self.sink.0.len() == count, "{} of {count} echoes", self.sink.0.len());
-        for i in 0..count {
-            let peer = &mut self.peers[pick(i)];
+        for at in &picks[..count] {
+            let peer = &mut self.peers[*at];
             peer.seq = peer.seq.wrapping_add(payload.len() as u32);
             peer.ack = peer.ack.wrapping_add(if echo { payload.len() as u32 } else { 0 });
         }

@@ -1,4 +1,5 @@
-//! A segment for a synchronized connection: header prediction, then RFC 9293 3.10.7.4.
+//! A segment for a synchronized connection that [`predict`](super::predict) has not taken in:
+//! RFC 9293 3.10.7.4.
 
 use super::autotune;
 use super::core::Core;
@@ -6,113 +7,13 @@ use super::ecn;
 use super::error::Error;
 use super::handshake::{establish, on_segment_syn_sent};
 use super::options::TIMESTAMPS_LEN;
-use super::queue::CHUNK_OVERHEAD;
 use super::rcv::Rope;
 use super::recovery;
 use super::segment::{Flags, Header, SackBlock};
 use super::seq::SeqNum;
 
-use super::state::{Conn, Phase, State, flag};
+use super::state::{Conn, State, flag};
 use super::timer::Clock;
-
-/// Takes in the segment almost every segment is: next in order, nothing unusual about it
-/// (Van Jacobson's header prediction). Returns `false`, having done nothing, for any other.
-pub(super) fn predict(
-    conn: &mut Conn,
-    core: &mut Core,
-    header: &Header,
-    payload: &[u8],
-    now: Clock,
-) -> bool {
-    let len = payload.len() as u32;
-    if !is_predicted(conn, core, header, len) {
-        return false;
-    }
-    take_predicted(conn, core, header, now);
-    if len > 0 {
-        deliver(conn, core, len, |ready| ready.push(payload));
-        schedule_ack(conn, core, len);
-        core.readable(conn);
-    } else {
-        core.put_away(conn);
-        if conn.unsent() > 0 || conn.has(flag::FIN_QUEUED) {
-            core.want_transmit(conn);
-        }
-    }
-    true
-}
-
-/// The same for a run of segments as one: `header` is the first one's, `parts` what each carries,
-/// the last one no more than the others.
-pub(super) fn predict_run(
-    conn: &mut Conn,
-    core: &mut Core,
-    header: &Header,
-    parts: &[&[u8]],
-    now: Clock,
-) -> bool {
-    let len = parts.iter().map(|part| part.len() as u32).sum();
-    if len == 0 || !is_predicted(conn, core, header, len) {
-        return false;
-    }
-    take_predicted(conn, core, header, now);
-    core.counters.predicted += parts.len() as u64 - 1;
-    deliver(conn, core, len, |ready| ready.push_all(parts, len));
-    // The last one's number, as if they had come one by one (RFC 9293 3.10.7.4, SND.WL1).
-    let last = parts.last().map_or(0, |part| part.len() as u32);
-    conn.snd_wl1 = conn.rcv_nxt - last;
-    schedule_ack(conn, core, parts[0].len() as u32);
-    core.readable(conn);
-    true
-}
-
-/// Whether a segment with `len` bytes of payload is one for header prediction.
-#[inline(always)]
-fn is_predicted(conn: &Conn, core: &Core, header: &Header, len: u32) -> bool {
-    const OTHERS: u8 = !(Flags::ACK.0 | Flags::PSH.0);
-    if conn.state != State::Established
-        || header.flags.0 & (OTHERS | Flags::ACK.0) != Flags::ACK.0
-        || header.seq != conn.rcv_nxt
-        || conn.phase != Phase::Open
-        || conn.has(flag::UNUSUAL)
-        || header.ecn == ecn::MARKED
-        || header.options.sack[0].is_some()
-    {
-        return false;
-    }
-    let acked = header.ack.0.wrapping_sub(conn.snd_una.0);
-    if acked > conn.flight() || len > conn.offered() || (acked == 0 && len == 0) {
-        return false;
-    }
-    match header.options.timestamps {
-        Some((value, _)) if conn.has(flag::TIMESTAMPS) => {
-            if (value.wrapping_sub(conn.ts_recent) as i32) < 0 {
-                return false;
-            }
-        }
-        None if !conn.has(flag::TIMESTAMPS) => {}
-        _ => return false,
-    }
-    core.recv_used + u64::from(len + CHUNK_OVERHEAD) <= core.config.recv_memory
-}
-
-/// Takes in the header of a predicted segment.
-#[inline(always)]
-fn take_predicted(conn: &mut Conn, core: &mut Core, header: &Header, now: Clock) {
-    let acked = header.ack.0.wrapping_sub(conn.snd_una.0);
-    core.counters.predicted += 1;
-    conn.last_rcv = now.tick;
-    conn.keep_probes = 0;
-    take_timestamp(conn, header, now);
-    if acked > 0 {
-        recovery::acknowledge(conn, core, header, now);
-    }
-    let window = u32::from(header.window) << conn.snd_scale;
-    if window != conn.snd_wnd {
-        set_window(conn, core, window);
-    }
-    (conn.snd_wl1, conn.snd_wl2) = (header.seq, header.ack);
-}
 
 /// Any segment for a connection.
 pub(super) fn on_segment(
@@ -344,7 +245,8 @@ pub(super) fn on_segment(
 }
 
 /// Keeps the peer's timestamp for the echo (RFC 7323 4.3).
-fn take_timestamp(conn: &mut Conn, header: &Header, now: Clock) {
+#[inline(always)]
+pub(super) fn take_timestamp(conn: &mut Conn, header: &Header, now: Clock) {
     if let Some((value, _)) = header.options.timestamps
         && conn.has(flag::TIMESTAMPS)
         && header.seq.at_or_before(conn.last_ack)
@@ -355,7 +257,7 @@ fn take_timestamp(conn: &mut Conn, header: &Header, now: Clock) {
 }
 
 /// The peer's window has changed.
-fn set_window(conn: &mut Conn, core: &mut Core, window: u32) {
+pub(super) fn set_window(conn: &mut Conn, core: &mut Core, window: u32) {
     if window > conn.snd_wnd && (conn.unsent() > 0 || conn.has(flag::FIN_QUEUED)) {
         core.want_transmit(conn);
     }
@@ -365,7 +267,7 @@ fn set_window(conn: &mut Conn, core: &mut Core, window: u32) {
 
 /// `len` bytes that begin at RCV.NXT, within window and budget, go to the receive queue.
 #[inline(always)]
-fn deliver(conn: &mut Conn, core: &mut Core, len: u32, push: impl FnOnce(&mut Rope)) {
+pub(super) fn deliver(conn: &mut Conn, core: &mut Core, len: u32, push: impl FnOnce(&mut Rope)) {
     let cold = conn.cold.get_or_insert_with(|| core.pool.take());
     let before = cold.ready.charge();
     push(&mut cold.ready);
@@ -376,20 +278,36 @@ fn deliver(conn: &mut Conn, core: &mut Core, len: u32, push: impl FnOnce(&mut Ro
     conn.bytes_received += u64::from(len);
 }
 
-/// When to acknowledge payload in order, that of a segment with `len` bytes last: RFC 5681 4.2,
-/// every second full segment, else soon.
-fn schedule_ack(conn: &mut Conn, core: &mut Core, len: u32) {
+/// Payload in order has come, a segment with `len` bytes last: has it acknowledged, every second
+/// full segment at once, else soon (RFC 5681 4.2), and the reader told.
+#[inline(always)]
+pub(super) fn announce(conn: &mut Conn, core: &mut Core, len: u32) {
     let unacknowledged = conn.rcv_nxt - conn.last_ack;
     if len > u32::from(conn.rcv_mss) {
-        // What merges segments (receive offload) may hand in longer ones than a peer sends, and
-        // two of them count for two also where timestamps make them shorter than the MSS.
-        let options = if conn.has(flag::TIMESTAMPS) { TIMESTAMPS_LEN } else { 0 };
-        let most = core.mss(&conn.tuple).saturating_sub(options).max(1);
-        conn.rcv_mss = len.min(most.into()) as u16;
+        note_longer(conn, core, len);
     }
     let full = unacknowledged >= 2 * u32::from(conn.rcv_mss);
-    conn.set(if full { flag::ACK_NOW } else { flag::ACK_LATER });
-    core.want_transmit(conn);
+    let mut flags = conn.flags | if full { flag::ACK_NOW } else { flag::ACK_LATER };
+    // One load and one store: a load of them all soon after a store to one of their bytes waits.
+    if flags & flag::QUEUED == 0 {
+        flags |= flag::QUEUED;
+        core.transmit.push_back(conn.slot());
+    }
+    if flags & (flag::EVENT_READ | flag::ORPHAN | flag::UNACCEPTED) == 0 {
+        flags |= flag::EVENT_READ;
+        core.events.readable(conn.id());
+    }
+    conn.flags = flags;
+}
+
+/// A longer segment than any before.
+#[cold]
+fn note_longer(conn: &mut Conn, core: &Core, len: u32) {
+    // What merges segments (receive offload) may hand in longer ones than a peer sends, and
+    // two of them count for two also where timestamps make them shorter than the MSS.
+    let options = if conn.has(flag::TIMESTAMPS) { TIMESTAMPS_LEN } else { 0 };
+    let most = core.mss(&conn.tuple).saturating_sub(options).max(1);
+    conn.rcv_mss = len.min(most.into()) as u16;
 }
 
 /// Payload has come that is here already: the next segment says so (RFC 2883).
@@ -485,8 +403,7 @@ fn take_payload(conn: &mut Conn, core: &mut Core, seq: SeqNum, payload: &[u8], f
         conn.rcv_nxt = next;
         core.ack_now(conn);
     }
-    schedule_ack(conn, core, data.len() as u32);
-    core.readable(conn);
+    announce(conn, core, data.len() as u32);
 }
 
 /// The peer's FIN, in order (RFC 9293 3.10.7.4, eighth).

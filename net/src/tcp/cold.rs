@@ -150,6 +150,13 @@ impl Cold {
         }
     }
 
+    fn shrink_extra(&mut self) {
+        self.forget_sent();
+        if self.extra.as_ref().is_some_and(|extra| extra.is_large()) {
+            self.extra = None;
+        }
+    }
+
     /// Asks the cache for what a predicted segment touches.
     pub(super) fn prefetch(&self) {
         prefetch_read(&self.snd);
@@ -183,9 +190,8 @@ impl Pool {
         if self.free.len() < KEPT {
             cold.snd.shrink();
             cold.ready.shrink();
-            cold.forget_sent();
-            if cold.extra.as_ref().is_some_and(|extra| extra.is_large()) {
-                cold.extra = None;
+            if cold.extra.is_some() {
+                cold.shrink_extra();
             }
             self.free.push(cold);
         }

@@ -294,7 +294,7 @@ impl Congestion {
 
 /// `header` has acknowledged `acked` bytes of `flight` that were out, and SND.UNA has moved;
 /// nothing is known to be lost.
-#[inline]
+#[inline(always)]
 pub(super) fn on_progress(
     conn: &mut Conn,
     core: &mut Core,

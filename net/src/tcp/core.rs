@@ -7,8 +7,9 @@ use super::cold::Pool;
 use super::config::Config;
 use super::counters::Counters;
 use super::demux::{Demux, Kind, Slot};
-use super::engine::{ConnId, Event};
+use super::engine::ConnId;
 use super::error::Error;
+use super::events::Events;
 use super::isn::Secret;
 use super::limiter::Limiter;
 use super::path::Paths;
@@ -39,7 +40,7 @@ pub(super) struct Core {
     pub(super) demux: Demux,
     pub(super) waits: WaitTable,
     pub(super) wheel: TimerWheel<Slot>,
-    pub(super) events: VecDeque<Event>,
+    pub(super) events: Events,
     pub(super) transmit: VecDeque<Slot>,
     pub(super) replies: VecDeque<Header>,
     pub(super) counters: Counters,
@@ -60,6 +61,9 @@ pub(super) struct Core {
     pub(super) paths: Paths,
     pub(super) resets: Limiter,
     pub(super) ports: Ports,
+    /// Every segment goes the long way.
+    #[cfg(test)]
+    pub(super) prediction_off: bool,
 }
 
 impl Core {
@@ -81,7 +85,7 @@ impl Core {
             ports: Ports::new(secret.ports),
             waits: WaitTable::new(millis(config.time_wait), config.max_time_wait),
             wheel: TimerWheel::new(),
-            events: VecDeque::new(),
+            events: Events::default(),
             transmit: VecDeque::new(),
             replies: VecDeque::new(),
             counters: Counters::default(),
@@ -98,7 +102,18 @@ impl Core {
             resets: Limiter::new(config.resets_per_second, secret.limits),
             secret,
             config,
+            #[cfg(test)]
+            prediction_off: false,
         }
+    }
+
+    /// Whether a test wants nothing predicted, neither of segments in nor of turns to transmit.
+    #[inline(always)]
+    pub(super) fn is_prediction_off(&self) -> bool {
+        #[cfg(test)]
+        return self.prediction_off;
+        #[cfg(not(test))]
+        false
     }
 
     /// The largest segment for this tuple's address family, options included.
@@ -108,8 +123,9 @@ impl Core {
 
     /// Puts a connection into the transmit queue, once.
     pub(super) fn want_transmit(&mut self, conn: &mut Conn) {
-        if !conn.has(flag::QUEUED) {
-            conn.set(flag::QUEUED);
+        let flags = conn.flags;
+        if flags & flag::QUEUED == 0 {
+            conn.flags = flags | flag::QUEUED;
             self.transmit.push_back(conn.slot());
         }
     }
@@ -135,7 +151,7 @@ impl Core {
     pub(super) fn readable(&mut self, conn: &mut Conn) {
         if conn.flags & (flag::EVENT_READ | flag::ORPHAN | flag::UNACCEPTED) == 0 {
             conn.set(flag::EVENT_READ);
-            self.events.push_back(Event::Readable(conn.id()));
+            self.events.readable(conn.id());
         }
     }
 
@@ -143,7 +159,7 @@ impl Core {
         conn.unset(flag::WANT_WRITE);
         if conn.flags & (flag::EVENT_WRITE | flag::ORPHAN | flag::UNACCEPTED) == 0 {
             conn.set(flag::EVENT_WRITE);
-            self.events.push_back(Event::Writable(conn.id()));
+            self.events.writable(conn.id());
         }
     }
 
@@ -218,15 +234,17 @@ impl Core {
     }
 
     /// Makes sure that the wheel calls at or before the earliest deadline of `conn`.
+    #[inline(always)]
     pub(super) fn arm(&mut self, conn: &mut Conn, now: Clock) {
         let earliest = conn.rexmit_at.earliest(conn.ack_at).earliest(conn.keep_at);
-        if !earliest.is_some() {
-            return;
+        if earliest.is_some() && (conn.node.is_none() || earliest.since(conn.node_at) < 0) {
+            self.arm_at(conn, earliest, now);
         }
+    }
+
+    #[inline(never)]
+    fn arm_at(&mut self, conn: &mut Conn, earliest: Tick, now: Clock) {
         if let Some(node) = conn.node {
-            if earliest.since(conn.node_at) >= 0 {
-                return;
-            }
             self.wheel.remove(node);
         }
         conn.node = Some(self.wheel.insert(earliest.instant(now.instant), conn.slot()));
@@ -291,6 +309,7 @@ impl Core {
     }
 
     /// Gives the cold box back if it is drained.
+    #[inline(always)]
     pub(super) fn put_away(&mut self, conn: &mut Conn) {
         let drained = conn.cold.as_ref().is_some_and(|cold| {
             // Out-of-order ranges lie further off in the box: only where there are any.
@@ -298,8 +317,15 @@ impl Core {
                 && cold.ready.is_empty()
                 && (!conn.has(flag::UNUSUAL) || cold.is_empty())
         });
-        if drained && let Some(cold) = conn.cold.take() {
-            if conn.marks & mark::PROBED == 0 {
+        if drained {
+            self.put_away_drained(conn);
+        }
+    }
+
+    #[inline(never)]
+    fn put_away_drained(&mut self, conn: &mut Conn) {
+        if let Some(cold) = conn.cold.take() {
+            if conn.has(flag::UNUSUAL) && conn.marks & mark::PROBED == 0 {
                 conn.unset(flag::UNUSUAL);
             }
             conn.marks &= !mark::LOGGED;

@@ -143,6 +143,7 @@ impl Demux {
     }
 
     /// The keyed hash of a tuple.
+    #[inline]
     pub(super) fn hash(&self, tuple: &FourTuple) -> u32 {
         let [a, b, c, d, e] = words(tuple);
         let k = &self.keys;
@@ -159,6 +160,7 @@ impl Demux {
     }
 
     /// The slot with this hash for which `is` holds.
+    #[inline]
     pub(super) fn find(&self, hash: u32, mut is: impl FnMut(Slot) -> bool) -> Option<Slot> {
         let mut at = hash as usize & self.table.mask;
         loop {
@@ -178,7 +180,17 @@ impl Demux {
     }
 
     /// The first slot with this hash, of which others may exist: a guess worth a prefetch.
+    #[inline(always)]
     pub(super) fn find_first(&self, hash: u32) -> Option<Slot> {
+        let entry = self.table.get(hash as usize & self.table.mask);
+        if (entry >> 32) as u32 == hash && entry != 0 {
+            return Some(Slot(entry as u32));
+        }
+        self.find_next(hash)
+    }
+
+    #[inline(never)]
+    fn find_next(&self, hash: u32) -> Option<Slot> {
         self.find(hash, |_| true)
     }
 

@@ -5,7 +5,7 @@ use super::core::{Core, plain};
 use super::demux::{Kind, Slot};
 use super::ecn;
 use super::egress::{Egress, Full};
-use super::engine::{Engine, Event, ListenerId};
+use super::engine::{Engine, ListenerId};
 use super::handshake::{establish, syn_window};
 use super::options::{self, Offer};
 use super::segment::{Flags, FourTuple, Header};
@@ -309,7 +309,7 @@ impl Engine {
             listener.ready.push_back(conn.id());
             if !listener.event {
                 listener.event = true;
-                core.events.push_back(Event::Acceptable(id));
+                core.events.acceptable(id);
             }
         }
         self.on_segment_conn(new, header, payload, now);

@@ -1,7 +1,7 @@
 //! The TCP engine: segments in, segments out, time passed in.
 //!
-//! Start reading at [`Engine`]; a segment's way is `engine` -> `arrival` (header prediction,
-//! then the checks of RFC 9293 3.10.7.4) -> `recovery` (acknowledgements, loss) and `rcv`
+//! Start reading at [`Engine`]; a segment's way is `wire` -> `predict` (header prediction), or else
+//! `arrival` (the checks of RFC 9293 3.10.7.4) -> `recovery` (acknowledgements, loss) and `rcv`
 //! (payload); what goes out is decided in `output`.
 
 #![forbid(unsafe_code)]
@@ -19,6 +19,7 @@ mod ecn;
 mod egress;
 mod engine;
 mod error;
+mod events;
 mod half;
 mod handshake;
 mod hole;
@@ -33,6 +34,7 @@ mod output;
 mod pacing;
 mod path;
 mod ports;
+mod predict;
 mod prr;
 mod queue;
 mod rack;

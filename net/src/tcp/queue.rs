@@ -40,12 +40,20 @@ impl ChunkQueue {
         self.head.is_none()
     }
 
-    pub(super) fn push(&mut self, chunk: Chunk) {
+    // Inlined, so that the chunk is written where it stays: a copy of what was written a moment
+    // ago, by loads wider than those stores, waits until they have left for the cache.
+    #[inline(always)]
+    pub(super) fn push(&mut self, bytes: Bytes, charge: u32) {
         if self.head.is_none() {
-            self.head = Some(chunk);
+            self.head = Some(Chunk { bytes, charge });
         } else {
-            self.rest_mut().queue.push_back(chunk);
+            self.push_behind(Chunk { bytes, charge });
         }
+    }
+
+    #[inline(never)]
+    fn push_behind(&mut self, chunk: Chunk) {
+        self.rest_mut().queue.push_back(chunk);
     }
 
     pub(super) fn push_front(&mut self, chunk: Chunk) {
@@ -69,12 +77,21 @@ impl ChunkQueue {
         self.head.as_mut()
     }
 
+    #[inline(always)]
     pub(super) fn pop(&mut self) -> Option<Chunk> {
         let head = self.head.take();
+        if self.rest.is_some() {
+            self.move_up();
+        }
+        head
+    }
+
+    /// The second piece becomes the first.
+    #[inline(never)]
+    fn move_up(&mut self) {
         if let Some(rest) = &mut self.rest {
             self.head = rest.queue.pop_front();
         }
-        head
     }
 
     pub(super) fn get(&self, index: usize) -> Option<&Chunk> {

@@ -15,7 +15,7 @@
 
 use bytes::Bytes;
 
-use super::queue::{CHUNK_OVERHEAD, Chunk, ChunkQueue};
+use super::queue::{CHUNK_OVERHEAD, ChunkQueue};
 use super::segment::SackBlock;
 use super::seq::SeqNum;
 
@@ -50,21 +50,40 @@ impl Rope {
     }
 
     /// Appends a copy of `data`.
+    #[inline(always)]
     pub(super) fn push(&mut self, data: &[u8]) {
         if data.is_empty() {
             return;
         }
-        if self.len == 0 || data.len() >= SMALL {
-            self.seal();
-            self.append(Bytes::copy_from_slice(data));
-        } else {
-            if self.tail().len() + data.len() > GATHERED {
-                self.seal();
-            }
-            let before = self.tail_charge();
-            self.chunks.rest_mut().tail.extend_from_slice(data);
-            self.charge += self.tail_charge() - before;
+        match self.copied(data) {
+            Some(copy) => self.push_copy(copy),
+            None => self.gather(data),
         }
+    }
+
+    /// A copy of `data` to be [pushed](Rope::push_copy); `None`: it is to be gathered.
+    #[inline(always)]
+    pub(super) fn copied(&self, data: &[u8]) -> Option<Bytes> {
+        (self.len == 0 || data.len() >= SMALL).then(|| Bytes::copy_from_slice(data))
+    }
+
+    /// Appends what [`Rope::copied`] has made.
+    #[inline(always)]
+    pub(super) fn push_copy(&mut self, copy: Bytes) {
+        self.seal();
+        self.len += copy.len() as u32;
+        self.append(copy);
+    }
+
+    /// Appends a copy of so little data to what is gathered at the end.
+    #[inline(never)]
+    pub(super) fn gather(&mut self, data: &[u8]) {
+        if self.tail().len() + data.len() > GATHERED {
+            self.seal();
+        }
+        let before = self.tail_charge();
+        self.chunks.rest_mut().tail.extend_from_slice(data);
+        self.charge += self.tail_charge() - before;
         self.len += data.len() as u32;
     }
 
@@ -84,10 +103,11 @@ impl Rope {
         self.chunks.rest().map_or(&[], |rest| &rest.tail)
     }
 
+    #[inline(always)]
     fn append(&mut self, bytes: Bytes) {
         let charge = bytes.len() as u32 + CHUNK_OVERHEAD;
         self.charge += charge;
-        self.chunks.push(Chunk { bytes, charge });
+        self.chunks.push(bytes, charge);
     }
 
     fn tail_charge(&self) -> u32 {
@@ -98,7 +118,15 @@ impl Rope {
     }
 
     /// Makes the gathered piece an ordinary one.
+    #[inline(always)]
     fn seal(&mut self) {
+        if self.chunks.rest().is_some() {
+            self.seal_tail();
+        }
+    }
+
+    #[inline(never)]
+    fn seal_tail(&mut self) {
         if !self.tail().is_empty() {
             self.charge -= self.tail_charge();
             let mut tail = std::mem::take(&mut self.chunks.rest_mut().tail);
@@ -107,7 +135,21 @@ impl Rope {
         }
     }
 
+    /// Takes the first piece, if it is one and no longer than `max` bytes.
+    #[inline(always)]
+    pub(super) fn pop_whole(&mut self, max: usize) -> Option<Bytes> {
+        let front = self.chunks.get(0)?;
+        let len = front.bytes.len();
+        if len > max {
+            return None;
+        }
+        self.charge -= front.charge;
+        self.len -= len as u32;
+        self.chunks.pop().map(|chunk| chunk.bytes)
+    }
+
     /// Takes at most `max` bytes (not 0) from the front: one piece or a part of it.
+    #[inline(never)]
     pub(super) fn pop(&mut self, max: usize) -> Bytes {
         if self.chunks.is_empty() {
             self.seal();
@@ -160,7 +202,7 @@ impl Rope {
             self.chunks = other.chunks;
         } else {
             while let Some(chunk) = other.chunks.pop() {
-                self.chunks.push(chunk);
+                self.chunks.push(chunk.bytes, chunk.charge);
             }
         }
         self.len += other.len;

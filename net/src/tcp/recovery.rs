@@ -74,8 +74,14 @@ pub(super) fn on_sack_only(conn: &mut Conn, core: &mut Core, header: &Header, no
 }
 
 /// SND.UNA moves to the segment's ACK, which is after it.
-pub(super) fn acknowledge(conn: &mut Conn, core: &mut Core, header: &Header, now: Clock) {
-    let tick = now.tick;
+fn acknowledge(conn: &mut Conn, core: &mut Core, header: &Header, now: Clock) {
+    advance(conn, core, header, now);
+}
+
+/// The same, as a part of its caller: of [`predict`](super::predict), for which most of it is
+/// settled beforehand.
+#[inline(always)]
+pub(super) fn advance(conn: &mut Conn, core: &mut Core, header: &Header, now: Clock) {
     let acked = header.ack - conn.snd_una;
     let flight = conn.flight();
     sample_rtt(conn, core, header, now);
@@ -87,17 +93,39 @@ pub(super) fn acknowledge(conn: &mut Conn, core: &mut Core, header: &Header, now
     if let Some(cold) = &mut conn.cold {
         core.send_used -= u64::from(cold.snd.release(payload));
     }
-    let mss = u32::from(conn.mss);
-    conn.unset(flag::PERSIST | flag::ECHOES);
-    match conn.phase {
-        Phase::Open => {
-            conn.dup_acks = 0;
-            // An old mark must not come to look like a new one half the circle later.
-            if conn.short_end.before(conn.snd_una) {
-                conn.short_end = conn.snd_una;
-            }
-            congestion::on_progress(conn, core, header, (acked, flight), now);
+    if conn.has(flag::PERSIST | flag::ECHOES) {
+        conn.unset(flag::PERSIST | flag::ECHOES);
+    }
+    if conn.phase == Phase::Open {
+        conn.dup_acks = 0;
+        // An old mark must not come to look like a new one half the circle later.
+        if conn.short_end.before(conn.snd_una) {
+            conn.short_end = conn.snd_una;
         }
+        congestion::on_progress(conn, core, header, (acked, flight), now);
+    } else {
+        repair(conn, core, header, acked, now);
+    }
+    // RFC 6298 5.2, 5.3.
+    if conn.retries > 0 {
+        note_answer(conn, core, acked, now);
+    }
+    conn.progress_at = now.tick;
+    conn.rexmit_at = Tick::NONE;
+    if conn.flight() > 0 {
+        start_timer(conn, core, now);
+    }
+    if conn.has(flag::WANT_WRITE) {
+        autotune::wake_writer(conn, core);
+    }
+}
+
+/// `acked` bytes more are acknowledged while something is repaired.
+#[inline(never)]
+fn repair(conn: &mut Conn, core: &mut Core, header: &Header, acked: u32, now: Clock) {
+    let mss = u32::from(conn.mss);
+    match conn.phase {
+        Phase::Open => {}
         Phase::Recovery if header.ack.at_or_after(conn.recover) => {
             conn.phase = Phase::Open;
             rack::on_recovered(conn);
@@ -135,26 +163,21 @@ pub(super) fn acknowledge(conn: &mut Conn, core: &mut Core, header: &Header, now
             core.want_transmit(conn);
         }
     }
-    // RFC 6298 5.2, 5.3.
-    if conn.retries > 0 {
-        conn.retries = 0;
-        conn.soft_error = None;
-        if conn.has(flag::OWN_PATH) {
-            hole::on_passage(conn, core, acked, now);
-        }
-    }
-    conn.progress_at = tick;
-    conn.rexmit_at = Tick::NONE;
-    if conn.flight() > 0 {
-        start_timer(conn, core, now);
-    }
-    if conn.has(flag::WANT_WRITE) {
-        autotune::wake_writer(conn, core);
+}
+
+/// `acked` bytes are the answer after timeouts or probes without one.
+#[cold]
+fn note_answer(conn: &mut Conn, core: &mut Core, acked: u32, now: Clock) {
+    conn.retries = 0;
+    conn.soft_error = None;
+    if conn.has(flag::OWN_PATH) {
+        hole::on_passage(conn, core, acked, now);
     }
 }
 
 /// Starts the retransmission timer from now, or that of a probe of the tail where one may
 /// come first; not beyond the user timeout.
+#[inline(always)]
 pub(super) fn start_timer(conn: &mut Conn, core: &mut Core, now: Clock) {
     // Probes of a window back off for themselves: they say nothing about the round trip.
     let backoff = if conn.has(flag::PERSIST) { conn.retries } else { 0 };
@@ -193,6 +216,7 @@ pub(super) fn resume_timer(conn: &mut Conn, core: &mut Core, now: Clock) {
     }
 }
 
+#[inline(always)]
 fn sample_rtt(conn: &mut Conn, core: &Core, header: &Header, now: Clock) {
     if conn.has(flag::TIMING) {
         if header.ack.at_or_after(conn.rtt_seq) {

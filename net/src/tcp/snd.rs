@@ -15,7 +15,7 @@
 use bytes::Bytes;
 
 use super::pacing::Pace;
-use super::queue::{CHUNK_OVERHEAD, Chunk, ChunkQueue};
+use super::queue::{CHUNK_OVERHEAD, ChunkQueue};
 
 /// The bytes from SND.UNA on, in the pieces the application gave.
 #[derive(Debug, Default)]
@@ -64,12 +64,13 @@ impl SendQueue {
     /// Appends `bytes` (not empty); returns what it counts for in the memory budget. Bytes that are
     /// shared (a broadcast) count for their bookkeeping only: the payload is not this
     /// queue's to free.
+    #[inline(always)]
     pub(super) fn push(&mut self, bytes: Bytes) -> u32 {
         let len = bytes.len() as u32;
         let charge = CHUNK_OVERHEAD + if bytes.is_unique() { len } else { 0 };
         self.len += len;
         self.charge += charge;
-        self.chunks.push(Chunk { bytes, charge });
+        self.chunks.push(bytes, charge);
         charge
     }
 

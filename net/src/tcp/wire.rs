@@ -13,7 +13,7 @@ use super::seq::SeqNum;
 use super::snd::Payload;
 use super::state::{State, flag};
 use super::timer::Clock;
-use super::{arrival, time_wait};
+use super::{arrival, predict, time_wait};
 
 /// A segment's way through the stages of a burst; see [`Engine::prefetch`].
 #[derive(Clone, Copy, Debug)]
@@ -82,7 +82,9 @@ impl Engine {
             let conn = self.conns.get_mut(slot.index());
             if conn.has(flag::MAPPED) && conn.tuple == header.tuple {
                 self.core.counters.segments_in += 1;
-                self.on_segment_conn(slot.index(), header, payload, clock);
+                if !predict::predict(conn, &mut self.core, header, payload, clock) {
+                    self.on_segment_conn(slot.index(), header, payload, clock);
+                }
                 return;
             }
         }
@@ -101,7 +103,7 @@ impl Engine {
             let conn = self.conns.get_mut(slot.index());
             if conn.has(flag::MAPPED)
                 && conn.tuple == header.tuple
-                && arrival::predict_run(conn, &mut self.core, header, parts, clock)
+                && predict::predict_run(conn, &mut self.core, header, parts, clock)
             {
                 self.core.counters.segments_in += parts.len() as u64;
                 return;
@@ -136,7 +138,10 @@ impl Engine {
         self.core.counters.segments_in += 1;
         match self.lookup(hash, &header.tuple) {
             Some(slot) if slot.kind() == Kind::Conn => {
-                self.on_segment_conn(slot.index(), header, payload, now);
+                let conn = self.conns.get_mut(slot.index());
+                if !predict::predict(conn, &mut self.core, header, payload, now) {
+                    self.on_segment_conn(slot.index(), header, payload, now);
+                }
             }
             Some(slot) if slot.kind() == Kind::Half => {
                 self.on_segment_half(slot.index(), header, payload, now);
@@ -279,7 +284,7 @@ impl Engine {
             self.wake_starved();
         }
         loop {
-            let Some(event) = self.core.events.pop_front() else {
+            let Some(event) = self.core.events.pop() else {
                 self.core.end_promises();
                 return None;
             };
@@ -327,6 +332,8 @@ impl Engine {
         }
     }
 
+    /// A segment for a connection, which need not be one that is predicted.
+    #[inline(never)]
     pub(super) fn on_segment_conn(
         &mut self,
         index: u32,
@@ -335,11 +342,9 @@ impl Engine {
         now: Clock,
     ) {
         let conn = self.conns.get_mut(index);
-        if !arrival::predict(conn, &mut self.core, header, payload, now) {
-            arrival::on_segment(conn, &mut self.core, header, payload, now);
-            if conn.has(flag::ORPHAN) {
-                self.settle(index);
-            }
+        arrival::on_segment(conn, &mut self.core, header, payload, now);
+        if conn.has(flag::ORPHAN) {
+            self.settle(index);
         }
     }
 

@@ -154,7 +154,7 @@ impl<E: Egress> Output<'_, E> {
             self.conn.set(flag::FIN_SENT);
         }
         let short = !len.is_multiple_of(self.mss);
-        note_sent(self.conn, self.core, len + u32::from(fin), short, self.now);
+        plain::note_sent(self.conn, self.core, len + u32::from(fin), short, 0, self.now);
         self.pay(len);
         self.core.counters.bytes_out += u64::from(len);
         self.share = self.share.saturating_sub(len.div_ceil(self.mss).max(1));

@@ -21,6 +21,7 @@ use super::timer::{Clock, Tick};
 use super::tlp;
 
 mod fresh;
+mod plain;
 
 /// What became of a connection's turn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,7 +53,7 @@ pub(super) fn transmit(
     egress: &mut impl Egress,
     now: Clock,
 ) -> Result<Turn, Full> {
-    if let Some(done) = transmit_plain(conn, core, egress, now) {
+    if let Some(done) = plain::transmit(conn, core, egress, now) {
         return done;
     }
     if conn.phase == Phase::Open && (conn.has(flag::NARROW) || !core.paths.is_empty()) {
@@ -83,110 +84,6 @@ fn max_blocks(conn: &Conn) -> usize {
     if conn.has(flag::TIMESTAMPS) { 3 } else { 4 }
 }
 
-/// The turn almost every turn is: nothing lost, closed or out of order, and at most one
-/// segment to send, or an ACK. `None`, having done nothing, for any other.
-fn transmit_plain(
-    conn: &mut Conn,
-    core: &mut Core,
-    egress: &mut impl Egress,
-    now: Clock,
-) -> Option<Result<Turn, Full>> {
-    const OTHERS: u32 = flag::SEND_RST
-        | flag::SEND_SYN
-        | flag::SEND_PROBE
-        | flag::FIN_QUEUED
-        | flag::FORCE_RETRANSMIT
-        | flag::OVERRIDE
-        | flag::WANT_WRITE
-        | flag::UNUSUAL;
-    if conn.state != State::Established
-        || conn.phase != Phase::Open
-        || conn.has(OTHERS)
-        || conn.dup_acks > 0
-        || conn.ecn & (ecn::ECHO | ecn::TELL) != 0
-    {
-        return None;
-    }
-    let flight = conn.flight();
-    let (queued, paced) =
-        conn.cold.as_ref().map_or((0, false), |cold| (cold.snd.len(), cold.snd.pace.is_set()));
-    let len = queued - flight;
-    let mss = u32::from(conn.mss);
-    if len > 0 {
-        let room = conn.snd_wnd.min(conn.congestion.cwnd).saturating_sub(flight);
-        let held = len < mss && !conn.has(flag::NODELAY) && conn.short_end.after(conn.snd_una);
-        if len > mss || len > room || flight == 0 && is_restart(conn, core, now) || held || paced {
-            return None;
-        }
-    } else if !conn.has(flag::ACK_NOW) {
-        if conn.has(flag::ACK_LATER) && !conn.ack_at.is_some() {
-            conn.ack_at = now.after(core.delayed_ack_ms);
-        }
-        core.arm(conn, now);
-        return Some(Ok(Turn::Done));
-    }
-    let window = window(conn, core, now);
-    let flags = if len > 0 { Flags::ACK | Flags::PSH } else { Flags::ACK };
-    let mut header = plain(conn.tuple, conn.snd_nxt, conn.rcv_nxt, flags, 0);
-    header.window = (window >> conn.rcv_scale).min(0xffff) as u16;
-    if len > 0 && conn.ecn & ecn::MARKABLE != 0 {
-        header.ecn = ecn::CAPABLE;
-    }
-    if conn.has(flag::TIMESTAMPS) {
-        let clock = now.tick.0.wrapping_add(conn.ts_offset);
-        header.options.timestamps = Some((clock, conn.ts_recent));
-    }
-    let payload = match &mut conn.cold {
-        Some(cold) if len > 0 => cold.snd.gather(flight, len),
-        _ => Payload::EMPTY,
-    };
-    if let Err(full) = egress.send(&header, &payload, 0, &mut conn.cookie) {
-        return Some(Err(full));
-    }
-    core.counters.segments_out += 1;
-    core.counters.bytes_out += u64::from(len);
-    conn.rcv_adv = conn.rcv_nxt + window;
-    conn.last_ack = conn.rcv_nxt;
-    conn.unset(flag::ACK_NOW | flag::ACK_LATER | flag::CWND_LIMITED);
-    conn.ack_at = Tick::NONE;
-    if len > 0 {
-        note_sent(conn, core, len, len < mss, now);
-        if !conn.rexmit_at.is_some() {
-            recovery::start_timer(conn, core, now);
-        }
-    }
-    core.arm(conn, now);
-    Some(Ok(Turn::Done))
-}
-
-/// New sequence space went out: `len` numbers from SND.NXT on.
-fn note_sent(conn: &mut Conn, core: &Core, len: u32, short: bool, now: Clock) {
-    if conn.flight() == 0 {
-        conn.congestion.pause(now.tick.age(conn.progress_at));
-        conn.progress_at = now.tick;
-        // What ran so far was the probe timer, if any.
-        conn.unset(flag::PERSIST);
-        conn.rexmit_at = Tick::NONE;
-        conn.retries = 0;
-        conn.marks &= !mark::LOGGED;
-    } else if conn.marks & mark::LOGGED != 0 || conn.rtt_at != now.micros {
-        rack::note_sent(conn, core, len, now);
-    }
-    let first = conn.snd_nxt;
-    conn.snd_nxt += len;
-    if short {
-        conn.short_end = conn.snd_nxt;
-    }
-    if !conn.has(flag::TIMING) && conn.phase == Phase::Open {
-        conn.set(flag::TIMING);
-        // Of a run, the first segment.
-        conn.rtt_seq = first + len.min(conn.mss.into());
-        conn.rtt_at = now.micros;
-    }
-    conn.unset(flag::OVERRIDE);
-    conn.last_snd = now.tick;
-}
-
 /// Whether the connection was silent for longer than a timeout (RFC 5681 4.1).
 fn is_restart(conn: &Conn, core: &Core, now: Clock) -> bool {
     conn.last_snd.is_some() && now.tick.age(conn.last_snd) > conn.rtt.rto_ms(&core.rto, 0)
@@ -202,6 +99,9 @@ impl<E: Egress> Output<'_, E> {
             State::SynSent | State::SynReceived => return self.syn(),
             _ => {}
         }
+        // What was read since the last turn leaves it empty, if it does: now, for what this turn
+        // comes to hold against prediction shall stay.
+        self.core.put_away(self.conn);
         let data = self.conn.flight() > 0 || self.conn.unsent() > 0;
         if data || self.conn.has(flag::FIN_QUEUED) {
             self.probe_tail()?;
