@@ -16,6 +16,8 @@ use crate::server::Settings;
 /// Seconds of silence before a ping, for so many connections at most: with more it is longer.
 const PING: u32 = 1;
 const PINGED: u32 = 50_000;
+/// For what takes no time where nobody else uses the machine.
+const SLACK: Duration = Duration::from_secs(3);
 /// How soon memory has to come back, and how much it is worth asking about.
 const MEMORY: Duration = Duration::from_secs(60);
 const MUCH: u64 = 64 << 20;
@@ -68,7 +70,7 @@ async fn after(scene: Arc<Scene>, before: u64, full: u64) -> io::Result<()> {
     // One interval until the visit that asks, one for the answer, one because a visit may come
     // just before the silence has lasted for an interval; and half a one to let all go.
     let interval = Duration::from_secs(ping(scene.connections).into());
-    let in_time = interval * 7 / 2 + Duration::from_secs(1);
+    let in_time = interval * 7 / 2 + SLACK;
     let (freed, echoes) = crowd
         .echo_while(RATE, async {
             let freed = scene.watch.until(in_time * 2, |now| {
