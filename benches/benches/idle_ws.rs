@@ -33,11 +33,13 @@ const MOST: f64 = 600.0;
 const AT_ONCE: u32 = 128;
 /// How long all are silent before memory is measured: every timer of the traffic before is over.
 const REST: Duration = Duration::from_secs(4);
+const QUICK_REST: Duration = Duration::from_millis(500);
 /// Longest time without another client.
 const PATIENCE: Duration = Duration::from_secs(20);
 const LINK: &str = "idle-ws";
-/// Of `benches/peers`: the buffers as small as they can be, and as one gets them.
-const PEERS: [&str; 2] = ["tungstenite", "tungstenite-defaults"];
+/// Of `benches/peers`: the buffers as small as they can be, and as one gets them, which are 137 KB each
+/// and so not of as many as are asked for.
+const PEERS: [(&str, u32); 2] = [("tungstenite", u32::MAX), ("tungstenite-defaults", 20_000)];
 
 #[derive(Parser)]
 struct Args {
@@ -45,7 +47,7 @@ struct Args {
     #[arg(long, default_value_t = 1_000_000,
         value_parser = clap::value_parser!(u32).range(1_000..=10_000_000))]
     connections: u32,
-    /// At most 100,000 of them
+    /// At most 100,000 of them, and less time for what they leave behind to go
     #[arg(long)]
     quick: bool,
     /// One JSON object on the last line
@@ -120,8 +122,13 @@ impl Args {
         if self.quick { self.connections.min(100_000) } else { self.connections }
     }
 
-    fn peer_connections(&self) -> u32 {
-        if self.quick { self.peer_connections.min(5_000) } else { self.peer_connections }
+    fn of_peer(&self, most: u32) -> u32 {
+        self.peer_connections.min(if self.quick { 4_000 } else { most })
+    }
+
+    /// How long all are silent before memory is measured.
+    fn rest(&self) -> Duration {
+        if self.quick { QUICK_REST } else { REST }
     }
 }
 
@@ -196,13 +203,13 @@ fn all(args: &Args) -> io::Result<bool> {
 
 /// What the peers take that are wanted and there, by their names.
 fn peers(args: &Args) -> Map<String, Value> {
-    let wanted = |name: &&str| args.peers.as_ref().is_none_or(|part| name.contains(part.as_str()));
+    let wanted = |name: &str| args.peers.as_ref().is_none_or(|part| name.contains(part.as_str()));
     let mut found = Map::new();
     if !peers_are_built() {
         return found;
     }
-    let connections = args.peer_connections().to_string();
-    for name in PEERS.into_iter().filter(wanted) {
+    for (name, most) in PEERS.into_iter().filter(|(name, _)| wanted(name)) {
+        let connections = args.of_peer(most).to_string();
         match again(&["--peer", name, "--peer-connections", &connections]) {
             Ok(one) => drop(found.insert(name.to_owned(), one)),
             Err(error) => eprintln!("{name}: {error}"),
@@ -222,6 +229,7 @@ fn child(args: &Args, written: &str) -> io::Result<Value> {
     let connections = args.connections().to_string();
     let mut all = vec!["--only", written, "--connections", &connections];
     all.extend(args.stages.then_some("--stages"));
+    all.extend(args.quick.then_some("--quick"));
     again(&all)
 }
 
@@ -240,7 +248,7 @@ fn again(arguments: &[&str]) -> io::Result<Value> {
 
 /// Measures one kind of server in this process.
 fn alone(args: &Args, style: Style) -> io::Result<bool> {
-    let connections = args.connections();
+    let (connections, resting) = (args.connections(), args.rest());
     let shared = Arc::new(Shared { stages: args.stages, ..Shared::default() });
     let mut limits = Limits::default();
     limits.connections = connections as usize + 1_024;
@@ -253,7 +261,7 @@ fn alone(args: &Args, style: Style) -> io::Result<bool> {
             .limits(limits);
         builder.shards(1).run(move |_| serve(style, inside.clone()))?.into_iter().collect()
     });
-    let measured = measure(connections, &shared);
+    let measured = measure(connections, resting, &shared);
     shared.stop.store(true, Ordering::Release);
     let served: io::Result<()> =
         server.join().map_err(|_| io::Error::other("the server panicked"))?;
@@ -270,7 +278,11 @@ fn alone(args: &Args, style: Style) -> io::Result<bool> {
 }
 
 /// Opens all, lets them rest; returns memory before and after, and how long opening took.
-fn measure(connections: u32, shared: &Shared) -> io::Result<(Snapshot, Snapshot, f64)> {
+fn measure(
+    connections: u32,
+    resting: Duration,
+    shared: &Shared,
+) -> io::Result<(Snapshot, Snapshot, f64)> {
     let queue = memory::open(LINK, 1, memory::Options::default())?.into_iter().next();
     let queue = queue.ok_or_else(|| io::Error::other("a link without a queue"))?;
     let mut station = Station::new(Crowd::new(AT_ONCE, connections), queue);
@@ -283,7 +295,7 @@ fn measure(connections: u32, shared: &Shared) -> io::Result<(Snapshot, Snapshot,
             return Err(io::Error::new(io::ErrorKind::TimedOut, "the server does not answer"));
         }
     }
-    rest(&mut station, begin, Duration::from_secs(1));
+    rest(&mut station, begin, resting / 4);
     let before = snapshot(shared)?;
     let opening = Instant::now();
     station.crowd.grow_to(connections);
@@ -300,7 +312,7 @@ fn measure(connections: u32, shared: &Shared) -> io::Result<(Snapshot, Snapshot,
         }
     }
     let seconds = opening.elapsed().as_secs_f64();
-    rest(&mut station, begin, REST);
+    rest(&mut station, begin, resting);
     shared.server.lock().unwrap_or_else(PoisonError::into_inner).take();
     let after = snapshot(shared)?;
     let (there, wrong) = (after.server.usage.connections, station.crowd.wrong());
