@@ -80,6 +80,7 @@ fn on_memif(run: &Run) -> Result<Summary, Failure> {
     let mut server =
         Server::process(&device, run.shards, run.connections, &run.settings, run.page, run.hold)
             .map_err(Failure::Start)?;
+    println!("page: {}", server.page().unwrap_or("none"));
     let device = format!("dpdk:net_memif0,role=client,{common}");
     let outcome = drive(&device, run, &mut server);
     let stopped = server.stop();

@@ -19,7 +19,7 @@ const END: Duration = Duration::from_secs(20);
 /// A running server.
 pub(crate) enum Server {
     /// In a process of its own, directed by its standard input.
-    Process { child: Child, out: BufReader<ChildStdout>, patience: Duration },
+    Process { child: Child, out: BufReader<ChildStdout>, patience: Duration, page: String },
     /// In a thread of this one.
     Thread { control: Arc<Control>, thread: JoinHandle<io::Result<()>> },
     /// Somebody else's: it tells nothing.
@@ -52,19 +52,27 @@ impl Server {
         let patience = END + Duration::from_secs(settings.drain.into());
         let out = child.stdout.take().map(BufReader::new);
         let Some(mut out) = out else { return Err(io::Error::other("no pipe from the server")) };
-        let mut line = String::new();
+        let (mut line, mut page) = (String::new(), String::new());
         while line.trim() != "ready" {
             line.clear();
             if out.read_line(&mut line)? == 0 {
-                let ended = Server::Process { child, out, patience }.stop();
+                let ended = Server::Process { child, out, patience, page }.stop();
                 let missing = || io::Error::other("the server process did not start");
                 return Err(ended.err().unwrap_or_else(missing));
             }
             if let Some(said) = line.strip_prefix("page ") {
-                println!("page: {}", said.trim());
+                said.trim().clone_into(&mut page);
             }
         }
-        Ok(Server::Process { child, out, patience })
+        Ok(Server::Process { child, out, patience, page })
+    }
+
+    /// Where its page is, or why there is none, if it is a process.
+    pub(crate) fn page(&self) -> Option<&str> {
+        match self {
+            Server::Process { page, .. } => Some(page),
+            Server::Thread { .. } | Server::Elsewhere => None,
+        }
     }
 
     /// Starts a server in this process and waits until it listens.

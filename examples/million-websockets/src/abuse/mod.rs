@@ -14,6 +14,7 @@ mod tests;
 mod watch;
 
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -33,6 +34,8 @@ use watch::Watch;
 
 /// How long anything may take that takes no time on a machine of one's own.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// The server's page, of which a process has one.
+const ANY_PORT: Setting = Setting::At(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0));
 /// Echoes a second of the connections that behave.
 const RATE: u32 = 1_000;
 
@@ -190,7 +193,7 @@ pub(crate) fn run(scenario: Scenario, connections: u32, link: Link) -> io::Resul
     let (device, client) = devices(scenario, link);
     let settings = settings(scenario, connections);
     let server = match link {
-        Link::Memif => Server::process(&device, 1, connections, &settings, Setting::Off, false)?,
+        Link::Memif => Server::process(&device, 1, connections, &settings, ANY_PORT, false)?,
         Link::Memory => Server::thread(device, 1, connections, &settings)?,
     };
     let scene = Arc::new(Scene {
@@ -231,6 +234,7 @@ fn finish(scenario: Scenario, link: Link, scene: &Scene, took: Duration) -> Repo
         seconds: took.as_secs_f64(),
         control: answers,
         age: seen.ages.percentiles(),
+        page: seen.pages.percentiles(),
         ..scene.findings.take()
     }
 }

@@ -19,6 +19,8 @@ pub(crate) struct Report {
     pub(crate) control: Percentiles,
     /// How old the numbers were that it answered with.
     pub(crate) age: Percentiles,
+    /// Its page, fetched with a connection of its own each time, where it is a process.
+    pub(crate) page: Percentiles,
     /// Echoes of the connections that behave, while others do not.
     pub(crate) echoes: Percentiles,
     /// What was counted.
@@ -32,9 +34,12 @@ impl Report {
         let verdict = if self.wrong.is_empty() { "as it should be" } else { "NOT as it should be" };
         let Report { scenario, connections, device, seconds, .. } = self;
         println!("{scenario}: {connections} connections, {device}, {seconds:.1} s: {verdict}");
-        for (name, p) in
-            [("echoes", &self.echoes), ("control", &self.control), ("its numbers' age", &self.age)]
-        {
+        for (name, p) in [
+            ("echoes", &self.echoes),
+            ("control", &self.control),
+            ("its numbers' age", &self.age),
+            ("page", &self.page),
+        ] {
             if p.count > 0 {
                 println!(
                     "  {name:28} {:>10}: p50 {:.0} us, p99 {:.0} us, longest {:.0} us",

@@ -1,17 +1,22 @@
 //! An operator's eye on the server, all the while: what it says, how soon, and how old that is.
 
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use throng::runtime;
 
+use super::PATIENCE;
 use crate::client::latency::Latencies;
 use crate::ends::Server;
 use crate::stats::Snapshot;
 
 /// Rest between two questions.
 const REST: Duration = Duration::from_millis(10);
+/// The page is asked for with one of so many questions.
+const PAGE: u32 = 10;
 /// How soon the server's control has to answer, and how old its shards' numbers may be.
 pub(super) const SOON: Duration = Duration::from_millis(100);
 
@@ -22,7 +27,9 @@ pub(super) struct Seen {
     /// How long answers took, and how old the oldest shard's numbers were.
     pub(super) answers: Latencies,
     pub(super) ages: Latencies,
-    /// Answers that took longer than [`SOON`] or told of numbers older than that.
+    /// How long the server's page took, where it has one.
+    pub(super) pages: Latencies,
+    /// Answers and pages that took longer than [`SOON`], and numbers older than that.
     pub(super) late: u64,
     pub(super) most_queued: u64,
     pub(super) most_memory: u64,
@@ -46,8 +53,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Watch {
     /// Looks until told to end; gives the server back.
     pub(super) fn look(&self, mut server: Server) -> Server {
+        let mut looks = (0..PAGE).cycle();
         while !self.ended.load(Ordering::Acquire) {
-            if let Err(error) = self.look_once(&mut server) {
+            let with_page = looks.next() == Some(0);
+            if let Err(error) = self.look_once(&mut server, with_page) {
                 lock(&self.seen).error = Some(error.to_string());
                 break;
             }
@@ -56,7 +65,7 @@ impl Watch {
         server
     }
 
-    fn look_once(&self, server: &mut Server) -> std::io::Result<()> {
+    fn look_once(&self, server: &mut Server, with_page: bool) -> io::Result<()> {
         for text in std::mem::take(&mut *lock(&self.publish)) {
             server.publish(&text)?;
         }
@@ -65,7 +74,12 @@ impl Watch {
         let took = begin.elapsed();
         let age = snapshot.shards.iter().map(|shard| shard.age).fold(0.0, f64::max);
         let age = Duration::from_secs_f64(age / 1e3);
+        let page = server.page().filter(|_| with_page).map(fetch).transpose()?;
         let mut seen = lock(&self.seen);
+        if let Some(took) = page {
+            seen.pages.record(took.as_nanos() as u64);
+            seen.late += u64::from(took > SOON);
+        }
         seen.answers.record(took.as_nanos() as u64);
         seen.ages.record(age.as_nanos() as u64);
         seen.late += u64::from(took > SOON || age > SOON);
@@ -114,5 +128,22 @@ impl Watch {
             }
             runtime::sleep(REST).await;
         }
+    }
+}
+
+/// Fetches a page; says how long that took.
+fn fetch(url: &str) -> io::Result<Duration> {
+    let begin = Instant::now();
+    let no_page = || io::Error::other(format!("no page: {url}"));
+    let host = url.strip_prefix("http://").and_then(|rest| rest.split('/').next());
+    let host = host.ok_or_else(no_page)?;
+    let mut stream = TcpStream::connect(host)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    write!(stream, "GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    match answer.starts_with(b"HTTP/1.1 200 ") {
+        true => Ok(begin.elapsed()),
+        false => Err(no_page()),
     }
 }
