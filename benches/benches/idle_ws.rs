@@ -36,6 +36,9 @@ const REST: Duration = Duration::from_secs(4);
 const QUICK_REST: Duration = Duration::from_millis(500);
 /// Longest time without another client.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// What may be left of it all a minute after the clients have gone, in bytes.
+const LEFT_OVER: i64 = 16 << 20;
+const MINUTE: Duration = Duration::from_secs(60);
 const LINK: &str = "idle-ws";
 /// Of `benches/peers`: the buffers as small as they can be, and as one gets them, which are 137 KB each
 /// and so not of as many as are asked for.
@@ -165,6 +168,12 @@ fn all(args: &Args) -> io::Result<bool> {
             number(found, "no_longer_free"),
         );
     }
+    let left_over = number(&handler, "left_over");
+    println!(
+        "when all have gone: {:.1} MB more than before they came, at most {:.1}",
+        left_over / 1e6,
+        LEFT_OVER as f64 / 1e6
+    );
     if let Some(longest) = handler["longest_stage_us"].as_f64() {
         println!("longest stage of the loop: {longest} us ({})", handler["longest_stage"]);
     }
@@ -189,6 +198,7 @@ fn all(args: &Args) -> io::Result<bool> {
             "bytes_per_connection": total,
             "breakdown": handler["breakdown"],
             "start_bytes": handler["start"],
+            "left_over_bytes": handler["left_over"],
             "small_blocks": handler["small_blocks"],
             "async_fn": by_loop["bytes"],
             "with_ping_timer": pinging["bytes"],
@@ -198,7 +208,7 @@ fn all(args: &Args) -> io::Result<bool> {
         });
         println!("{line}");
     }
-    Ok(total <= MOST)
+    Ok(total <= MOST && left_over <= LEFT_OVER as f64)
 }
 
 /// What the peers take that are wanted and there, by their names.
@@ -265,9 +275,10 @@ fn alone(args: &Args, style: Style) -> io::Result<bool> {
     shared.stop.store(true, Ordering::Release);
     let served: io::Result<()> =
         server.join().map_err(|_| io::Error::other("the server panicked"))?;
-    let (before, after, seconds) = measured?;
+    let (before, after, left, seconds) = measured?;
     served?;
     let mut found = found(style, connections, &before, &after, seconds);
+    found["left_over"] = (left - before.resident).into();
     let longest = *shared.longest.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some((stage, took)) = longest {
         found["longest_stage"] = stage.name().into();
@@ -277,12 +288,13 @@ fn alone(args: &Args, style: Style) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Opens all, lets them rest; returns memory before and after, and how long opening took.
+/// Opens all, lets them rest, and has them go; returns memory before and with them, what is resident
+/// in the end, and how long opening took.
 fn measure(
     connections: u32,
     resting: Duration,
     shared: &Shared,
-) -> io::Result<(Snapshot, Snapshot, f64)> {
+) -> io::Result<(Snapshot, Snapshot, i64, f64)> {
     let queue = memory::open(LINK, 1, memory::Options::default())?.into_iter().next();
     let queue = queue.ok_or_else(|| io::Error::other("a link without a queue"))?;
     let mut station = Station::new(Crowd::new(AT_ONCE, connections), queue);
@@ -320,7 +332,18 @@ fn measure(
         let text = format!("{there} of {connections} are there, {wrong} segments wrong");
         return Err(io::Error::other(text));
     }
-    Ok((before, after, seconds))
+    station.crowd.leave(connections);
+    while station.crowd.left() < connections {
+        if !station.turn(since(begin)) {
+            thread::yield_now();
+        }
+    }
+    let gone = Instant::now();
+    while gone.elapsed() < MINUTE && resident()? > before.resident + LEFT_OVER {
+        rest(&mut station, begin, Duration::from_millis(500));
+    }
+    let left = resident()?;
+    Ok((before, after, left, seconds))
 }
 
 fn since(begin: Instant) -> runtime::Instant {

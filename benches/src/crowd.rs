@@ -2,7 +2,7 @@
 //! server holds all that is needed for the answer.
 //!
 //! A client opens its connection, asks for the upgrade, sends one message, acknowledges its echo
-//! and stays silent from there on. Its own sequence numbers are the same for all, and the
+//! and stays silent until it leaves with a reset. Its own sequence numbers are the same for all, and the
 //! server's come back in its segments, so that a million clients are a few counters here, and
 //! what the process holds is the server's.
 
@@ -36,6 +36,13 @@ pub(crate) const ECHO: [u8; 34] = {
     frame
 };
 
+/// Where a client's sequence numbers are behind the request.
+const ASKED: u32 = 1 + REQUEST.len() as u32;
+/// And behind the message.
+const SPOKEN: u32 = ASKED + MESSAGE.len() as u32;
+/// Clients that leave at a time.
+const LEAVE: u32 = 64;
+
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
 const FIRST_CLIENT: Ipv4Addr = Ipv4Addr::new(10, 64, 0, 1);
 const FIRST_PORT: u32 = 1_024;
@@ -56,13 +63,26 @@ pub struct Crowd {
     wanted: u32,
     /// Clients on their way at a time.
     at_once: u32,
+    /// Clients that are to leave, the first ones of all, and that have left.
+    leaving: u32,
+    left: u32,
 }
 
 impl Crowd {
     /// Nobody yet, and never more than `most`; `at_once` clients are on their way at a time.
     pub fn new(at_once: u32, most: u32) -> Crowd {
         let done = vec![0; most.div_ceil(64) as usize];
-        Crowd { server: None, begun: 0, done, echoed: 0, wrong: 0, wanted: 0, at_once }
+        Crowd {
+            server: None,
+            begun: 0,
+            done,
+            echoed: 0,
+            wrong: 0,
+            wanted: 0,
+            at_once,
+            leaving: 0,
+            left: 0,
+        }
     }
 
     /// Whether the server's station is known: clients come only then.
@@ -75,7 +95,18 @@ impl Crowd {
         self.wanted = self.wanted.max(clients.min(self.done.len() as u32 * 64));
     }
 
-    /// Clients whose WebSocket is open, and whose message has come back.
+    /// Has the first `clients` of those that are idle leave, some each time others could
+    /// [begin](Crowd::begin).
+    pub fn leave(&mut self, clients: u32) {
+        self.leaving = self.leaving.max(clients.min(self.echoed));
+    }
+
+    /// Clients that have left.
+    pub fn left(&self) -> u32 {
+        self.left
+    }
+
+    /// Clients whose WebSocket is open or has been, and whose message has come back.
     pub fn idle(&self) -> u32 {
         self.echoed
     }
@@ -90,7 +121,7 @@ impl Crowd {
         self.wrong
     }
 
-    /// The frames of clients that may begin now; before the server is known, the question for
+    /// The frames of clients that may begin or leave now; before the server is known, the question for
     /// it.
     pub fn begin(&mut self, mut send: impl FnMut(Vec<u8>)) {
         let Some(server) = self.server else {
@@ -107,6 +138,10 @@ impl Crowd {
             };
             let syn = Header { options, ..plain(tuple, 0, SeqNum(0), Flags::SYN) };
             send(frame(server, &syn, &[]));
+        }
+        for i in self.left..self.leaving.min(self.left + LEAVE) {
+            self.left += 1;
+            send(frame(server, &plain(tuple(i), SPOKEN, SeqNum(0), Flags::RST), &[]));
         }
     }
 
@@ -134,7 +169,6 @@ impl Crowd {
         let server = self.server?;
         let next = header.seq + payload.len() as u32;
         let tuple = header.tuple;
-        let asked = 1 + REQUEST.len() as u32;
         if header.flags.contains(Flags::RST) || header.flags.contains(Flags::FIN) {
             self.wrong += 1;
             return None;
@@ -142,10 +176,10 @@ impl Crowd {
         let (seq, ack, bytes): (u32, SeqNum, &[u8]) = if header.flags.contains(Flags::SYN) {
             (1, next + 1, REQUEST)
         } else if payload.starts_with(b"HTTP/1.1 101 ") {
-            (asked, next, &MESSAGE)
+            (ASKED, next, &MESSAGE)
         } else if payload == ECHO {
             self.note_echo(&tuple);
-            (asked + MESSAGE.len() as u32, next, &[])
+            (SPOKEN, next, &[])
         } else {
             self.wrong += u32::from(!payload.is_empty());
             return None;
@@ -176,7 +210,8 @@ impl<D: Device> Station<D> {
         for frame in self.received.drain(..) {
             self.waiting.extend(self.crowd.on_frame(frame.data()).map(Packet::from));
         }
-        if self.crowd.knows_server() || !self.asked {
+        // Who leaves does not wait for an answer, but for room.
+        if (self.crowd.knows_server() && self.waiting.len() < 1_024) || !self.asked {
             self.asked = true;
             self.crowd.begin(|frame| self.waiting.push_back(frame.into()));
         }

@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use throng::net::device::{Device, memory};
@@ -25,6 +26,11 @@ const COMMITTED_LOOP: f64 = 566.0;
 /// is what a connection takes, not what growing leaves unused.
 const FIRST: u32 = 4_096;
 const LAST: u32 = 3 * 4_096;
+/// How many come and go in the test of what is left: more than two chunks of connections.
+const MANY: u32 = 20_000;
+
+/// What is counted is the process's: one test at a time.
+static ALONE: Mutex<()> = Mutex::new(());
 
 struct Bed {
     world: World,
@@ -43,7 +49,7 @@ impl Bed {
             idle_ws::accept(style).await.expect("a listener");
         });
         let ours = ours.into_iter().next().expect("a queue");
-        Bed { world, server, station: Station::new(Crowd::new(64, LAST), ours) }
+        Bed { world, server, station: Station::new(Crowd::new(64, LAST.max(MANY)), ours) }
     }
 
     /// Has clients come until there are `clients`, lets them rest, and looks at the memory.
@@ -58,10 +64,30 @@ impl Bed {
             self.world.run_for(Duration::from_millis(2));
         }
         assert_eq!((self.station.crowd.idle(), self.station.crowd.wrong()), (clients, 0));
-        for _ in 0..40 {
+        self.rest(Duration::from_secs(4));
+        self.look()
+    }
+
+    /// Has the first `clients` leave, and looks at the memory within a minute.
+    fn leave(&mut self, clients: u32) -> (Server, Heap, usize) {
+        self.station.crowd.leave(clients);
+        while self.station.crowd.left() < clients {
+            self.station.turn(self.world.now());
+            self.world.run_for(Duration::from_millis(2));
+        }
+        self.rest(Duration::from_secs(50));
+        self.look()
+    }
+
+    fn rest(&mut self, time: Duration) {
+        let end = self.world.now() + time;
+        while self.world.now() < end {
             self.world.run_for(Duration::from_millis(100));
             self.station.turn(self.world.now());
         }
+    }
+
+    fn look(&mut self) -> (Server, Heap, usize) {
         let said = Rc::new(Cell::new(None));
         let told = said.clone();
         self.world.spawn(self.server, ShardId(0), async move { told.set(Some(Server::now())) });
@@ -93,8 +119,32 @@ fn each(style: Style) -> f64 {
 
 #[test]
 fn an_idle_websocket_takes_no_more_than_it_did() {
+    let _alone = ALONE.lock();
     let handler = each(Style::Handler);
     assert!(handler <= COMMITTED, "{handler} bytes");
     let by_loop = each(Style::Loop);
     assert!(by_loop <= COMMITTED_LOOP, "{by_loop} bytes");
+}
+
+#[test]
+fn memory_goes_back_when_the_clients_have_gone() {
+    /// What tables keep for the next ones, of six that have been large.
+    const KEPT: i64 = 3 << 20;
+    let _alone = ALONE.lock();
+    chunks::use_small_pages();
+    let mut bed = Bed::new(Style::Handler);
+    let all = |(server, heap, chunks): &(Server, Heap, usize)| {
+        let bytes = heap.blocks().map(|(size, live)| count::taken(size) as i64 * live).sum::<i64>();
+        (server.usage.connections, bytes + *chunks as i64)
+    };
+    // What is there once and for all: a few come and go.
+    bed.grow(100);
+    let (_, before) = all(&bed.leave(100));
+    let (there, full) = all(&bed.grow(MANY));
+    assert_eq!(there, MANY as usize - 100);
+    let (there, after) = all(&bed.leave(MANY));
+    assert_eq!(there, 0);
+    println!("{before} bytes before, {full} with all, {after} after");
+    assert!(full - before > 2 * KEPT, "there is something to give back");
+    assert!(after - before < KEPT, "{} bytes more than before", after - before);
 }
