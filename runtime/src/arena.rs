@@ -8,17 +8,21 @@
 //! does nothing; should it race with the slot's next use, the new task is polled once in
 //! vain, which every future must bear anyhow.
 //!
+//! What is given back of a shard's slots is their memory, a [chunk](crate::chunks) at a time once all of
+//! its slots are vacant: the address stays, and reads as zeroes, which are a vacant slot. See
+//! [`Arena::shrink`].
+//!
 //! Who may touch what: `task` and writes to `state` belong to the shard that holds the
 //! arena; any thread may read `state`, push on `wakes` and use `gate`.
 
-use std::alloc::{Layout, alloc, handle_alloc_error};
 use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
-use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering, fence};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
+use crate::chunks::{self, Pages};
 use crate::gate::Gate;
 use crate::inbound::{Link, WakeList};
 use crate::task::Header;
@@ -35,9 +39,10 @@ pub(crate) const FOREIGN_ARENA: usize = (1 << ARENA_BITS) - 1;
 /// Most shards alive at once in a process.
 const MAX_ARENAS: usize = FOREIGN_ARENA;
 
-/// log2 of the number of slots in the first chunk.
-const FIRST_LOG2: u32 = 8;
-const CHUNKS: usize = (INDEX_BITS - FIRST_LOG2 + 1) as usize;
+/// Slots of a chunk.
+const CHUNK: usize = chunks::BYTES / size_of::<Slot>();
+const CHUNKS: usize = (1 << INDEX_BITS) / CHUNK;
+const _: () = assert!(CHUNK.is_power_of_two() && CHUNKS.is_multiple_of(64));
 
 /// The task is in the ready queue.
 pub(crate) const QUEUED: u32 = 1 << 0;
@@ -53,15 +58,6 @@ pub(crate) const ABORT: u32 = 1 << 4;
 pub(crate) const DONE: u32 = 1 << 5;
 const FLAG_BITS: u32 = 6;
 const _: () = assert!(FLAG_BITS + GENERATION_BITS == u32::BITS);
-
-/// Chunk and offset of slot `index`: chunk `k` holds `256 << k` slots, so a handful of pointers reach
-/// all of them.
-#[inline]
-const fn locate(index: u32) -> (usize, usize) {
-    let shifted = index as u64 + (1 << FIRST_LOG2);
-    let log2 = shifted.ilog2();
-    ((log2 - FIRST_LOG2) as usize, (shifted - (1 << log2)) as usize)
-}
 
 /// What a waker is made of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -91,7 +87,7 @@ impl TaskId {
 
 /// One task's place: 16 bytes.
 pub(crate) struct Slot {
-    /// The task's allocation; in a vacant slot the next vacant one, as a number.
+    /// The task's allocation; in a vacant slot the next vacant one of its chunk, as a number.
     task: Cell<*mut Header>,
     /// Generation and flags; written by the owner only.
     state: AtomicU32,
@@ -131,18 +127,14 @@ pub(crate) fn generation(state: u32) -> u32 {
     state >> FLAG_BITS
 }
 
-/// Memory for `count` slots, untouched: a slot is made when it is first handed out. An allocator
-/// asked for zeroes may write them at once, which for a large chunk takes milliseconds.
-fn new_chunk(count: usize) -> *mut Slot {
-    let Ok(layout) = Layout::array::<Slot>(count) else {
-        unreachable!("at most 2^26 slots of 16 bytes")
-    };
-    // SAFETY: the layout is not empty.
-    let slots = unsafe { alloc(layout) };
-    if slots.is_null() {
-        handle_alloc_error(layout);
-    }
-    slots.cast()
+/// A chunk of slots, and what its owner knows of it; the latter is kept here between owners.
+struct Place {
+    slots: AtomicPtr<Slot>,
+    /// Head of the vacant slots, index + 1; owner only, as all that follows.
+    vacant: AtomicU32,
+    /// Slots from here on were never used since the chunk was empty.
+    fresh: AtomicU32,
+    used: AtomicU32,
 }
 
 /// Keeps what many cores write apart from what they only read.
@@ -154,13 +146,15 @@ pub(crate) struct Arena {
     id: u16,
     /// How often a shard has borrowed it.
     lives: AtomicU32,
-    /// Head of the vacant slots, index + 1; owner only, kept here between owners.
-    vacant: AtomicU32,
-    /// Slots from here on were never used; owner only.
-    fresh: AtomicU32,
     event: OnceLock<OwnedFd>,
-    chunks: [AtomicPtr<Slot>; CHUNKS],
+    places: [Place; CHUNKS],
+    /// Bit `c`: all slots of chunk `c` are in use; owner only.
+    full: [AtomicU64; CHUNKS / 64],
+    /// Chunks that have been used and hold no slot in use; owner only.
+    empty: AtomicU32,
     shared: Apart<(WakeList, Gate)>,
+    /// Threads that are about to put a slot in the list of wakes.
+    waking: Apart<AtomicU32>,
 }
 
 // SAFETY: the only part that is not `Sync` is `Slot::task`, which only the shard that holds
@@ -191,11 +185,19 @@ impl Arena {
         let arena: &'static Arena = Box::leak(Box::new(Arena {
             id: made as u16,
             lives: AtomicU32::new(0),
-            vacant: AtomicU32::new(0),
-            fresh: AtomicU32::new(0),
             event: OnceLock::new(),
-            chunks: [const { AtomicPtr::new(ptr::null_mut()) }; CHUNKS],
+            places: [const {
+                Place {
+                    slots: AtomicPtr::new(ptr::null_mut()),
+                    vacant: AtomicU32::new(0),
+                    fresh: AtomicU32::new(0),
+                    used: AtomicU32::new(0),
+                }
+            }; CHUNKS],
+            full: [const { AtomicU64::new(0) }; CHUNKS / 64],
+            empty: AtomicU32::new(0),
             shared: Apart((WakeList::new(), Gate::new())),
+            waking: Apart(AtomicU32::new(0)),
         }));
         ARENAS[made].store(ptr::from_ref(arena).cast_mut(), Ordering::Release);
         pool.1 += 1;
@@ -238,35 +240,54 @@ impl Arena {
     /// The slot `index`, which must have been handed out before.
     #[inline]
     pub(crate) fn slot(&self, index: u32) -> &Slot {
-        let (chunk, offset) = locate(index);
-        let slots = self.chunks[chunk].load(Ordering::Acquire);
+        let slots = self.places[index as usize / CHUNK].slots.load(Ordering::Acquire);
         debug_assert!(!slots.is_null());
-        // SAFETY: an index exists only after its chunk was published and its slot made
-        // (`take_slot`). The chunk has room for `256 << chunk` slots and is never freed;
-        // `locate` keeps `offset` below that.
-        unsafe { &*slots.add(offset) }
+        // SAFETY: an index exists only after its chunk was published; chunks begin as zeroes, which
+        // are slots, have room for `CHUNK` of them and stay for ever.
+        unsafe { &*slots.add(index as usize % CHUNK) }
     }
 
-    /// Owner: a vacant slot, or none when the arena is full.
+    /// Owner: a vacant slot of the lowest chunk that has one, or none when the arena is full.
     pub(crate) fn take_slot(&self) -> Option<u32> {
-        if let Some(index) = self.vacant.load(Ordering::Relaxed).checked_sub(1) {
-            let next = self.slot(index).task.get().addr() as u32;
-            self.vacant.store(next, Ordering::Relaxed);
-            return Some(index);
+        let (word, bits) = self
+            .full
+            .iter()
+            .map(|bits| bits.load(Ordering::Relaxed))
+            .enumerate()
+            .find(|(_, bits)| *bits != u64::MAX)?;
+        let at = word * 64 + bits.trailing_ones() as usize;
+        let place = &self.places[at];
+        let index = match place.vacant.load(Ordering::Relaxed).checked_sub(1) {
+            Some(index) => {
+                let next = self.slot(index).task.get().addr() as u32;
+                place.vacant.store(next, Ordering::Relaxed);
+                index
+            }
+            None => {
+                let fresh = place.fresh.load(Ordering::Relaxed);
+                let index = at as u32 * CHUNK as u32 + fresh;
+                if index as usize >= MAX_TASKS {
+                    return None;
+                }
+                if place.slots.load(Ordering::Relaxed).is_null() {
+                    let pages = if at == 0 { Pages::Small } else { Pages::Huge };
+                    place.slots.store(chunks::for_ever(pages).cast(), Ordering::Release);
+                }
+                if fresh == 0 {
+                    self.empty.store(self.empty.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+                }
+                place.fresh.store(fresh + 1, Ordering::Relaxed);
+                index
+            }
+        };
+        let used = place.used.load(Ordering::Relaxed) + 1;
+        place.used.store(used, Ordering::Relaxed);
+        if used == 1 {
+            self.empty.store(self.empty.load(Ordering::Relaxed) - 1, Ordering::Relaxed);
         }
-        let index = self.fresh.load(Ordering::Relaxed);
-        if index as usize >= MAX_TASKS {
-            return None;
+        if used as usize == CHUNK {
+            self.full[word].store(bits | 1 << (at % 64), Ordering::Relaxed);
         }
-        let (chunk, offset) = locate(index);
-        if self.chunks[chunk].load(Ordering::Relaxed).is_null() {
-            self.chunks[chunk]
-                .store(new_chunk(1 << (FIRST_LOG2 as usize + chunk)), Ordering::Release);
-        }
-        // SAFETY: the place is inside the chunk, and nobody knows its index yet. Zeroes are a slot:
-        // vacant, generation 0, in no list.
-        unsafe { self.chunks[chunk].load(Ordering::Relaxed).add(offset).write_bytes(0, 1) };
-        self.fresh.store(index + 1, Ordering::Relaxed);
         Some(index)
     }
 
@@ -274,13 +295,59 @@ impl Arena {
     pub(crate) fn free_slot(&self, index: u32) {
         let slot = self.slot(index);
         slot.set_state((slot.generation().wrapping_add(1)) << FLAG_BITS);
-        slot.task.set(ptr::without_provenance_mut(self.vacant.load(Ordering::Relaxed) as usize));
-        self.vacant.store(index + 1, Ordering::Relaxed);
+        let at = index as usize / CHUNK;
+        let place = &self.places[at];
+        slot.task.set(ptr::without_provenance_mut(place.vacant.load(Ordering::Relaxed) as usize));
+        place.vacant.store(index + 1, Ordering::Relaxed);
+        let used = place.used.load(Ordering::Relaxed) - 1;
+        place.used.store(used, Ordering::Relaxed);
+        let full = &self.full[at / 64];
+        full.store(full.load(Ordering::Relaxed) & !(1 << (at % 64)), Ordering::Relaxed);
+        if used == 0 {
+            self.empty.store(self.empty.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        }
     }
 
-    /// Owner: the number of slots ever handed out.
-    pub(crate) fn used(&self) -> u32 {
-        self.fresh.load(Ordering::Relaxed)
+    /// Owner, when it has just taken all wakes: gives the memory of one chunk without tasks back, if
+    /// there are two.
+    ///
+    /// No slot of it may be in the list of wakes, or be put there meanwhile. Who wakes says so in
+    /// `waking` before it looks whether the slot has a task; so if nobody has said so after all tasks
+    /// of the chunk have ended, whoever comes later sees that they have. Those who came before are
+    /// done, and their slots would be in the list.
+    #[inline]
+    pub(crate) fn shrink(&self) {
+        if self.empty.load(Ordering::Relaxed) > 1 {
+            self.give_back();
+        }
+    }
+
+    #[cold]
+    fn give_back(&self) {
+        // Sequentially consistent, as the addition in `wake_remote` is.
+        fence(Ordering::SeqCst);
+        if self.waking.0.load(Ordering::SeqCst) != 0 || !self.wakes().is_empty() {
+            return;
+        }
+        let is_empty = |place: &&Place| {
+            place.used.load(Ordering::Relaxed) == 0 && place.fresh.load(Ordering::Relaxed) > 0
+        };
+        let Some(place) = self.places.iter().rev().find(is_empty) else { return };
+        // SAFETY: the chunk is one of `for_ever`, its slots are vacant and in no list, and zeroes are
+        // vacant slots.
+        unsafe { chunks::clear(place.slots.load(Ordering::Relaxed).cast()) };
+        place.vacant.store(0, Ordering::Relaxed);
+        place.fresh.store(0, Ordering::Relaxed);
+        self.empty.store(self.empty.load(Ordering::Relaxed) - 1, Ordering::Relaxed);
+    }
+
+    /// Owner: the numbers of all slots that have been handed out; some are vacant.
+    pub(crate) fn handed_out(&self) -> impl Iterator<Item = u32> {
+        let count = |place: &Place| place.fresh.load(Ordering::Relaxed);
+        self.places.iter().enumerate().flat_map(move |(at, place)| {
+            let first = (at * CHUNK) as u32;
+            first..first + count(place)
+        })
     }
 
     /// Owner: the allocation of a task.
@@ -297,10 +364,13 @@ impl Arena {
     /// Any thread: wakes a task of this arena's shard.
     pub(crate) fn wake_remote(&self, id: TaskId) {
         let slot = self.slot(id.index);
-        if slot.generation() != id.generation {
-            return;
-        }
-        if self.wakes().push(id.index, &slot.link) {
+        self.waking.0.fetch_add(1, Ordering::SeqCst);
+        let state = slot.state.load(Ordering::SeqCst);
+        let pushed = generation(state) == id.generation
+            && state & ALIVE != 0
+            && self.wakes().push(id.index, &slot.link);
+        self.waking.0.fetch_sub(1, Ordering::Release);
+        if pushed {
             self.unpark();
         }
     }
@@ -354,17 +424,39 @@ pub(crate) fn unpark_all() {
 
 #[cfg(test)]
 mod tests {
-    use super::locate;
+    use super::*;
+
+    fn id(arena: &Arena, index: u32) -> TaskId {
+        TaskId { arena: arena.id(), index, generation: arena.slot(index).generation() }
+    }
 
     #[test]
-    fn chunks_follow_each_other_without_gaps() {
-        let (mut chunk, mut offset) = (0, 0);
-        for index in 0..10_000 {
-            assert_eq!(locate(index), (chunk, offset));
-            offset += 1;
-            if offset == 256 << chunk {
-                (chunk, offset) = (chunk + 1, 0);
-            }
-        }
+    fn slots_of_chunks_without_tasks_are_given_back_and_used_again() {
+        let arena = Arena::acquire().expect("an arena");
+        let count = 2 * CHUNK as u32 + 100;
+        let indices: Vec<u32> = (0..count).map(|_| arena.take_slot().expect("a slot")).collect();
+        assert!(indices.iter().copied().eq(0..count), "from the lowest on, without gaps");
+        let last = count - 1;
+        arena.slot(last).set_state(ALIVE);
+        let waker = id(arena, last);
+        arena.wake_remote(waker);
+        indices.iter().for_each(|index| arena.free_slot(*index));
+        assert_eq!(arena.handed_out().count(), count as usize);
+        // A wake that nobody has taken holds the memory.
+        arena.shrink();
+        assert_eq!(arena.handed_out().count(), count as usize);
+        let mut chain = arena.wakes().take();
+        assert_eq!(chain.pop(|index| &arena.slot(index).link), Some(last));
+        (0..5).for_each(|_| arena.shrink());
+        assert_eq!(arena.handed_out().count(), CHUNK, "one chunk stays");
+        // Whoever is late finds nothing to wake.
+        arena.wake_remote(waker);
+        assert!(arena.wakes().is_empty());
+        assert_eq!(arena.slot(last).state(), 0);
+        let again: std::collections::BTreeSet<u32> =
+            (0..count).map(|_| arena.take_slot().expect("a slot")).collect();
+        assert!(again.into_iter().eq(0..count));
+        (0..count).for_each(|index| arena.free_slot(index));
+        arena.release();
     }
 }

@@ -282,6 +282,9 @@ impl Shard {
             self.schedule(index, self.arena().slot(index));
             taken += 1;
         }
+        if chain.is_empty() {
+            self.arena().shrink();
+        }
         self.chain.set(chain);
         taken
     }
@@ -469,7 +472,7 @@ impl Shard {
     pub(crate) fn shut_down(self: &Rc<Self>) {
         let _entered = self.enter();
         self.closing.set(true);
-        for index in 0..self.arena().used() {
+        for index in self.arena().handed_out() {
             if self.arena().slot(index).state() & ALIVE != 0 {
                 self.cancel(index, self.arena().task(index));
             }

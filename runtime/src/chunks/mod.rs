@@ -89,6 +89,21 @@ impl<T> Chunk<T> {
     }
 }
 
+/// A chunk of zeroes that is never unmapped.
+pub(crate) fn for_ever(pages: Pages) -> *mut u8 {
+    ManuallyDrop::new(pool::take(pages)).start()
+}
+
+/// Gives the memory of a chunk back, whose address stays: it reads as zeroes again, and has ordinary pages
+/// from now on, for nobody makes huge ones ready for it.
+///
+/// # Safety
+/// It must be one of [`for_ever`], and what is in it of no importance.
+pub(crate) unsafe fn clear(start: *mut u8) {
+    // SAFETY: as the caller says.
+    unsafe { pool::clear(start) };
+}
+
 impl Chunk<u64> {
     /// A chunk full of zeroes, none of which has been touched.
     pub fn zeroes(pages: Pages) -> Chunk<u64> {

@@ -116,6 +116,8 @@ pub(super) fn take(pages: Pages) -> Block {
     block
 }
 
+pub(super) use system::clear;
+
 /// Nobody will look at the block again.
 pub(super) fn give_back(block: Block) {
     let mut pool = lock();
@@ -248,6 +250,22 @@ mod system {
         unsafe { unmap_some(block.start(), BYTES) };
     }
 
+    /// See `chunks::clear`.
+    ///
+    /// # Safety
+    /// The range must be a block whose content is of no importance.
+    pub(in crate::chunks) unsafe fn clear(start: *mut u8) {
+        // SAFETY: as the caller says.
+        let done = unsafe {
+            libc::madvise(start.cast(), BYTES, libc::MADV_NOHUGEPAGE);
+            libc::madvise(start.cast(), BYTES, libc::MADV_DONTNEED)
+        };
+        if done != 0 {
+            // SAFETY: as the caller says.
+            unsafe { start.write_bytes(0, BYTES) };
+        }
+    }
+
     /// Makes the block a huge page, in memory, if the system has one. Returns whether it may be one.
     pub(super) fn make_huge(block: &Block) -> bool {
         // SAFETY: advice about memory that this block owns.
@@ -299,6 +317,15 @@ mod system {
     pub(super) fn unmap(block: Block) {
         // SAFETY: it was allocated with this layout, and nobody else knows it.
         unsafe { dealloc(block.start(), layout()) };
+    }
+
+    /// See `chunks::clear`.
+    ///
+    /// # Safety
+    /// The range must be a block whose content is of no importance.
+    pub(in crate::chunks) unsafe fn clear(start: *mut u8) {
+        // SAFETY: as the caller says.
+        unsafe { start.write_bytes(0, BYTES) };
     }
 
     pub(super) fn make_huge(_: &Block) -> bool {
