@@ -7,14 +7,20 @@ use std::alloc::{Layout, handle_alloc_error};
 use std::ptr::NonNull;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use super::{BYTES, Pages};
 use crate::affinity::Cores;
 
-/// Chunks that are ready before they are asked for, once tables grow; doubled when one is missing.
-const AHEAD: usize = 2;
+/// Chunks that are ready before they are asked for, once tables grow; doubled when one is missing,
+/// until none has been asked for in a while.
+const AHEAD: usize = 1;
 /// Most of them.
 const FAR_AHEAD: usize = 16;
+/// The while.
+const QUIET: Duration = Duration::from_secs(1);
+/// Chunks that come back before the allocator is asked, too, for what it keeps.
+const MANY: usize = 8;
 
 /// Memory of [`BYTES`], which is zero when it comes.
 pub(super) struct Block(NonNull<u8>);
@@ -37,6 +43,8 @@ struct Pool {
     wanted: usize,
     /// What nobody uses any more.
     returned: Vec<Block>,
+    /// How many have come back since the allocator was asked.
+    shrunk: usize,
     /// Addresses of all that the system has given.
     all: Vec<usize>,
     helper: Helper,
@@ -57,6 +65,7 @@ static POOL: Mutex<Pool> = Mutex::new(Pool {
     ahead: AHEAD,
     wanted: 0,
     returned: Vec::new(),
+    shrunk: 0,
     all: Vec::new(),
     helper: Helper::None,
     cores: None,
@@ -124,6 +133,7 @@ pub(super) fn give_back(block: Block) {
     if pool.helper == Helper::Runs {
         // Tables shrink: what they were about to ask for is not needed.
         (pool.ahead, pool.wanted) = (AHEAD, 0);
+        pool.shrunk += 1;
         pool.returned.push(block);
         WORK.notify_one();
     } else {
@@ -192,9 +202,24 @@ fn help() {
                 }
             }
             continue;
-        } else {
+        } else if pool.ahead == AHEAD && pool.shrunk < MANY {
             pool = WORK.wait(pool).unwrap_or_else(PoisonError::into_inner);
             continue;
+        } else {
+            let waited = WORK.wait_timeout(pool, QUIET).unwrap_or_else(PoisonError::into_inner);
+            pool = waited.0;
+            if !waited.1.timed_out() {
+                continue;
+            }
+            pool.ahead = AHEAD;
+            if pool.shrunk >= MANY {
+                pool.shrunk = 0;
+                drop(pool);
+                // Whoever was in these chunks had memory of the allocator's, too.
+                system::trim();
+            } else {
+                drop(pool);
+            }
         }
         pool = lock();
     }
@@ -248,6 +273,16 @@ mod system {
     pub(super) fn unmap(block: Block) {
         // SAFETY: nobody else knows the block.
         unsafe { unmap_some(block.start(), BYTES) };
+    }
+
+    /// Has the allocator give back the pages of what was freed: the GNU C library keeps them below the
+    /// highest block in use. Threads that ask for memory of the same arena meanwhile wait for it.
+    pub(super) fn trim() {
+        #[cfg(target_env = "gnu")]
+        // SAFETY: it touches what is free only.
+        unsafe {
+            libc::malloc_trim(0);
+        }
     }
 
     /// See `chunks::clear`.
@@ -327,6 +362,8 @@ mod system {
         // SAFETY: as the caller says.
         unsafe { start.write_bytes(0, BYTES) };
     }
+
+    pub(super) fn trim() {}
 
     pub(super) fn make_huge(_: &Block) -> bool {
         false
