@@ -1,0 +1,78 @@
+//! What one key cannot know of another.
+
+use std::collections::HashSet;
+
+use super::schema::{Check, Config, Policy, Upstream};
+
+/// The first contradiction: where in the file, and what.
+pub(super) fn problem(config: &Config) -> Option<(usize, String)> {
+    if config.listener.is_empty() {
+        return Some((0, "there is no [[listener]]".into()));
+    }
+    let mut addresses = HashSet::new();
+    for listener in &config.listener {
+        if !addresses.insert(listener.as_ref().address) {
+            return Some((listener.span().start, "another listener has this address".into()));
+        }
+    }
+    let names: Vec<&str> = config.upstream.keys().map(String::as_str).collect();
+    for route in &config.route {
+        let upstream = &route.as_ref().upstream;
+        if !config.upstream.contains_key(upstream.as_ref()) {
+            let accepted = names.join(", ");
+            let message = format!("{:?} is no upstream; there are: {accepted}", upstream.as_ref());
+            return Some((upstream.span().start, message));
+        }
+    }
+    if config.http.max_headers == 0 || config.http.max_connections == 0 {
+        return Some((0, "http.max_headers and http.max_connections are at least 1".into()));
+    }
+    if !config.forwarding.via.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',') {
+        let message = format!(
+            "forwarding.via = {:?} is not visible ASCII without commas",
+            config.forwarding.via
+        );
+        return Some((0, message));
+    }
+    config.upstream.iter().find_map(|(name, upstream)| {
+        let message = of_upstream(upstream.as_ref())?;
+        Some((upstream.span().start, format!("upstream.{name}: {message}")))
+    })
+}
+
+fn of_upstream(upstream: &Upstream) -> Option<String> {
+    if upstream.server.is_empty() {
+        return Some("server: at least one is needed".into());
+    }
+    let mut addresses = HashSet::new();
+    for server in &upstream.server {
+        if !addresses.insert(&server.address) {
+            return Some(format!("server: {} is there twice", server.address));
+        }
+    }
+    match (upstream.policy, &upstream.hash_by) {
+        (Policy::Maglev, None) => {
+            return Some("hash_by: the policy \"maglev\" needs \"source\", \"header:NAME\" or \"cookie:NAME\"".into());
+        }
+        (Policy::Maglev, Some(_)) | (_, None) => {}
+        (_, Some(_)) => return Some("hash_by: only the policy \"maglev\" has it".into()),
+    }
+    if upstream.upgrade.0.iter().any(|token| token.0.eq_ignore_ascii_case("h2c")) {
+        return Some(
+            "upgrade: \"h2c\" would take requests past the routes; it is not accepted".into(),
+        );
+    }
+    if let Some(health) = &upstream.health {
+        let http_only = health.path.is_some()
+            || health.host.is_some()
+            || health.status.is_some()
+            || health.body.is_some();
+        if health.check == Check::Tcp && http_only {
+            return Some("health: path, host, status and body are for check = \"http\"".into());
+        }
+        if health.interval.0.is_zero() || health.timeout.0.is_zero() {
+            return Some("health: interval and timeout are longer than 0".into());
+        }
+    }
+    None
+}

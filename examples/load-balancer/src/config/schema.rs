@@ -1,0 +1,405 @@
+//! The configuration file, key by key. `default.toml` shows each with its default; a key
+//! that is not here is an error.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::values::{
+    Cidr, FieldName, FieldValue, HashBy, HostPattern, PathPrefix, ServerAddress, Size, Statuses,
+    Time, Token, Whole,
+};
+
+/// The whole file.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Config {
+    #[serde(default)]
+    pub(crate) network: Network,
+    pub(crate) listener: Vec<Spanned<Listener>>,
+    #[serde(default)]
+    pub(crate) http: Http,
+    #[serde(default)]
+    pub(crate) forwarding: Forwarding,
+    pub(crate) route: Vec<Spanned<Route>>,
+    pub(crate) upstream: BTreeMap<String, Spanned<Upstream>>,
+    #[serde(default)]
+    pub(crate) access_log: AccessLog,
+    pub(crate) admin: Option<Admin>,
+    #[serde(default)]
+    pub(crate) shutdown: Shutdown,
+}
+
+/// `[network]`: the device and its addresses, over what the environment says (`THRONG_*`).
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Network {
+    pub(crate) device: Option<String>,
+    pub(crate) address: Vec<String>,
+    pub(crate) gateway: Vec<IpAddr>,
+    pub(crate) nameserver: Vec<String>,
+    pub(crate) shards: Option<usize>,
+}
+
+/// `[[listener]]`: where clients connect.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Listener {
+    pub(crate) address: SocketAddr,
+}
+
+/// `[http]`: what is asked of clients. Limits are per shard.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Http {
+    pub(crate) max_connections: usize,
+    pub(crate) max_header_size: Size,
+    pub(crate) max_headers: usize,
+    pub(crate) max_body: Size,
+    pub(crate) header_timeout: Time,
+    pub(crate) body_timeout: Time,
+    pub(crate) idle_timeout: Time,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Http {
+            max_connections: 100_000,
+            max_header_size: Size(16 << 10),
+            max_headers: 100,
+            max_body: Size(10 << 20),
+            header_timeout: Time::secs(10),
+            body_timeout: Time::secs(60),
+            idle_timeout: Time::secs(60),
+        }
+    }
+}
+
+/// Which fields tell a server about the client.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum ForwardedStyle {
+    /// `X-Forwarded-For`, `-Proto` and `-Host`.
+    XForwarded,
+    /// RFC 7239.
+    Forwarded,
+    Both,
+    Off,
+}
+
+/// `[forwarding]`: what is added to messages.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Forwarding {
+    pub(crate) style: ForwardedStyle,
+    /// Peers whose own such fields are believed, and added to; others' are removed.
+    pub(crate) trusted: Vec<Cidr>,
+    /// Our name in `Via`; empty: no such field.
+    pub(crate) via: String,
+    /// The field of the request's name; none where empty.
+    pub(crate) request_id: Option<FieldName>,
+}
+
+impl Default for Forwarding {
+    fn default() -> Self {
+        Forwarding {
+            style: ForwardedStyle::XForwarded,
+            trusted: Vec::new(),
+            via: "throng-lb".into(),
+            request_id: Some(FieldName(http::HeaderName::from_static("x-request-id"))),
+        }
+    }
+}
+
+/// `[[route]]`: which requests go where.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Route {
+    #[serde(default)]
+    pub(crate) host: Vec<HostPattern>,
+    #[serde(default)]
+    pub(crate) path: Option<PathPrefix>,
+    #[serde(default)]
+    pub(crate) header: Vec<HeaderIs>,
+    pub(crate) upstream: Spanned<String>,
+}
+
+/// A field that has to have this value.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct HeaderIs {
+    pub(crate) name: FieldName,
+    pub(crate) value: FieldValue,
+}
+
+/// How one of the servers is picked.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Policy {
+    #[default]
+    RoundRobin,
+    Weighted,
+    LeastConnections,
+    /// Of two servers picked at random the one with the lower latency and load.
+    Latency,
+    Maglev,
+}
+
+/// `[upstream.NAME]`: servers that answer the same requests. Limits are per shard.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Upstream {
+    pub(crate) server: Vec<Server>,
+    pub(crate) policy: Policy,
+    /// For `maglev`, and only for it.
+    pub(crate) hash_by: Option<HashBy>,
+    pub(crate) sticky: Option<Sticky>,
+    /// How long a server that has come back gets less than its share.
+    pub(crate) slow_start: Time,
+    /// With a smaller share of the servers healthy, health is not asked for any more.
+    pub(crate) panic_percent: Whole<0, 100>,
+    /// The `host` field for servers; the client's where none is given.
+    pub(crate) host: Option<FieldValue>,
+    /// Protocols that connections may be upgraded to.
+    pub(crate) upgrade: Upgrades,
+    pub(crate) queue: Queue,
+    pub(crate) timeout: Timeouts,
+    pub(crate) keepalive: Keepalive,
+    pub(crate) retry: Retry,
+    pub(crate) eject: Eject,
+    pub(crate) health: Option<Health>,
+}
+
+/// One server.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Server {
+    pub(crate) address: ServerAddress,
+    #[serde(default)]
+    pub(crate) weight: Whole<1, 1000>,
+    /// Servers of a higher number are used when none of a lower one is to be had.
+    #[serde(default)]
+    pub(crate) priority: Whole<0, 15>,
+    /// Requests at a time, upgraded connections among them.
+    #[serde(default = "Server::max_requests")]
+    pub(crate) max_requests: Whole<1, 1_000_000>,
+}
+
+impl Server {
+    fn max_requests() -> Whole<1, 1_000_000> {
+        Whole(256)
+    }
+}
+
+/// Names of protocols.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(transparent)]
+pub(crate) struct Upgrades(pub(crate) Vec<Token>);
+
+impl Default for Upgrades {
+    fn default() -> Self {
+        Upgrades(vec![Token("websocket".into())])
+    }
+}
+
+/// `sticky`: a cookie that names the server a client came to first.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Sticky {
+    pub(crate) cookie: Token,
+    pub(crate) max_age: Option<Time>,
+    #[serde(default)]
+    pub(crate) secure: bool,
+}
+
+/// `queue`: requests that wait while every server has all it may have.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Queue {
+    pub(crate) length: usize,
+    pub(crate) timeout: Time,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Queue { length: 1024, timeout: Time::secs(5) }
+    }
+}
+
+/// `timeout`: how long each phase may take.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Timeouts {
+    /// Resolving and connecting.
+    pub(crate) connect: Time,
+    /// From the last piece of the request to the head of the response.
+    pub(crate) response: Time,
+    /// Between two pieces of the response's body.
+    pub(crate) body: Time,
+    /// Without a byte in either direction of an upgraded connection.
+    pub(crate) tunnel: Time,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Timeouts {
+            connect: Time::secs(3),
+            response: Time::secs(60),
+            body: Time::secs(60),
+            tunnel: Time::secs(3600),
+        }
+    }
+}
+
+/// `keepalive`: connections to servers between requests.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Keepalive {
+    /// Per server.
+    pub(crate) connections: usize,
+    pub(crate) idle_timeout: Time,
+    pub(crate) lifetime: Option<Time>,
+}
+
+impl Default for Keepalive {
+    fn default() -> Self {
+        // Less than the 60 s and more after which common servers close.
+        Keepalive { connections: 32, idle_timeout: Time::secs(50), lifetime: None }
+    }
+}
+
+/// Why a request may be sent to another server.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum RetryOn {
+    /// No connection: nothing was sent, so any method.
+    Connect,
+    /// The connection ended without a response; idempotent methods.
+    Closed,
+    /// No response in time; idempotent methods.
+    Timeout,
+    /// The server said 502, 503 or 504; idempotent methods.
+    Unavailable,
+}
+
+/// `retry`: when another server is asked.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Retry {
+    /// How many further servers.
+    pub(crate) servers: Whole<0, 15>,
+    pub(crate) on: Vec<RetryOn>,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Retry { servers: Whole(2), on: vec![RetryOn::Connect, RetryOn::Closed] }
+    }
+}
+
+/// `eject`: what failing requests do to a server.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Eject {
+    /// Failures in a row, of connecting or without a response; 0: never.
+    pub(crate) failures: u32,
+    /// For how long, the first time; it doubles.
+    pub(crate) time: Time,
+    pub(crate) max_time: Time,
+}
+
+impl Default for Eject {
+    fn default() -> Self {
+        Eject { failures: 5, time: Time::secs(10), max_time: Time::secs(300) }
+    }
+}
+
+/// What an active check does.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Check {
+    /// Connects.
+    Tcp,
+    /// Asks for `path` and judges the answer.
+    Http,
+}
+
+/// `health`: servers are asked how they are.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Health {
+    pub(crate) check: Check,
+    /// For `http`.
+    pub(crate) path: Option<PathPrefix>,
+    pub(crate) host: Option<FieldValue>,
+    pub(crate) status: Option<Vec<Statuses>>,
+    /// What is to be in the first 64 KiB of the body.
+    pub(crate) body: Option<String>,
+    #[serde(default = "Health::interval")]
+    pub(crate) interval: Time,
+    #[serde(default = "Health::timeout")]
+    pub(crate) timeout: Time,
+    /// Good answers in a row that make a server healthy.
+    #[serde(default)]
+    pub(crate) rise: Whole<1, 100>,
+    /// Bad ones in a row that make it unhealthy.
+    #[serde(default = "Health::fall")]
+    pub(crate) fall: Whole<1, 100>,
+}
+
+impl Health {
+    fn interval() -> Time {
+        Time::secs(5)
+    }
+
+    fn timeout() -> Time {
+        Time::secs(2)
+    }
+
+    fn fall() -> Whole<1, 100> {
+        Whole(3)
+    }
+}
+
+/// How lines of the access log look.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum LogFormat {
+    /// The combined format of Apache and nginx.
+    #[default]
+    Combined,
+    Json,
+}
+
+/// `[access_log]`: a line for each request.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct AccessLog {
+    /// None where there is no file; `-` is the standard output.
+    pub(crate) file: Option<PathBuf>,
+    pub(crate) format: LogFormat,
+}
+
+/// `[admin]`: metrics and state, on the host's sockets.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Admin {
+    pub(crate) address: SocketAddr,
+}
+
+/// `[shutdown]`.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Shutdown {
+    /// How long requests under way may take to end.
+    pub(crate) deadline: Time,
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Shutdown { deadline: Time::secs(30) }
+    }
+}

@@ -1,0 +1,355 @@
+//! An upstream on one shard: picks a server for a request, counts what each has, and lets
+//! requests wait while all have what they may have.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use http::StatusCode;
+use http::uri::Authority;
+use throng::http::client::{Client, Error, ErrorKind, HttpVersion};
+use throng::runtime::now;
+use throng::timeout;
+
+use crate::balance::{Balancer, Candidate, Ewma};
+use crate::config::{Policy, Server as ServerConfig, Upstream};
+use crate::random::Random;
+use crate::vitals::Vitals;
+use crate::world::World;
+
+/// Why a request gets no server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unavailable {
+    /// None is healthy, or the request has been to all that are.
+    NoServer,
+    /// All have what they may have, and so has the queue.
+    QueueFull,
+    /// Waiting took too long.
+    QueueTimeout,
+}
+
+/// What one shard has done with a server.
+#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
+pub(crate) struct Counts {
+    /// Requests sent to it, each attempt for itself.
+    pub(crate) requests: u64,
+    /// Those that got no response.
+    pub(crate) failures: u64,
+    /// Responses by the hundred of their status: 2 to 5.
+    pub(crate) responses: [u64; 4],
+}
+
+/// A server as one shard knows it.
+pub(crate) struct Server {
+    pub(crate) address: crate::config::ServerAddress,
+    pub(crate) authority: Authority,
+    /// The address as the log has it.
+    pub(crate) label: Arc<str>,
+    /// What the sticky cookie calls it.
+    pub(crate) id: String,
+    pub(crate) vitals: Arc<Vitals>,
+    pub(crate) in_flight: Cell<u32>,
+    pub(crate) counts: Cell<Counts>,
+    latency: Cell<Ewma>,
+}
+
+impl Server {
+    fn new(config: &ServerConfig, vitals: Arc<Vitals>) -> Option<Server> {
+        let address = config.address.clone();
+        let text = address.to_string();
+        let id = format!("{:016x}", xxhash_rust::xxh3::xxh3_64(text.as_bytes()));
+        Some(Server {
+            authority: text.parse().ok()?,
+            label: text.into(),
+            address,
+            id,
+            vitals,
+            in_flight: Cell::new(0),
+            counts: Cell::default(),
+            latency: Cell::default(),
+        })
+    }
+
+    pub(crate) fn count(&self, change: impl FnOnce(&mut Counts)) {
+        let mut counts = self.counts.get();
+        change(&mut counts);
+        self.counts.set(counts);
+    }
+
+    /// The head of a response has come after so many seconds.
+    fn answered_after(&self, seconds: f64) {
+        let mut latency = self.latency.get();
+        latency.record(seconds, seconds_now());
+        self.latency.set(latency);
+    }
+
+    /// Its usual latency in seconds, 0 where none is known.
+    pub(crate) fn latency(&self) -> f64 {
+        self.latency.get().get(seconds_now())
+    }
+}
+
+fn seconds_now() -> f64 {
+    now().as_micros() as f64 / 1e6
+}
+
+struct Member {
+    server: Rc<Server>,
+    weight: f64,
+    priority: u32,
+    max_requests: u32,
+}
+
+pub(crate) struct Group {
+    pub(crate) name: String,
+    pub(crate) config: Upstream,
+    pub(crate) client: Client,
+    members: Vec<Member>,
+    balancer: RefCell<Balancer>,
+    /// Reused by every pick.
+    candidates: RefCell<Vec<Candidate>>,
+    /// Outlives a reload, so that who waits is woken by whoever leaves.
+    queue: Rc<RefCell<VecDeque<Rc<Waiter>>>>,
+}
+
+#[derive(Default)]
+struct Waiter(RefCell<Option<Waker>>);
+
+/// What decides which server a request gets, beside the servers.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Wish {
+    /// For consistent hashing.
+    pub(crate) hash: u64,
+    /// The server that the sticky cookie names.
+    pub(crate) sticky: Option<String>,
+}
+
+impl Group {
+    /// The upstream `name` of `world`. Of `old` it keeps the servers that stay, with what they
+    /// have, and the connections where they are made the same way.
+    pub(crate) fn new(name: &str, world: &World, old: Option<&Group>) -> Option<Group> {
+        let config = world.config.upstream.get(name)?.as_ref().clone();
+        let known = |at: &ServerConfig| {
+            let members = old.map_or(&[][..], |old| &old.members);
+            members.iter().map(|member| &member.server).find(|server| server.address == at.address)
+        };
+        let members = config.server.iter().zip(world.vitals(name)).map(|(server, vitals)| {
+            Some(Member {
+                server: match known(server) {
+                    Some(server) => server.clone(),
+                    None => Rc::new(Server::new(server, vitals.clone())?),
+                },
+                weight: f64::from(server.weight.0),
+                priority: server.priority.0,
+                max_requests: server.max_requests.0,
+            })
+        });
+        let members: Vec<Member> = members.collect::<Option<_>>()?;
+        let weights = config.server.iter().map(|s| (s.address.to_string(), s.weight.0));
+        let balancer = Balancer::new(config.policy, &weights.collect::<Vec<_>>());
+        let same = |old: &&Group| {
+            old.config.timeout == config.timeout && old.config.keepalive == config.keepalive
+        };
+        let client = match old.filter(same) {
+            Some(old) => old.client.clone(),
+            None => client(&config),
+        };
+        Some(Group {
+            name: name.to_owned(),
+            config,
+            client,
+            members,
+            balancer: RefCell::new(balancer),
+            candidates: RefCell::default(),
+            queue: old.map(|old| old.queue.clone()).unwrap_or_default(),
+        })
+    }
+
+    pub(crate) fn servers(&self) -> impl Iterator<Item = &Rc<Server>> {
+        self.members.iter().map(|member| &member.server)
+    }
+
+    /// Requests that wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.queue.borrow().len()
+    }
+
+    /// A server for a request, at once or when one comes free.
+    ///
+    /// # Errors
+    /// See [`Unavailable`].
+    pub(crate) async fn acquire(
+        self: &Rc<Self>,
+        wish: &Wish,
+        random: &RefCell<Random>,
+    ) -> Result<Slot, Unavailable> {
+        if self.queue.borrow().is_empty() {
+            match self.pick(wish, &[], random) {
+                Err(Unavailable::QueueFull) => {}
+                decided => return decided,
+            }
+        }
+        if self.queue.borrow().len() >= self.config.queue.length {
+            return Err(Unavailable::QueueFull);
+        }
+        let waiter = Rc::new(Waiter::default());
+        self.queue.borrow_mut().push_back(waiter.clone());
+        let place = Place { group: self, waiter };
+        let turn = poll_fn(|cx| {
+            if !place.is_first() {
+                *place.waiter.0.borrow_mut() = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+            match self.pick(wish, &[], random) {
+                Err(Unavailable::QueueFull) => {
+                    *place.waiter.0.borrow_mut() = Some(cx.waker().clone());
+                    Poll::Pending
+                }
+                decided => Poll::Ready(decided),
+            }
+        });
+        match timeout(self.config.queue.timeout.0, turn).await {
+            Ok(decided) => decided,
+            Err(_) => Err(Unavailable::QueueTimeout),
+        }
+    }
+
+    /// A server now, but none of `tried`; [`Unavailable::QueueFull`] where those there are have
+    /// what they may have.
+    ///
+    /// # Errors
+    /// See [`Unavailable`].
+    pub(crate) fn pick(
+        self: &Rc<Self>,
+        wish: &Wish,
+        tried: &[Rc<Server>],
+        random: &RefCell<Random>,
+    ) -> Result<Slot, Unavailable> {
+        let millis = now().as_millis();
+        let is_tried = |member: &Member| tried.iter().any(|old| Rc::ptr_eq(old, &member.server));
+        let well = |member: &&Member| member.server.vitals.is_well(millis);
+        let healthy = self.members.iter().filter(well).count();
+        // So few are healthy that health is more likely to be misjudged than true; or that they
+        // would not survive all of the load.
+        let panic = healthy * 100 < self.config.panic_percent.0 as usize * self.members.len();
+        let usable = |member: &&Member| (panic || well(member)) && !is_tried(member);
+        let priority = self.members.iter().filter(usable).map(|member| member.priority).min();
+        let priority = priority.ok_or(Unavailable::NoServer)?;
+        let by_latency = self.config.policy == Policy::Latency;
+        let mut candidates = self.candidates.borrow_mut();
+        candidates.clear();
+        candidates.extend(self.members.iter().map(|member| {
+            let server = &*member.server;
+            let in_flight = server.in_flight.get();
+            let may =
+                usable(&member) && member.priority == priority && in_flight < member.max_requests;
+            let weight = match may {
+                true => member.weight * server.vitals.share(millis, self.config.slow_start.0),
+                false => 0.0,
+            };
+            // It takes an exponential.
+            let latency = if by_latency { server.latency() } else { 0.0 };
+            Candidate { weight, in_flight, latency }
+        }));
+        let sticky = wish.sticky.as_ref().and_then(|id| {
+            let at = self.members.iter().position(|member| member.server.id == *id)?;
+            (candidates[at].weight > 0.0).then_some(at)
+        });
+        let picked = sticky.or_else(|| {
+            let mut balancer = self.balancer.borrow_mut();
+            balancer.pick(&candidates, wish.hash, &mut random.borrow_mut())
+        });
+        let server = self.members[picked.ok_or(Unavailable::QueueFull)?].server.clone();
+        server.in_flight.set(server.in_flight.get() + 1);
+        server.count(|counts| counts.requests += 1);
+        Ok(Slot { group: self.clone(), server })
+    }
+
+    fn wake_first(&self) {
+        let first = self.queue.borrow().front().cloned();
+        if let Some(waker) = first.and_then(|waiter| waiter.0.borrow_mut().take()) {
+            waker.wake();
+        }
+    }
+}
+
+/// The pool for an upstream's servers. The limits are ours, so it has none; and no queue.
+fn client(config: &Upstream) -> Client {
+    let mut builder = Client::builder()
+        .version(HttpVersion::Http1)
+        .max_connections_per_host(usize::MAX)
+        .max_idle_per_host(config.keepalive.connections)
+        .idle_timeout(config.keepalive.idle_timeout.0)
+        .connect_timeout(config.timeout.connect.0)
+        .head_timeout(config.timeout.response.0)
+        .body_timeout(config.timeout.body.0);
+    if let Some(lifetime) = config.keepalive.lifetime {
+        builder = builder.max_lifetime(lifetime.0);
+    }
+    builder.build()
+}
+
+/// One request at a server, until dropped.
+pub(crate) struct Slot {
+    pub(crate) group: Rc<Group>,
+    pub(crate) server: Rc<Server>,
+}
+
+impl Slot {
+    /// The head of a response has come, after so long.
+    pub(crate) fn answered(&self, status: StatusCode, after: Duration) {
+        let server = &self.server;
+        server.answered_after(after.as_secs_f64());
+        server.count(|counts| {
+            let class = usize::from(status.as_u16() / 100).saturating_sub(2);
+            counts.responses[class.min(3)] += 1;
+        });
+        server.vitals.succeeded(now().as_millis(), &self.group.config.eject);
+    }
+
+    /// The request, or the body of its response, has failed.
+    pub(crate) fn failed(&self, error: &Error) {
+        // That is the client's doing.
+        if error.kind() == ErrorKind::RequestBody {
+            return;
+        }
+        let server = &self.server;
+        server.count(|counts| counts.failures += 1);
+        let name = &self.group.name;
+        tracing::debug!(upstream = %name, server = %server.address, %error, "a request failed");
+        if let Some(time) = server.vitals.failed(now().as_millis(), &self.group.config.eject) {
+            tracing::warn!(upstream = %name, server = %server.address, ?time, %error, "ejected");
+        }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.server.in_flight.set(self.server.in_flight.get() - 1);
+        self.group.wake_first();
+    }
+}
+
+/// A place in the queue, until dropped.
+struct Place<'g> {
+    group: &'g Group,
+    waiter: Rc<Waiter>,
+}
+
+impl Place<'_> {
+    fn is_first(&self) -> bool {
+        self.group.queue.borrow().front().is_some_and(|first| Rc::ptr_eq(first, &self.waiter))
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.group.queue.borrow_mut().retain(|other| !Rc::ptr_eq(other, &self.waiter));
+        // There may be room for the next one, too.
+        self.group.wake_first();
+    }
+}

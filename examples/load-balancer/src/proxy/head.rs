@@ -1,0 +1,201 @@
+//! Heads of messages: what of a request is refused, and what of either direction goes no
+//! further (RFC 9110 7.6, RFC 9112).
+
+use std::borrow::Cow;
+
+use http::header::{self, Entry, HeaderMap, HeaderName, HeaderValue};
+use http::uri::Authority;
+use http::{Method, StatusCode, Uri, Version};
+
+use super::answer::Refusal;
+use crate::config::Token;
+use crate::route;
+
+/// What a request is addressed to.
+#[derive(Debug)]
+pub(crate) struct Target {
+    /// Host and port as the client has them; none with HTTP/1.0 alone.
+    pub(crate) authority: Option<Authority>,
+    /// The path for routing.
+    pub(crate) path: String,
+}
+
+impl Target {
+    pub(crate) fn host(&self) -> &str {
+        self.authority.as_ref().map_or("", |authority| authority.host())
+    }
+}
+
+/// Checks what hyper does not, and finds what the request is for.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn check(
+    method: &Method,
+    uri: &Uri,
+    version: Version,
+    headers: &HeaderMap,
+) -> Result<Target, Refusal> {
+    // RFC 9110 9.3.6, 9.3.8: a tunnel to anywhere, and an echo of fields that are not the
+    // client's business.
+    if matches!(*method, Method::CONNECT | Method::TRACE) {
+        let why = "neither CONNECT nor TRACE is done here";
+        return Err(Refusal { close: true, ..Refusal::new(StatusCode::METHOD_NOT_ALLOWED, why) });
+    }
+    transfer_encoding(headers)?;
+    if let Some(expect) = headers.get(header::EXPECT)
+        && !expect.as_bytes().eq_ignore_ascii_case(b"100-continue")
+    {
+        // RFC 9110 10.1.1
+        let why = "only 100-continue can be expected";
+        return Err(Refusal::new(StatusCode::EXPECTATION_FAILED, why));
+    }
+    let authority = authority(uri, version, headers)?;
+    let path = if *method == Method::OPTIONS && uri.path() == "*" { "/" } else { uri.path() };
+    let path = route::normal(path).filter(|path| path.starts_with('/'));
+    let path = path.map(Cow::into_owned).ok_or(Refusal::bad("the path is malformed"))?;
+    Ok(Target { authority, path })
+}
+
+/// RFC 9112 6.1: the only coding that is understood here is `chunked`, once. hyper has refused
+/// requests where it is not the last.
+fn transfer_encoding(headers: &HeaderMap) -> Result<(), Refusal> {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(()),
+        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
+        _ => {
+            let why = "the transfer encoding is not just chunked";
+            Err(Refusal { close: true, ..Refusal::new(StatusCode::NOT_IMPLEMENTED, why) })
+        }
+    }
+}
+
+/// RFC 9112 3.2: exactly one `host` field, and in it a host. An absolute target replaces it
+/// (3.2.2).
+fn authority(
+    uri: &Uri,
+    version: Version,
+    headers: &HeaderMap,
+) -> Result<Option<Authority>, Refusal> {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let host = match (hosts.next(), hosts.next()) {
+        (Some(_), Some(_)) => return Err(Refusal::bad("there are several host fields")),
+        (None, _) if version == Version::HTTP_11 => {
+            return Err(Refusal::bad("there is no host field"));
+        }
+        (host, _) => host,
+    };
+    let valid = |host: &HeaderValue| {
+        let authority = Authority::try_from(host.as_bytes()).ok()?;
+        let port = authority.as_str()[authority.host().len()..].strip_prefix(':');
+        let port_fits = port.is_none_or(|port| port.is_empty() || port.parse::<u16>().is_ok());
+        let fits = port_fits && !authority.as_str().contains('@') && !authority.host().is_empty();
+        fits.then_some(authority)
+    };
+    let host = match host {
+        Some(host) => Some(valid(host).ok_or(Refusal::bad("the host field is malformed"))?),
+        None => None,
+    };
+    match (uri.scheme_str(), uri.authority()) {
+        (None, None) => Ok(host),
+        (Some("http" | "https"), Some(authority)) if !authority.as_str().contains('@') => {
+            Ok(Some(authority.clone()))
+        }
+        _ => Err(Refusal::bad("the target is malformed")),
+    }
+}
+
+/// The protocol that a request asks to switch to, if it is one of `allowed`.
+pub(crate) fn upgrade(
+    method: &Method,
+    version: Version,
+    headers: &HeaderMap,
+    allowed: &[Token],
+) -> Option<HeaderValue> {
+    if *method != Method::GET || version != Version::HTTP_11 {
+        return None;
+    }
+    let mut wanted = headers.get_all(header::UPGRADE).iter();
+    let (wanted, None) = (wanted.next()?, wanted.next()) else { return None };
+    let asked = listed(headers).any(|name| name.eq_ignore_ascii_case("upgrade"));
+    let known =
+        allowed.iter().any(|token| wanted.as_bytes().eq_ignore_ascii_case(token.0.as_bytes()));
+    (asked && known).then(|| wanted.clone())
+}
+
+/// What a `connection` field lists.
+fn listed(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let lines = headers.get_all(header::CONNECTION).iter();
+    lines.filter_map(|line| line.to_str().ok()).flat_map(|line| line.split(',').map(str::trim))
+}
+
+/// Removes what is for this connection alone (RFC 9110 7.6.1). `te: trailers` stays: we pass
+/// trailers on.
+pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    let trailers = headers.get_all(header::TE).iter().any(|te| {
+        te.as_bytes()
+            .split(|byte| *byte == b',')
+            .any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+    });
+    if headers.contains_key(header::CONNECTION) {
+        let names: Vec<HeaderName> = listed(headers).filter_map(|name| name.parse().ok()).collect();
+        for name in names {
+            // RFC 9110 7.6.1: not of a field that is for all recipients; a client could have us
+            // take away what the length of its body is known by.
+            if name != header::CONTENT_LENGTH && name != header::HOST {
+                headers.remove(name);
+            }
+        }
+    }
+    const NAMES: [HeaderName; 6] = [
+        header::CONNECTION,
+        HeaderName::from_static("keep-alive"),
+        HeaderName::from_static("proxy-connection"),
+        header::TE,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+    ];
+    for name in NAMES {
+        headers.remove(name);
+    }
+    if trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// Adds us to the `via` field (RFC 9110 7.6.3).
+pub(crate) fn add_via(headers: &mut HeaderMap, version: Version, name: &str) {
+    if name.is_empty() {
+        return;
+    }
+    let protocol = if version == Version::HTTP_10 { "1.0" } else { "1.1" };
+    let ours = format!("{protocol} {name}");
+    let value = match headers.get(header::VIA).and_then(|via| via.to_str().ok()) {
+        Some(via) => HeaderValue::from_str(&format!("{via}, {ours}")),
+        None => HeaderValue::from_str(&ours),
+    };
+    if let Ok(value) = value {
+        // Further lines of the field came after the first one.
+        match headers.entry(header::VIA) {
+            Entry::Occupied(entry) if entry.iter().count() > 1 => {
+                if let Ok(ours) = HeaderValue::from_str(&ours) {
+                    headers.append(header::VIA, ours);
+                }
+            }
+            _ => drop(headers.insert(header::VIA, value)),
+        }
+    }
+}
+
+/// The value of a cookie of the request.
+pub(crate) fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+    let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
+    lines.flat_map(|line| line.split(';')).find_map(|pair| {
+        let (key, value) = pair.trim().split_once('=')?;
+        (key == name).then(|| value.trim_matches('"'))
+    })
+}
+
+#[cfg(test)]
+mod tests;

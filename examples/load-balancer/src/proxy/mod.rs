@@ -1,0 +1,336 @@
+//! One request: refused, or sent to a server and its response sent back.
+
+mod answer;
+mod forwarded;
+mod head;
+mod out;
+mod tunnel;
+mod upload;
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use http::header::{self, HeaderValue};
+use http::request::Parts;
+use http::uri::{PathAndQuery, Scheme};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
+use hyper::body::{Body as _, Incoming};
+use hyper::upgrade::OnUpgrade;
+use throng::http::client::{self, Error, ErrorKind, Phase};
+use throng::runtime::now;
+
+use crate::config::{HashBy, RetryOn};
+use crate::group::{Group, Slot, Wish};
+use crate::log::Entry;
+use crate::shard::{Shard, State};
+use answer::Refusal;
+use forwarded::Origin;
+use head::Target;
+pub(crate) use out::Out;
+use upload::Upload;
+
+/// Answers one request of `peer`.
+pub(crate) async fn serve(
+    shard: Rc<Shard>,
+    peer: SocketAddr,
+    request: Request<Incoming>,
+) -> Result<Response<Out>, Infallible> {
+    let state = shard.state();
+    let entry = shard.log.entry(peer, &request);
+    let mut exchange = Exchange { shard: &shard, state: &state, peer, entry };
+    let mut response = match exchange.run(request).await {
+        Ok(response) => response,
+        Err(refusal) => {
+            shard.count(|counts| counts.refused(refusal.status));
+            refusal.response()
+        }
+    };
+    shard.count(|counts| counts.responses += 1);
+    if let Some(entry) = &mut exchange.entry {
+        entry.status = response.status();
+    }
+    let entry = exchange.entry.take();
+    response.body_mut().log(entry);
+    Ok(response)
+}
+
+struct Exchange<'a> {
+    shard: &'a Rc<Shard>,
+    state: &'a Rc<State>,
+    peer: SocketAddr,
+    entry: Option<Entry>,
+}
+
+/// What a client asks for, beside the request itself.
+struct Asked {
+    method: Method,
+    /// The request's name, for the response.
+    id: Option<HeaderValue>,
+    /// The protocol to switch to, and the client's side of that.
+    upgrade: Option<OnUpgrade>,
+}
+
+impl Exchange<'_> {
+    async fn run(&mut self, mut request: Request<Incoming>) -> Result<Response<Out>, Refusal> {
+        let (method, version) = (request.method().clone(), request.version());
+        let target = head::check(&method, request.uri(), version, request.headers())?;
+        let config = &self.state.world.config;
+        if request.body().size_hint().lower() > config.http.max_body.0 {
+            return Err(Refusal::TOO_LARGE);
+        }
+        let route = self.state.router.find(target.host(), &target.path, request.headers());
+        let group = route.and_then(|route| self.state.routes.get(route));
+        let none = Refusal::new(StatusCode::NOT_FOUND, "there is no route for this request");
+        let group = group.ok_or(none)?.clone();
+        if let Some(done) = max_forwards(&method, request.headers_mut()) {
+            return Ok(done);
+        }
+        let protocol = head::upgrade(&method, version, request.headers(), &group.config.upgrade.0);
+        let upgrade = protocol.is_some().then(|| hyper::upgrade::on(&mut request));
+        let wish = self.wish(&group, request.headers());
+        let (mut parts, body) = request.into_parts();
+        parts.extensions.clear();
+        let id = self.dress(&mut parts, &target, &group, protocol);
+        let asked = Asked { method, id, upgrade };
+        let chunked = !body.is_end_stream() && body.size_hint().exact().is_none();
+        if chunked {
+            // hyper would take a GET without a length to have no body.
+            let value = HeaderValue::from_static("chunked");
+            parts.headers.insert(header::TRANSFER_ENCODING, value);
+        }
+        let upload = Upload::new(body, config.http.max_body.0);
+        self.forward(&group, parts, upload, wish, asked).await
+    }
+
+    /// The hash and the sticky server of a request.
+    fn wish(&self, group: &Group, headers: &HeaderMap) -> Wish {
+        let trusted = &self.state.world.config.forwarding.trusted;
+        let hash = |bytes: &[u8]| xxhash_rust::xxh3::xxh3_64(bytes);
+        let source =
+            || hash(forwarded::client(headers, self.peer.ip(), trusted).to_string().as_bytes());
+        let hash = match &group.config.hash_by {
+            None => 0,
+            Some(HashBy::Source) => source(),
+            Some(HashBy::Header(name)) => {
+                headers.get(name).map_or_else(source, |value| hash(value.as_bytes()))
+            }
+            Some(HashBy::Cookie(name)) => {
+                head::cookie(headers, name).map_or_else(source, |value| hash(value.as_bytes()))
+            }
+        };
+        let sticky = group.config.sticky.as_ref();
+        let sticky = sticky.and_then(|sticky| head::cookie(headers, &sticky.cookie.0));
+        Wish { hash, sticky: sticky.map(str::to_owned) }
+    }
+
+    /// Makes the head that servers get; returns the request's name.
+    fn dress(
+        &mut self,
+        parts: &mut Parts,
+        target: &Target,
+        group: &Group,
+        protocol: Option<HeaderValue>,
+    ) -> Option<HeaderValue> {
+        let config = &self.state.world.config.forwarding;
+        let headers = &mut parts.headers;
+        head::remove_hop_by_hop(headers);
+        if let Some(protocol) = protocol {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            headers.insert(header::UPGRADE, protocol);
+        }
+        let peer = self.peer.ip();
+        let trusted = forwarded::is_trusted(peer, &config.trusted);
+        if let Some(entry) = &mut self.entry {
+            entry.client = forwarded::client(headers, peer, &config.trusted);
+        }
+        let host = target.authority.as_ref().map(|authority| authority.as_str());
+        forwarded::set(headers, &Origin { peer, trusted, host }, config.style);
+        let wanted = match (&group.config.host, host) {
+            (Some(host), _) => Some(host.0.clone()),
+            (None, Some(host)) => HeaderValue::from_str(host).ok(),
+            (None, None) => None,
+        };
+        match wanted {
+            Some(host) => drop(headers.insert(header::HOST, host)),
+            // The client puts the server's own there.
+            None => drop(headers.remove(header::HOST)),
+        }
+        head::add_via(headers, parts.version, &config.via);
+        parts.version = Version::HTTP_11;
+        let name = &config.request_id.as_ref()?.0;
+        let usable = |id: &&HeaderValue| {
+            let bytes = id.as_bytes();
+            trusted
+                && !bytes.is_empty()
+                && bytes.len() <= 128
+                && bytes.iter().all(u8::is_ascii_graphic)
+        };
+        let id = match headers.get(name).filter(usable) {
+            Some(id) => id.clone(),
+            None => self.shard.request_id(),
+        };
+        headers.insert(name, id.clone());
+        if let Some(entry) = &mut self.entry {
+            entry.id = Some(id.clone());
+        }
+        Some(id)
+    }
+
+    /// Sends a request to servers until one answers.
+    async fn forward(
+        &mut self,
+        group: &Rc<Group>,
+        parts: Parts,
+        upload: Upload,
+        wish: Wish,
+        mut asked: Asked,
+    ) -> Result<Response<Out>, Refusal> {
+        let retry = &group.config.retry;
+        let mut slot = group.acquire(&wish, &self.shard.random).await?;
+        let mut tried = Vec::new();
+        let mut parts = Some(parts);
+        while let Some(mut head) = parts.take() {
+            let last = tried.len() >= retry.servers.0 as usize;
+            if !last {
+                parts = Some(head.clone());
+            }
+            head.uri = uri(&slot, head.uri.path_and_query());
+            if let Some(entry) = &mut self.entry {
+                entry.server = Some(slot.server.clone());
+            }
+            let begun = now();
+            let request = Request::from_parts(head, upload.attempt());
+            let outcome = group.client.request(request).await;
+            let why = match &outcome {
+                Ok(response) => {
+                    slot.answered(response.status(), now().saturating_since(begun));
+                    is_unavailable(response.status()).then_some(RetryOn::Unavailable)
+                }
+                Err(_) if upload.has_exceeded() => return Err(Refusal::TOO_LARGE),
+                Err(error) => {
+                    slot.failed(error);
+                    reason(error)
+                }
+            };
+            // Only what no server can have begun to do may be done by another one, but for what
+            // can be done twice (RFC 9110 9.2.2).
+            let safe = why == Some(RetryOn::Connect) || asked.method.is_idempotent();
+            let again = !last
+                && safe
+                && upload.is_whole()
+                && why.is_some_and(|why| retry.on.contains(&why));
+            if again {
+                tried.push(slot.server.clone());
+                if let Ok(next) =
+                    group.pick(&Wish { sticky: None, ..wish.clone() }, &tried, &self.shard.random)
+                {
+                    self.shard.count(|counts| counts.retries += 1);
+                    slot = next;
+                    continue;
+                }
+            }
+            return match outcome {
+                Ok(response) => self.answer(slot, response, &wish, &mut asked),
+                Err(error) => Err(Refusal::of(&error)),
+            };
+        }
+        Err(Refusal::new(StatusCode::BAD_GATEWAY, "no server answered"))
+    }
+
+    /// Makes the client's response of the server's.
+    fn answer(
+        &self,
+        slot: Slot,
+        mut response: Response<client::Body>,
+        wish: &Wish,
+        asked: &mut Asked,
+    ) -> Result<Response<Out>, Refusal> {
+        let config = &self.state.world.config.forwarding;
+        let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        let protocol = response.headers().get(header::UPGRADE).cloned();
+        let version = response.version();
+        let headers = response.headers_mut();
+        head::remove_hop_by_hop(headers);
+        // A request's field that servers copy into responses.
+        headers.remove(header::TE);
+        head::add_via(headers, version, &config.via);
+        if let (Some(name), Some(id)) = (&config.request_id, asked.id.take()) {
+            headers.insert(&name.0, id);
+        }
+        if let Some(sticky) = &slot.group.config.sticky
+            && wish.sticky.as_deref() != Some(slot.server.id.as_str())
+        {
+            let max_age = sticky.max_age.map(|age| format!("; Max-Age={}", age.0.as_secs()));
+            let secure = if sticky.secure { "; Secure" } else { "" };
+            let cookie = format!(
+                "{}={}; Path=/; HttpOnly; SameSite=Lax{}{secure}",
+                sticky.cookie.0,
+                slot.server.id,
+                max_age.unwrap_or_default(),
+            );
+            if let Ok(cookie) = HeaderValue::from_str(&cookie) {
+                headers.append(header::SET_COOKIE, cookie);
+            }
+        }
+        if !switched {
+            let (parts, body) = response.into_parts();
+            return Ok(Response::from_parts(parts, Out::server(body, slot)));
+        }
+        let Some(ours) = asked.upgrade.take() else {
+            let why = "the server switched protocols unasked";
+            return Err(Refusal::new(StatusCode::BAD_GATEWAY, why));
+        };
+        let mut answer = Response::new(Out::empty());
+        *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        *answer.headers_mut() = response.headers().clone();
+        let headers = answer.headers_mut();
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        if let Some(protocol) = protocol {
+            headers.insert(header::UPGRADE, protocol);
+        }
+        tunnel::start(self.shard, slot, ours, response);
+        Ok(answer)
+    }
+}
+
+/// RFC 9110 7.6.2: a count that has run out is answered here, else it goes down.
+fn max_forwards(method: &Method, headers: &mut HeaderMap) -> Option<Response<Out>> {
+    if *method != Method::OPTIONS {
+        return None;
+    }
+    let left = headers.get(header::MAX_FORWARDS)?.to_str().ok()?.parse::<u64>().ok()?;
+    match left.checked_sub(1) {
+        Some(left) => {
+            headers.insert(header::MAX_FORWARDS, HeaderValue::from(left));
+            None
+        }
+        None => Some(Response::new(Out::empty())),
+    }
+}
+
+/// The same path and query at a server.
+fn uri(slot: &Slot, path: Option<&PathAndQuery>) -> Uri {
+    let mut parts = http::uri::Parts::default();
+    parts.scheme = Some(Scheme::HTTP);
+    parts.authority = Some(slot.server.authority.clone());
+    parts.path_and_query = path.cloned().or(Some(PathAndQuery::from_static("/")));
+    Uri::from_parts(parts).unwrap_or_default()
+}
+
+fn is_unavailable(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT
+    )
+}
+
+/// Which reason to ask another server an error is.
+fn reason(error: &Error) -> Option<RetryOn> {
+    match error.kind() {
+        ErrorKind::Connect | ErrorKind::Timeout(Phase::Connect) => Some(RetryOn::Connect),
+        ErrorKind::Timeout(_) => Some(RetryOn::Timeout),
+        ErrorKind::Closed => Some(RetryOn::Closed),
+        _ => None,
+    }
+}

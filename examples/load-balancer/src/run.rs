@@ -1,0 +1,117 @@
+//! From a configuration to serving shards, until SIGTERM.
+
+use std::io;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::channel::mpsc::UnboundedReceiver;
+use futures::future::{join, join_all};
+use throng::http::{Drain, Server, service_fn};
+use throng::{Builder, ShardId, TcpListener};
+
+use crate::config::{Http, Network};
+use crate::log::{Log, Sink, Writer};
+use crate::reload::{self, Reloader};
+use crate::shard::Shard;
+use crate::world::World;
+use crate::{admin, proxy};
+
+/// Serves until SIGTERM or SIGINT.
+///
+/// # Errors
+/// What cannot be opened or bound, a network that cannot be had.
+pub(crate) fn run(world: World, device: Option<String>) -> io::Result<()> {
+    let writer = Writer::start(Sink::open(&world.config.access_log)?)?;
+    let log = writer.log();
+    let builder = builder(&world.config.network, device)?;
+    let hangups = Mutex::new(Some(reload::hangups()?));
+    let world = Arc::new(world);
+    let results = builder.run(|shard| {
+        // Shard 0 reloads for all.
+        let first = shard == ShardId(0);
+        let taken = || hangups.lock().unwrap_or_else(PoisonError::into_inner).take();
+        serve(world.clone(), log.clone(), first.then(taken).flatten())
+    });
+    drop(log);
+    writer.end();
+    results?.into_iter().collect()
+}
+
+fn builder(network: &Network, device: Option<String>) -> io::Result<Builder> {
+    let mut builder = Builder::from_env()?;
+    if let Some(device) = device.or_else(|| network.device.clone()) {
+        builder = builder.device(device);
+    }
+    if let Some(shards) = network.shards {
+        builder = builder.shards(shards);
+    }
+    for address in &network.address {
+        builder = builder.address(address);
+    }
+    for gateway in &network.gateway {
+        builder = builder.gateway(*gateway);
+    }
+    for server in &network.nameserver {
+        builder = builder.nameserver(server);
+    }
+    Ok(builder)
+}
+
+fn server(http: &Http) -> Server {
+    Server::new()
+        .http2(false)
+        .max_connections(http.max_connections)
+        .max_header_size(usize::try_from(http.max_header_size.0).unwrap_or(usize::MAX))
+        .max_headers(http.max_headers)
+        .header_timeout(http.header_timeout.0)
+        .body_timeout(http.body_timeout.0)
+        .idle_timeout(http.idle_timeout.0)
+}
+
+/// One shard. The one with `hangups` does what has to be done once.
+async fn serve(
+    world: Arc<World>,
+    log: Log,
+    hangups: Option<UnboundedReceiver<()>>,
+) -> io::Result<()> {
+    let deadline = world.config.shutdown.deadline.0;
+    let drain = Drain::on_terminate(deadline);
+    throng::http::admin::start_from_env(Some(&drain))?;
+    let mut listeners = Vec::new();
+    for listener in &world.config.listener {
+        let address = listener.as_ref().address;
+        let bound = TcpListener::bind(address);
+        let named = |error: io::Error| io::Error::new(error.kind(), format!("{address}: {error}"));
+        listeners.push(bound.map_err(named)?);
+    }
+    let shard = Shard::start(world.clone(), log, drain.clone())?;
+    if let Some(hangups) = hangups {
+        if let Some(config) = &world.config.admin {
+            admin::start(config)?;
+        }
+        for listener in &listeners {
+            tracing::info!(address = %listener.local_addr()?, "listening");
+        }
+        throng::spawn_local(Reloader::new(world.clone()).run(hangups)).detach();
+    }
+    let running = server(&world.config.http).start();
+    // Until the servers have ended, and then until the upgraded connections have.
+    let guest = drain.enter();
+    let serving = listeners.into_iter().map(|listener| {
+        let shard: &Rc<Shard> = &shard;
+        running.serve_each(listener, move |peer| {
+            let shard = shard.clone();
+            service_fn(move |request| proxy::serve(shard.clone(), peer, request))
+        })
+    });
+    let draining = async {
+        drain.begun().await;
+        running.drain(deadline).await
+    };
+    let (drained, _) = join(draining, join_all(serving)).await;
+    drop(guest);
+    let rest = drain.ended().await;
+    tracing::info!(?drained, ?rest, "ended");
+    Shard::end();
+    Ok(())
+}

@@ -1,0 +1,146 @@
+//! What one shard has: the configuration in force, its upstreams, its counts.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::{HeaderValue, StatusCode};
+use serde::Serialize;
+use throng::http::Drain;
+
+use crate::group::Group;
+use crate::log::Log;
+use crate::random::Random;
+use crate::route::Router;
+use crate::world::World;
+
+/// Totals of a shard.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(crate) struct Counts {
+    /// Responses begun, the balancer's own among them.
+    pub(crate) responses: u64,
+    /// Requests answered by the balancer itself because they were malformed, too large or had
+    /// no route (4xx and 501).
+    pub(crate) refused: u64,
+    /// And because no server answered properly (502, 503, 504).
+    pub(crate) unanswered: u64,
+    /// Requests sent to another server.
+    pub(crate) retries: u64,
+    /// Connections upgraded.
+    pub(crate) tunnels: u64,
+}
+
+impl Counts {
+    pub(crate) fn refused(&mut self, status: StatusCode) {
+        match matches!(status.as_u16(), 502..=504) {
+            true => self.unanswered += 1,
+            false => self.refused += 1,
+        }
+    }
+}
+
+/// A configuration as this shard works by it. A request keeps the one it began with.
+pub(crate) struct State {
+    pub(crate) world: Arc<World>,
+    pub(crate) router: Router,
+    /// By route.
+    pub(crate) routes: Vec<Rc<Group>>,
+    pub(crate) groups: BTreeMap<String, Rc<Group>>,
+}
+
+impl State {
+    fn new(world: Arc<World>, old: Option<&State>) -> io::Result<State> {
+        let mut groups = BTreeMap::new();
+        for name in world.config.upstream.keys() {
+            let old = old.and_then(|old| old.groups.get(name)).map(|group| &**group);
+            let group = Group::new(name, &world, old)
+                .ok_or_else(|| io::Error::other(format!("upstream {name} cannot be made")))?;
+            groups.insert(name.clone(), Rc::new(group));
+        }
+        let routes = world.config.route.iter();
+        let routes = routes.filter_map(|r| groups.get(r.as_ref().upstream.as_ref()).cloned());
+        Ok(State {
+            router: Router::new(world.config.route.iter().map(|route| route.as_ref())),
+            routes: routes.collect(),
+            groups,
+            world,
+        })
+    }
+}
+
+pub(crate) struct Shard {
+    state: RefCell<Rc<State>>,
+    pub(crate) random: RefCell<Random>,
+    pub(crate) log: Log,
+    pub(crate) drain: Drain,
+    counts: Cell<Counts>,
+}
+
+thread_local! {
+    /// For tasks that other shards send here.
+    static HERE: RefCell<Option<Rc<Shard>>> = const { RefCell::new(None) };
+}
+
+impl Shard {
+    /// Makes this thread's shard work by `world`.
+    ///
+    /// # Errors
+    /// There is no randomness.
+    pub(crate) fn start(world: Arc<World>, log: Log, drain: Drain) -> io::Result<Rc<Shard>> {
+        let shard = Rc::new(Shard {
+            state: RefCell::new(Rc::new(State::new(world, None)?)),
+            random: RefCell::new(Random::from_system()?),
+            log,
+            drain,
+            counts: Cell::default(),
+        });
+        HERE.set(Some(shard.clone()));
+        Ok(shard)
+    }
+
+    /// This thread's shard, until it has ended.
+    pub(crate) fn here() -> Option<Rc<Shard>> {
+        HERE.with_borrow(Clone::clone)
+    }
+
+    /// Lets go of what the runtime must not outlive.
+    pub(crate) fn end() {
+        drop(HERE.take());
+    }
+
+    pub(crate) fn state(&self) -> Rc<State> {
+        self.state.borrow().clone()
+    }
+
+    /// Works by another configuration for requests from now on.
+    ///
+    /// # Errors
+    /// The old one stays.
+    pub(crate) fn change(&self, world: Arc<World>) -> io::Result<()> {
+        let old = self.state();
+        let state = State::new(world, Some(&old))?;
+        // Not while the cell is borrowed: what is dropped may ask for the state.
+        let replaced = self.state.replace(Rc::new(state));
+        drop((replaced, old));
+        Ok(())
+    }
+
+    pub(crate) fn count(&self, change: impl FnOnce(&mut Counts)) {
+        let mut counts = self.counts.get();
+        change(&mut counts);
+        self.counts.set(counts);
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        self.counts.get()
+    }
+
+    /// A name that no other request has.
+    pub(crate) fn request_id(&self) -> HeaderValue {
+        let mut random = self.random.borrow_mut();
+        let text = format!("{:016x}{:016x}", random.next(), random.next());
+        HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("-"))
+    }
+}
