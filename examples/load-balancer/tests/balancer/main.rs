@@ -1,0 +1,8 @@
+//! The balancer as a process of its own, between nginx and clients, on the host's sockets:
+//! each test in a network namespace of its own.
+
+mod failover;
+mod forwarding;
+mod operating;
+mod strictness;
+mod world;
