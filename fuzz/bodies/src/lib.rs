@@ -15,7 +15,18 @@ pub mod engine;
 pub mod frames;
 pub mod remote;
 pub mod settings;
+pub mod websocket;
 pub mod wire;
+
+// The measure of the tests of WebSockets, and what that needs.
+#[allow(dead_code, reason = "the tests use the rest")]
+#[path = "../../../ws/tests/websocket/plain.rs"]
+mod plain;
+#[allow(dead_code, reason = "the tests use the rest")]
+#[path = "../../../ws/tests/websocket/raw.rs"]
+mod raw;
+#[path = "../../../http/tests/support/mod.rs"]
+mod support;
 
 /// A fuzz target.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +47,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "wire", run: wire::run, length: 600 },
     Target { name: "engine", run: engine::run, length: 800 },
     Target { name: "duel", run: duel::run, length: 600 },
+    Target { name: "websocket", run: websocket::run, length: 300 },
 ];
 
 /// Says on standard error what happens, where the environment variable `FUZZ_TRACE` is set.

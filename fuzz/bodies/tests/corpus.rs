@@ -87,9 +87,9 @@ macro_rules! targets {
     )*};
 }
 
-targets! { wire engine duel }
+targets! { wire engine duel websocket }
 
 #[test]
 fn every_target_is_here() {
-    assert_eq!(TARGETS.len(), 3);
+    assert_eq!(TARGETS.len(), 4);
 }
