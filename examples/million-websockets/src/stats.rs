@@ -1,6 +1,7 @@
 //! What a running server knows about itself: a snapshot that a page, a script or the demo's own
 //! summary is made from.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -41,6 +42,9 @@ pub(crate) struct ShardStats {
     pub(crate) queued: u64,
     /// What the network holds and has turned away.
     pub(crate) network: Network,
+    /// What the backplane has done, on the shard that has one.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) backplane: BTreeMap<String, u64>,
     /// How old these numbers are, in milliseconds: a shard that is stuck leaves no new ones.
     pub(crate) age: f64,
     /// Longest run of each stage of the loop since the snapshot before, in microseconds.

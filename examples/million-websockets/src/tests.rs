@@ -54,7 +54,7 @@ fn the_arguments_of_the_server_process_are_its_settings() {
     Args::command().debug_assert();
     let settings = ["--slow", "disconnect", "--queue", "4096", "--ping", "0", "--drain", "3"];
     let memory = ["--send-memory", "70000", "--receive-memory", "80000"];
-    let more = ["--max-message", "777", "--max-connections", "9"].into_iter().chain(memory);
+    let more = ["--max-message", "777", "--max-connections", "9", "--backplane", "redis://:x@h"].into_iter().chain(memory);
     let given = Args::parse_from(["throng-demo"].into_iter().chain(settings).chain(more));
     let fixed = ["throng-demo", "server", "--device", "memory:x", "--connections", "5"];
     let again = fixed.map(str::to_owned).into_iter().chain(given.settings.args());
@@ -234,4 +234,89 @@ fn a_slow_consumer_is_disconnected_and_counted_and_the_end_is_orderly() {
     std::thread::sleep(Duration::from_millis(200));
     server.stop().unwrap();
     client.join().unwrap();
+}
+
+/// A redis-server on a free port, killed in the end; `None` where there is none.
+struct Engine(std::process::Child, String);
+
+impl Engine {
+    fn start() -> Option<Engine> {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = free.local_addr().unwrap();
+        drop(free);
+        let mut command = std::process::Command::new("redis-server");
+        command.args(["--bind", "127.0.0.1", "--port", &address.port().to_string()]);
+        command.args(["--save", "", "--requirepass", "secret"]);
+        let Ok(child) = command.stdout(std::process::Stdio::null()).spawn() else {
+            println!("skipped: redis-server is missing");
+            return None;
+        };
+        Some(Engine(child, format!("redis://:secret@{address}")))
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Waits until the backplane of a server counts as many topics.
+fn until_joined(server: &mut Server, topics: u64) {
+    let begin = std::time::Instant::now();
+    while server.snapshot().unwrap().shards[0].backplane.get("topics") != Some(&topics) {
+        assert!(begin.elapsed() < Duration::from_secs(20), "not joined");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn rooms_of_two_servers_are_joined_by_redis() {
+    let Some(engine) = Engine::start() else { return };
+    let settings = Settings { backplane: Some(engine.1.clone()), ..Settings::default() };
+    let devices = ["memory:demo-joined-a", "memory:demo-joined-b"];
+    let mut servers = devices.map(|it| Server::thread(it, 1, ROOM, &settings).unwrap());
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let listening = std::thread::spawn(move || {
+        let main = |_| {
+            let sender = sender.clone();
+            async move {
+                let mut member = connect("/rooms/a").await.unwrap();
+                until_present(&mut member, 1).await;
+                sender.send(()).unwrap();
+                expect(&mut member, "from the other").await;
+                expect(&mut member, "to all").await;
+            }
+        };
+        host::client(devices[1], 1, ROOM).run(main).unwrap();
+    });
+    receiver.recv().unwrap();
+    // The topic of all, and the room.
+    until_joined(&mut servers[1], 2);
+    go.send(()).unwrap();
+    let main = |_| {
+        wait.lock().unwrap().recv().unwrap();
+        async {
+            let mut member = connect("/rooms/a").await.unwrap();
+            member.send(Message::text("from the other")).await.unwrap();
+            expect(&mut member, "from the other").await;
+            let mut caller = connect("/broadcast").await.unwrap();
+            caller.send(Message::text("to all")).await.unwrap();
+            expect(&mut member, "to all").await;
+            // Its own comes back from the engine, and is not delivered again.
+            runtime::sleep(Duration::from_millis(100)).await;
+            until_present(&mut member, 1).await;
+        }
+    };
+    host::client(devices[0], 1, ROOM).run(main).unwrap();
+    listening.join().unwrap();
+    for server in servers {
+        server.stop().unwrap();
+    }
+    let wrong = Settings { backplane: Some("http://x".into()), ..Settings::default() };
+    let refused = Server::thread("memory:demo-joined-c", 1, ROOM, &wrong).map(|_| ());
+    assert!(refused.unwrap_err().to_string().contains("expected redis://"));
 }

@@ -4,6 +4,7 @@ mod control;
 mod session;
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
@@ -12,6 +13,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use throng::redis::{self, Redis};
+use throng::runtime::metrics::Measured;
 use throng::runtime::{self, stages};
 use throng::ws::topic::{Hub, Slow, Topic, TopicConfig, Topics};
 use throng::ws::{Config, Frame};
@@ -66,6 +69,10 @@ pub(crate) struct Settings {
     /// Seconds that connections have to close when the server ends
     #[arg(long, default_value_t = Settings::default().drain)]
     pub(crate) drain: u32,
+    /// Redis that joins the rooms of several servers, as in redis://user:password@host:port,
+    /// reached by the host's own sockets; default: none
+    #[arg(long, env = "THRONG_BACKPLANE", hide_env_values = true)]
+    pub(crate) backplane: Option<String>,
 }
 
 /// What becomes of a slow consumer.
@@ -90,6 +97,7 @@ impl Default for Settings {
             receive_memory: Limits::default().receive_memory,
             ping: None,
             drain: 10,
+            backplane: None,
         }
     }
 }
@@ -113,6 +121,7 @@ impl Settings {
         for (name, value) in [("--max-connections", self.max_connections), ("--ping", self.ping)] {
             args.extend(value.into_iter().flat_map(|value| [name.to_owned(), value.to_string()]));
         }
+        args.extend(self.backplane.iter().flat_map(|url| ["--backplane".to_owned(), url.clone()]));
         args
     }
 
@@ -138,6 +147,15 @@ impl Settings {
     fn silence(&self, connections: u32) -> Option<Duration> {
         let seconds = self.ping.unwrap_or(PING.max(connections / PINGS));
         (seconds > 0).then(|| Duration::from_secs(seconds.into()))
+    }
+
+    /// The engine between servers.
+    fn backplane(&self) -> io::Result<Option<redis::Config>> {
+        let config = |url: &String| {
+            let config = redis::Config::from_url(url).map_err(io::Error::other)?;
+            Ok(config.kernel(true).max_message(self.max_message as usize))
+        };
+        self.backplane.as_ref().map(config).transpose()
     }
 
     fn topics(&self) -> TopicConfig {
@@ -179,6 +197,8 @@ pub(crate) fn run(
     control: &Arc<Control>,
 ) -> io::Result<()> {
     let hub = Hub::new(shards.into(), settings.topics());
+    // Before anything has started: a URL that is wrong is an error of the caller's.
+    settings.backplane()?;
     let builder = host::server(device, shards, settings.limits(connections, shards));
     let outcomes = builder
         .run(|shard| serve(shard, hub.clone(), connections, settings.clone(), control.clone()))?;
@@ -193,6 +213,9 @@ async fn serve(
     control: Arc<Control>,
 ) -> io::Result<()> {
     let topics = hub.enter()?;
+    if let Some(config) = settings.backplane()?.filter(|_| id == ShardId(0)) {
+        topics.attach(|inbound| Redis::start(config, inbound))?;
+    }
     let heartbeat = settings.silence(connections);
     // Everybody is in this one, so its heartbeat is everybody's.
     let all = topics.topic_with(ALL, settings.topics().heartbeat(heartbeat));
@@ -237,6 +260,12 @@ async fn serve(
 }
 
 impl Shard {
+    /// The backplane's counters, on the shard that has it.
+    fn backplane(&self) -> BTreeMap<String, u64> {
+        let stats = self.topics.backplane().map_or_else(Vec::new, |stats| stats.measure());
+        stats.into_iter().map(|(metric, value)| (metric.name.to_owned(), value)).collect()
+    }
+
     /// Leaves this shard's numbers on the board.
     fn tell(&self, id: ShardId, board: &Board) {
         let times = stages::take();
@@ -254,6 +283,7 @@ impl Shard {
             sent: own.echoed.get() + hub.delivered,
             delivered: hub.delivered,
             waiting: self.all.waiting() as u64,
+            backplane: self.backplane(),
             missed: hub.missed,
             disconnected: hub.disconnected,
             pings: hub.pings,
