@@ -54,7 +54,9 @@ fn the_arguments_of_the_server_process_are_its_settings() {
     Args::command().debug_assert();
     let settings = ["--slow", "disconnect", "--queue", "4096", "--ping", "0", "--drain", "3"];
     let memory = ["--send-memory", "70000", "--receive-memory", "80000"];
-    let more = ["--max-message", "777", "--max-connections", "9", "--backplane", "redis://:x@h"].into_iter().chain(memory);
+    let more = ["--max-message", "777", "--max-connections", "9", "--backplane", "redis://:x@h"]
+        .into_iter()
+        .chain(memory);
     let given = Args::parse_from(["throng-demo"].into_iter().chain(settings).chain(more));
     let fixed = ["throng-demo", "server", "--device", "memory:x", "--connections", "5"];
     let again = fixed.map(str::to_owned).into_iter().chain(given.settings.args());
