@@ -278,6 +278,27 @@ def killed(browser, demo, directory):
     return "the server's process" if children else "the demo"
 
 
+def holding(program):
+    """Two small runs that end while the page is looked at: by Enter, and by Ctrl-C, as a terminal sends it."""
+    arguments = [program, "--memory", "--connections", "10", "--seconds", "0", "--page", "off", "--hold", "--json"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "start_new_session": True}
+    by_enter, by_signal = [subprocess.Popen(arguments, **pipes) for _ in range(2)]
+    by_enter.stdin.write("\n")
+    by_enter.stdin.flush()
+    return by_enter, by_signal
+
+
+def ended(by_enter, by_signal):
+    """Both end in order, with everything closed."""
+    assert any(line.startswith("holding:") for line in iter(by_signal.stdout.readline, ""))
+    os.killpg(by_signal.pid, signal.SIGINT)
+    for run in (by_enter, by_signal):
+        said = run.communicate(timeout=PATIENCE)[0]
+        assert run.returncode == 0, f"{run.returncode}: {said}"
+        summary = json.loads(said.splitlines()[-1])
+        assert (summary["opened"], summary["errors"]) == (10, 0), summary
+
+
 def main():
     program, chromium, directory, *more = sys.argv[1:]
     directory = pathlib.Path(directory)
@@ -286,6 +307,7 @@ def main():
     arguments = [program, "--connections", str(CONNECTIONS), "--open-rate", "2500", "--rate", str(RATE)]
     arguments += ["--seconds", "0", "--page", "127.0.0.1:0", "--hold", *more]
     browser = demo = None
+    held = holding(program)
     try:
         browser = Browser(chromium, directory)
         log = open(directory / "demo.log", "wb")
@@ -297,9 +319,10 @@ def main():
         see(browser, url, directory)
         strangers_stay_out(url)
         who = killed(browser, demo, directory)
+        ended(*held)
         print(f"seen, used and cut off by killing {who}, in {time.monotonic() - begin:.1f} s; pictures in {directory}")
     finally:
-        for process in [demo, browser and browser.process]:
+        for process in [*held, demo, browser and browser.process]:
             if process:
                 process.kill()
                 process.wait()

@@ -23,6 +23,7 @@ static AT_EXIT: Mutex<AtExit> = Mutex::new(AtExit {
     attached: BTreeSet::new(),
     undo: BTreeMap::new(),
     next: 0,
+    ending: false,
 });
 
 struct AtExit {
@@ -32,17 +33,31 @@ struct AtExit {
     attached: BTreeSet<i32>,
     undo: BTreeMap<u64, fn()>,
     next: u64,
+    /// A signal has come.
+    ending: bool,
 }
+
+/// How long children in our own group may take for an end of their own, as the demo's that
+/// closes its connections first.
+const ORDERLY: Duration = Duration::from_secs(30);
 
 /// Ends all children and undoes what was set when SIGINT, SIGTERM or SIGHUP arrives.
 pub(crate) fn end_children_on_signals() {
     let handler = || {
-        let state = AT_EXIT.lock().unwrap_or_else(|poison| poison.into_inner());
+        let lock = || AT_EXIT.lock().unwrap_or_else(|poison| poison.into_inner());
+        let mut state = lock();
+        state.ending = true;
         for &group in &state.groups {
             let _ = killpg(Pid::from_raw(group), Signal::SIGTERM);
         }
         for &child in &state.attached {
             let _ = kill(Pid::from_raw(child), Signal::SIGTERM);
+        }
+        let until = Instant::now() + ORDERLY;
+        while !state.attached.is_empty() && Instant::now() < until {
+            drop(state);
+            thread::sleep(Duration::from_millis(20));
+            state = lock();
         }
         thread::sleep(Duration::from_millis(300));
         for &group in &state.groups {
@@ -287,7 +302,15 @@ impl Cmd {
         state.attached.insert(id);
         drop(state);
         let status = child.wait();
-        at_exit().attached.remove(&id);
+        let mut state = at_exit();
+        state.attached.remove(&id);
+        if state.ending {
+            drop(state);
+            // The signal's handler ends this process; nothing else is to be begun.
+            loop {
+                thread::park();
+            }
+        }
         status
     }
 
