@@ -51,6 +51,7 @@ pub mod stages;
 mod stats;
 mod sync;
 mod task;
+mod task_memory;
 pub mod time;
 mod timer;
 mod waker;

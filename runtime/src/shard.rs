@@ -28,6 +28,7 @@ use crate::small_waker::SmallWaker;
 use crate::stages::Stages;
 use crate::stats::{Counters, Stats};
 use crate::task::{self, Header};
+use crate::task_memory;
 use crate::time::Instant;
 use crate::waker::waker;
 use crate::wheel::TimerWheel;
@@ -493,6 +494,7 @@ impl Shard {
         drop(waiters);
         let timers = self.timers.take();
         drop(timers);
+        task_memory::trim();
     }
 
     pub(crate) fn snapshot(&self) -> Stats {

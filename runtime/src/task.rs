@@ -4,12 +4,13 @@
 //!
 //! Only the owning shard's thread calls anything here.
 
-use std::mem::{ManuallyDrop, MaybeUninit};
+use std::alloc::Layout;
+use std::mem::ManuallyDrop;
 use std::pin::Pin;
 use std::ptr;
 use std::task::{Context, Poll};
 
-use crate::prefetch;
+use crate::{prefetch, task_memory};
 
 /// Bytes of a cache line.
 const LINE: usize = 64;
@@ -55,12 +56,11 @@ pub(crate) const fn size_for<F: Future>() -> usize {
 
 /// Puts a future in a task's allocation.
 pub(crate) fn allocate<F: Future + 'static>(future: F) -> *mut Header {
-    let mut memory: Box<MaybeUninit<Task<F>>> = Box::new_uninit();
-    memory.write(Task {
-        header: Header { table: table::<F>() },
-        stage: Stage { future: ManuallyDrop::new(future) },
-    });
-    Box::into_raw(memory).cast()
+    let task: *mut Task<F> = task_memory::take(Layout::new::<Task<F>>()).cast();
+    let stage = Stage { future: ManuallyDrop::new(future) };
+    // SAFETY: the memory is ours and has the layout of the type.
+    unsafe { task.write(Task { header: Header { table: table::<F>() }, stage }) };
+    task.cast()
 }
 
 /// Asks the cache for a task's first two lines: header and future of most that are many. The
@@ -119,8 +119,8 @@ unsafe fn take_output<F: Future>(task: *mut Header, to: *mut ()) {
 }
 
 unsafe fn deallocate<F: Future>(task: *mut Header) {
-    // SAFETY: the memory comes from a box of this type, whose content is gone.
-    drop(unsafe { Box::from_raw(task.cast::<MaybeUninit<Task<F>>>()) });
+    // SAFETY: the memory is from `allocate` for this type, on this thread, and its content is gone.
+    unsafe { task_memory::give(task.cast(), Layout::new::<Task<F>>()) };
 }
 
 #[cfg(test)]
