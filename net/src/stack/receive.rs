@@ -111,24 +111,12 @@ impl Stack {
                 Err(Malformed::Source) => self.link.counters.rx_bad_source += 1,
             }
         }
-        // Data wakes the connection's reader: what that takes comes along, a step behind.
         for arrival in &mut segments {
             self.engine.locate(&mut arrival.lookup);
-            if let Some(index) = arrival.reader() {
-                self.wakers.prefetch(index);
-            }
         }
-        for arrival in &segments {
-            self.engine.warm(&arrival.lookup);
-            if let Some(index) = arrival.reader() {
-                self.wakers.prefetch_wake(index);
-            }
-        }
-        for arrival in &segments {
-            self.engine.warm_payload(&arrival.lookup);
-            if let Some(index) = arrival.reader() {
-                self.wakers.prefetch_poll(index);
-            }
+        // A segment alone has nobody to overlap with.
+        if segments.len() > 1 {
+            self.warm(&segments);
         }
         let beside = self.exception.is_some();
         for arrival in &segments {
@@ -153,6 +141,28 @@ impl Stack {
         segments.clear();
         self.segments = segments;
         frames.clear();
+    }
+
+    /// Asks the cache for what the located connections and their readers touch, each step for all before
+    /// the next, which needs it.
+    fn warm(&self, segments: &[Arrival]) {
+        for arrival in segments {
+            self.engine.warm(&arrival.lookup);
+            if let Some(index) = arrival.reader() {
+                self.wakers.prefetch(index);
+            }
+        }
+        for arrival in segments {
+            self.engine.warm_payload(&arrival.lookup);
+            if let Some(index) = arrival.reader() {
+                self.wakers.prefetch_wake(index);
+            }
+        }
+        for arrival in segments {
+            if let Some(index) = arrival.reader() {
+                self.wakers.prefetch_poll(index);
+            }
+        }
     }
 
     fn hand_to_slow_path(&mut self, packet: Packet, now: Instant) {
