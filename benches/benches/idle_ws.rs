@@ -15,12 +15,13 @@ use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
 use serde_json::{Map, Value, json};
-use throng::net::device::memory::{self, MemoryQueue};
+use throng::net::device::memory;
 use throng::runtime::stages::{self, Stage};
 use throng::{Builder, Limits, runtime};
+use throng_bench::clocked::{Clocked, PATIENCE};
 use throng_bench::compare::peers_are_built;
 use throng_bench::count::{Counting, Heap};
-use throng_bench::crowd::{Crowd, SERVER, Station};
+use throng_bench::crowd::{Crowd, SERVER};
 use throng_bench::idle_peer;
 use throng_bench::idle_ws::{self, Server, Style};
 
@@ -34,8 +35,6 @@ const AT_ONCE: u32 = 128;
 /// How long all are silent before memory is measured: every timer of the traffic before is over.
 const REST: Duration = Duration::from_secs(4);
 const QUICK_REST: Duration = Duration::from_millis(500);
-/// Longest time without another client.
-const PATIENCE: Duration = Duration::from_secs(20);
 /// What may be left of it all a minute after the clients have gone, in bytes.
 const LEFT_OVER: i64 = 16 << 20;
 const MINUTE: Duration = Duration::from_secs(60);
@@ -297,66 +296,26 @@ fn measure(
 ) -> io::Result<(Snapshot, Snapshot, i64, f64)> {
     let queue = memory::open(LINK, 1, memory::Options::default())?.into_iter().next();
     let queue = queue.ok_or_else(|| io::Error::other("a link without a queue"))?;
-    let mut station = Station::new(Crowd::new(AT_ONCE, connections), queue);
     // One frame each way, so that what the link allocates at first is there.
-    let begin = Instant::now();
-    while !station.crowd.knows_server() {
-        rest(&mut station, begin, Duration::from_millis(20));
-        station.ask_again();
-        if begin.elapsed() > PATIENCE {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "the server does not answer"));
-        }
-    }
-    rest(&mut station, begin, resting / 4);
+    let mut crowd = Clocked::new(Crowd::new(AT_ONCE, connections), queue)?;
+    crowd.rest(resting / 4);
     let before = snapshot(shared)?;
-    let opening = Instant::now();
-    station.crowd.grow_to(connections);
-    let (mut last, mut idle) = (Instant::now(), 0);
-    while !station.crowd.is_complete() {
-        if !station.turn(since(begin)) {
-            thread::yield_now();
-        }
-        if station.crowd.idle() != idle {
-            (last, idle) = (Instant::now(), station.crowd.idle());
-        } else if last.elapsed() > PATIENCE {
-            let text = format!("no more than {idle} clients could open a WebSocket");
-            return Err(io::Error::new(io::ErrorKind::TimedOut, text));
-        }
-    }
-    let seconds = opening.elapsed().as_secs_f64();
-    rest(&mut station, begin, resting);
+    let seconds = crowd.open(connections)?.as_secs_f64();
+    crowd.rest(resting);
     shared.server.lock().unwrap_or_else(PoisonError::into_inner).take();
     let after = snapshot(shared)?;
-    let (there, wrong) = (after.server.usage.connections, station.crowd.wrong());
+    let (there, wrong) = (after.server.usage.connections, crowd.wrong());
     if wrong > 0 || there != connections as usize {
         let text = format!("{there} of {connections} are there, {wrong} segments wrong");
         return Err(io::Error::other(text));
     }
-    station.crowd.leave(connections);
-    while station.crowd.left() < connections {
-        if !station.turn(since(begin)) {
-            thread::yield_now();
-        }
-    }
+    crowd.leave(connections)?;
     let gone = Instant::now();
     while gone.elapsed() < MINUTE && resident()? > before.resident + LEFT_OVER {
-        rest(&mut station, begin, Duration::from_millis(500));
+        crowd.rest(Duration::from_millis(500));
     }
     let left = resident()?;
     Ok((before, after, left, seconds))
-}
-
-fn since(begin: Instant) -> runtime::Instant {
-    runtime::Instant::from_nanos(begin.elapsed().as_nanos() as u64)
-}
-
-/// Lets time pass.
-fn rest(station: &mut Station<MemoryQueue>, begin: Instant, time: Duration) {
-    let end = Instant::now() + time;
-    while Instant::now() < end {
-        station.turn(since(begin));
-        thread::sleep(Duration::from_millis(1));
-    }
 }
 
 /// What the server says of itself next, and what the kernel says of the process.

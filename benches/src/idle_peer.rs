@@ -5,14 +5,13 @@
 
 use std::io;
 use std::process::Command;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
-use throng::net::device::tap::{self, TapQueue};
-use throng::runtime;
+use throng::net::device::tap;
 
-use crate::crowd::{Crowd, PORT, SERVER, Station};
+use crate::clocked::{Clocked, PATIENCE};
+use crate::crowd::{Crowd, PORT, SERVER};
 use crate::helper::Helper;
 use crate::memory::{Kernel, proportional};
 use crate::network;
@@ -25,8 +24,6 @@ const PER_PROCESS: u32 = 16_000;
 const AT_ONCE: u32 = 128;
 /// How long all are silent before memory is measured.
 const REST: Duration = Duration::from_secs(2);
-/// Longest time without another client.
-const PATIENCE: Duration = Duration::from_secs(20);
 const INTERFACE: &str = "idle-peer";
 
 /// Opens `connections` WebSockets to the peer named `kind`, and returns bytes of each. To be called
@@ -55,34 +52,14 @@ pub fn measure(kind: &str, connections: u32) -> io::Result<Value> {
         servers.push(server);
     }
     let user = || servers.iter().map(|server| proportional(server.id())).sum::<io::Result<u64>>();
-    let mut station = Station::new(Crowd::new(AT_ONCE, connections), queue);
-    let begin = Instant::now();
-    while !station.crowd.knows_server() {
-        rest(&mut station, begin, Duration::from_millis(20));
-        station.ask_again();
-        if begin.elapsed() > PATIENCE {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "the kernel does not answer"));
-        }
-    }
-    rest(&mut station, begin, Duration::from_millis(500));
+    let mut crowd = Clocked::new(Crowd::new(AT_ONCE, connections), queue)?;
+    crowd.rest(Duration::from_millis(500));
     let before = (user()?, Kernel::now()?);
-    station.crowd.grow_to(connections);
-    let (mut last, mut idle) = (Instant::now(), 0);
-    while !station.crowd.is_complete() {
-        if !station.turn(since(begin)) {
-            thread::yield_now();
-        }
-        if station.crowd.idle() != idle {
-            (last, idle) = (Instant::now(), station.crowd.idle());
-        } else if last.elapsed() > PATIENCE {
-            let text = format!("no more than {idle} clients could open a WebSocket");
-            return Err(io::Error::new(io::ErrorKind::TimedOut, text));
-        }
-    }
-    rest(&mut station, begin, REST);
+    crowd.open(connections)?;
+    crowd.rest(REST);
     let after = (user()?, Kernel::now()?);
-    if station.crowd.wrong() > 0 {
-        return Err(io::Error::other(format!("{} segments wrong", station.crowd.wrong())));
+    if crowd.wrong() > 0 {
+        return Err(io::Error::other(format!("{} segments wrong", crowd.wrong())));
     }
     let each = |after: u64, before: u64| {
         ((after as f64 - before as f64) / f64::from(connections) * 10.0).round() / 10.0
@@ -97,17 +74,4 @@ pub fn measure(kind: &str, connections: u32) -> io::Result<Value> {
         "all_slabs": each(after.1.slab, before.1.slab),
         "no_longer_free": each(before.1.free, after.1.free),
     }))
-}
-
-fn since(begin: Instant) -> runtime::Instant {
-    runtime::Instant::from_nanos(begin.elapsed().as_nanos() as u64)
-}
-
-/// Lets time pass.
-fn rest(station: &mut Station<TapQueue>, begin: Instant, time: Duration) {
-    let end = Instant::now() + time;
-    while Instant::now() < end {
-        station.turn(since(begin));
-        thread::sleep(Duration::from_millis(1));
-    }
 }

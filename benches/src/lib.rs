@@ -5,6 +5,7 @@
 
 pub mod alone;
 pub mod callgrind;
+pub mod clocked;
 pub mod compare;
 #[allow(unsafe_code)]
 pub mod count;
