@@ -4,7 +4,7 @@
 //!
 //! A chunk begins with its [`Head`]; a cell finds it by its address. Vacant cells of a chunk are a list,
 //! and so are the chunks of one size that have any. A chunk whose last cell is vacated goes back, unless
-//! it is the only one of its size with room: that one waits for [`trim`].
+//! it is the only one of its size with room and never held much: that one waits for [`trim`].
 //!
 //! All of it is the thread's own: a task is allocated and freed on the thread of its shard.
 
@@ -19,6 +19,8 @@ use crate::chunks::{BYTES, Chunk, Pages};
 const GRAIN: usize = 8;
 /// Larger tasks are few: the allocator has them.
 const LARGEST: usize = 1024;
+/// Bytes ever used of a chunk that is kept empty.
+const KEPT: usize = 64 << 10;
 /// Where a chunk's first cell is.
 const FIRST: usize = 64;
 
@@ -160,7 +162,9 @@ impl Class {
         }
         // SAFETY: as above; links may have changed, nothing else.
         let alone = unsafe { (*at).before.is_null() && (*at).after.is_null() };
-        if empty && !alone {
+        // SAFETY: as above.
+        let large = unsafe { (*at).fresh as usize * (*at).size as usize > KEPT };
+        if empty && (!alone || large) {
             // SAFETY: it is in the list, and nothing is in it.
             unsafe { self.free(at) };
         }
