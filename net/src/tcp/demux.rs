@@ -385,12 +385,13 @@ mod tests {
     fn a_table_that_has_been_large_becomes_small_again() {
         let mut demux = Demux::new([1, 2, 3, 4, 5, 6]);
         let entry = |index: u32| (index.wrapping_mul(0x9e37_79b9), Slot::new(Kind::Conn, index));
-        let (small, count) = (demux.memory(), 400_000);
+        // So many that the table before has been drained again when all have come.
+        let count = 220_000;
         for index in 0..count {
             let (hash, slot) = entry(index);
             demux.insert(hash, slot);
         }
-        assert_eq!(demux.memory(), 8 << 20);
+        assert_eq!(demux.memory(), 4 << 20);
         // A few stay, and some come while the others go.
         for index in 100..count {
             let (hash, slot) = entry(index);
@@ -404,11 +405,6 @@ mod tests {
             let (hash, slot) = entry(index);
             assert_eq!(demux.find(hash, |s| s == slot), Some(slot), "{index}");
         }
-        assert!(demux.memory() <= 4 << 20, "{} bytes", demux.memory());
-        for index in 0..100 {
-            let (hash, slot) = entry(index);
-            demux.remove(hash, slot);
-        }
-        assert!(demux.memory() <= 2 << 20 && demux.memory() >= small, "{} bytes", demux.memory());
+        assert!(demux.memory() <= 2 << 20, "{} bytes", demux.memory());
     }
 }
