@@ -190,6 +190,13 @@ impl<T: Entry> Slab<T> {
         self.chunks.get_mut(index as usize / Self::CHUNK)?.get_mut(index as usize % Self::CHUNK)
     }
 
+    /// One past the highest index of an entry that is there, in use or free. Below it chunks may be
+    /// missing.
+    pub fn end(&self) -> u32 {
+        let last = self.chunks.iter().enumerate().rfind(|(_, chunk)| !chunk.is_empty());
+        last.map_or(0, |(at, chunk)| (at * Self::CHUNK + chunk.len()) as u32)
+    }
+
     /// All entries with their indices, free ones too.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
         self.chunks.iter().enumerate().flat_map(|(at, chunk)| {
@@ -251,6 +258,7 @@ mod tests {
         }
         assert_eq!(slab.memory(), 2 * Chunk::<Item>::CAPACITY * size_of::<Item>());
         assert!(slab.try_get(2 * CHUNK).is_none() && slab.try_get(u32::MAX).is_none());
+        assert_eq!(slab.end(), 2 * CHUNK);
         assert_eq!(slab.get(7).number, 7, "what stayed is where it was");
         remove(&mut slab, 7);
         assert_eq!(slab.memory(), Chunk::<Item>::CAPACITY * size_of::<Item>());

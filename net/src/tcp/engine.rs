@@ -345,14 +345,15 @@ impl Engine {
         now: Instant,
         mut visit: impl FnMut(ConnId, Info) -> bool,
     ) -> Option<u32> {
-        let end = from.saturating_add(slots);
+        let end = from.saturating_add(slots).min(self.conns.end());
         for index in from..end {
-            let conn = self.conns.try_get(index)?;
+            // Where a chunk was given back there is nothing, but there may be behind it.
+            let Some(conn) = self.conns.try_get(index) else { continue };
             if conn.has(flag::LIVE) && !visit(conn.id(), Info::of(conn, &self.core, now)) {
                 return Some(index + 1);
             }
         }
-        Some(end)
+        (end < self.conns.end()).then_some(end)
     }
 
     /// Addresses and ports.

@@ -448,3 +448,31 @@ fn a_user_timeout_counts_from_the_first_byte_that_waits() {
     p.pass(ms(1_000));
     assert_eq!(p.state(), State::Closed);
 }
+
+#[test]
+fn a_walk_sees_what_lies_behind_memory_that_was_given_back() {
+    let now = Instant::ZERO;
+    let mut e = Engine::new(Config::default(), [5; 32], now);
+    let mut sink = Sink { room: usize::MAX, ..Sink::default() };
+    // Some chunks of the table: see `throng_runtime::chunks`.
+    let conns: Vec<ConnId> = (0..40_000u32)
+        .map(|n| tuple(&format!("10.0.{}.1:{}", n >> 15, 1 + n % (1 << 15)), "10.0.0.2:6"))
+        .map(|t| e.connect(t, now).unwrap())
+        .collect();
+    e.poll_transmit(now, &mut sink);
+    let full = e.usage().blocks;
+    let (first, last) = (conns[0], conns[conns.len() - 1]);
+    conns[1..conns.len() - 1].iter().for_each(|conn| e.abort(*conn, now));
+    for _ in 0..10 {
+        e.poll_transmit(now, &mut sink);
+    }
+    assert!(e.usage().blocks < full - (2 << 20), "{} of {full}", e.usage().blocks);
+    let (mut seen, mut at) = (Vec::new(), Some(0));
+    while let Some(from) = at {
+        at = e.scan(from, 256, now, |conn, _| {
+            seen.push(conn);
+            true
+        });
+    }
+    assert_eq!(seen, [first, last]);
+}
