@@ -22,8 +22,10 @@ use crate::{CHANGES, Changes, Shared};
 const WRITE: usize = 64 << 10;
 /// Bytes read at a time.
 const READ: usize = 16 << 10;
-/// Reads before other tasks have their turn.
+/// Reads before other tasks have their turn,
 const READS: usize = 8;
+/// and messages delivered: well below what topics keep for subscribers who have yet to have it.
+const DELIVERIES: usize = 32;
 /// Topics entered or left by one command, and bytes of their names.
 const TOGETHER: usize = 256;
 /// A connection that has lasted so long was a good one: the next failure is the first.
@@ -223,24 +225,32 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Link<'a, S> {
     /// Takes what the engine says; ready at the end.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Failure> {
         let mut buf = [0; READ];
+        let mut deliveries = DELIVERIES;
         for _ in 0..READS {
+            // What was left the last time goes first.
+            match self.take(&mut deliveries) {
+                Ok(()) if deliveries == 0 => break,
+                Ok(()) => {}
+                Err(failure) => return Poll::Ready(failure),
+            }
             match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buf)) {
                 Ok(0) => return Poll::Ready(ended()),
                 Ok(n) => self.received.extend_from_slice(&buf[..n]),
                 Err(error) => return Poll::Ready(error.into()),
             }
             self.last = now();
-            if let Err(failure) = self.take() {
-                return Poll::Ready(failure);
-            }
         }
         cx.waker().wake_by_ref();
         Poll::Pending
     }
 
-    fn take(&mut self) -> Result<(), Failure> {
+    /// Hears what has come, but no more than so many messages.
+    fn take(&mut self, deliveries: &mut usize) -> Result<(), Failure> {
         let max = self.shared.config.max_message + HEAD;
-        while let Some(said) = wire::next(&mut self.received, max)? {
+        while *deliveries > 0
+            && let Some(said) = wire::next(&mut self.received, max)?
+        {
+            *deliveries -= usize::from(matches!(said, Said::Message(..)));
             self.hear(said)?;
         }
         if self.received.is_empty() {

@@ -267,3 +267,40 @@ fn what_is_sent_again_reaches_nobody_twice() {
         assert!(far.poll_news(&mut cx).is_pending());
     });
 }
+
+#[test]
+fn a_burst_is_given_to_subscribers_as_fast_as_they_take_it() {
+    const BURST: u64 = 1_000;
+    let engine = |mut stream: TcpStream| async move {
+        let (mut received, mut buf) = (Vec::new(), [0; 1_000]);
+        while let Ok(n @ 1..) = stream.read(&mut buf).await {
+            received.extend_from_slice(&buf[..n]);
+            for command in commands(&mut received) {
+                let said = match &command[0][..] {
+                    b"HELLO" => HELLO.to_vec(),
+                    b"SUBSCRIBE" => {
+                        let channel = bulk(&command[1]);
+                        let message = |i: u64| {
+                            let text = bulk(i.to_string().as_bytes());
+                            [b">3\r\n$7\r\nmessage\r\n", &channel[..], &text].concat()
+                        };
+                        let entered = [b">3\r\n$9\r\nsubscribe\r\n", &channel[..], b":1\r\n"];
+                        let all: Vec<_> = (0..BURST).map(message).collect();
+                        [entered.concat(), all.concat()].concat()
+                    }
+                    _ => b"+PONG\r\n".to_vec(),
+                };
+                stream.write_all(&said).await.unwrap();
+            }
+        }
+    };
+    world(engine, |config| async move {
+        let topics = node(config);
+        let mut near = topics.topic("news").subscribe();
+        for i in 0..BURST {
+            assert_eq!(next(&mut near).await, Frame::text(i.to_string()));
+        }
+        assert_eq!(topics.backplane().unwrap().received, BURST);
+        assert_eq!((topics.stats().missed, topics.stats().refused), (0, 0));
+    });
+}
