@@ -7,6 +7,8 @@ use percent_encoding::percent_decode_str;
 #[cfg(feature = "tls")]
 use throng_tls::Connector;
 
+use crate::CHANNEL;
+
 /// Settings of a [`Redis`](crate::Redis).
 #[derive(Clone)]
 #[non_exhaustive]
@@ -184,6 +186,16 @@ impl Config {
     pub fn kernel(mut self, kernel: bool) -> Self {
         self.kernel = kernel;
         self
+    }
+
+    /// The channel of a topic.
+    pub(crate) fn channel(&self, topic: &str) -> Vec<u8> {
+        [self.prefix.as_bytes(), topic.as_bytes()].concat()
+    }
+
+    /// Whether the name of a topic's channel is not too long.
+    pub(crate) fn has_channel(&self, topic: &str) -> bool {
+        self.prefix.len() + topic.len() <= CHANNEL
     }
 
     /// The longest wait after `failures` of them, at least one.

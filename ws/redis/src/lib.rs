@@ -23,7 +23,8 @@
 //! A process has one connection, on the shard that attached it, on whatever device that has: so
 //! the engine keeps one subscription and sends one copy for a process, which its shards share,
 //! and what a process publishes stays in order. Only topics with subscribers here are subscribed
-//! to; a topic's channel is the prefix and its name.
+//! to; a topic's channel is the prefix and its name, 16 KiB together at most: one with a longer
+//! name stays within the process, counted as denied.
 //!
 //! What is kept and what is not:
 //! * A message reaches a subscriber once: the process that published it knows it by its node's
@@ -94,6 +95,8 @@ struct Changes {
     most: usize,
 }
 
+/// Longest name of a channel, in bytes.
+const CHANNEL: usize = 16 << 10;
 /// Changes of topics that may wait, beside all topics there are when a connection opens.
 const CHANGES: usize = 1 << 20;
 
@@ -141,7 +144,8 @@ impl Backplane for Redis {
 
     fn publish(&self, topic: &Arc<str>, frame: &Frame) {
         let shared = &self.shared;
-        if frame.payload().len() > shared.config.max_message {
+        let beyond = frame.payload().len() > shared.config.max_message;
+        if beyond || !shared.config.has_channel(topic) {
             shared.count(|stats| stats.too_large += 1);
             return;
         }

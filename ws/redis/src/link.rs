@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use throng_runtime::{Instant, now, sleep, timeout};
 
 use crate::message::{self, HEAD, Heard, Read};
 use crate::wire::{self, Malformed, Said};
-use crate::{CHANGES, Changes, Shared};
+use crate::{CHANGES, CHANNEL, Changes, Shared};
 
 /// Commands are written until so many bytes wait for the stream.
 const WRITE: usize = 64 << 10;
@@ -121,8 +122,8 @@ async fn connect(
 /// A command whose answer has not come.
 enum Awaited {
     Greeting,
-    /// So many topics entered or left.
-    Topics(usize),
+    /// Topics entered or left, and of how many the engine has yet to say so.
+    Topics(Vec<Arc<str>>, usize),
     Message,
     Sign,
 }
@@ -136,6 +137,10 @@ struct Link<'a, S> {
     received: BytesMut,
     out: BytesMut,
     awaited: VecDeque<Awaited>,
+    /// Topics denied with others, to be asked for one by one.
+    again: VecDeque<Arc<str>>,
+    /// The log has it that the engine denies or rejects something.
+    warned: bool,
     /// When something came last, or when there was something to wait for again.
     last: Instant,
     alarm: Alarm,
@@ -156,6 +161,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Link<'a, S> {
             received: BytesMut::new(),
             out: BytesMut::new(),
             awaited: VecDeque::new(),
+            again: VecDeque::new(),
+            warned: false,
             last: now(),
             alarm: Alarm::default(),
         }
@@ -246,7 +253,9 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Link<'a, S> {
 
     /// Hears what has come, but no more than so many messages.
     fn take(&mut self, deliveries: &mut usize) -> Result<(), Failure> {
-        let max = self.shared.config.max_message + HEAD;
+        // The names of channels come back, however small messages are.
+        let max =
+            self.shared.config.max_message.saturating_add(HEAD).clamp(CHANNEL, usize::MAX / 4);
         while *deliveries > 0
             && let Some(said) = wire::next(&mut self.received, max)?
         {
@@ -261,9 +270,14 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Link<'a, S> {
 
     fn hear(&mut self, said: Said) -> Result<(), Failure> {
         match said {
+            Said::Message(_, payload)
+                if payload.len() > self.shared.config.max_message.saturating_add(HEAD) =>
+            {
+                return Err(Failure::Malformed("a message larger than is taken"));
+            }
             Said::Message(channel, payload) => self.deliver(&channel, &payload),
             Said::Channel { entered: _, count } => {
-                let Some(Awaited::Topics(left)) = self.awaited.front_mut() else {
+                let Some(Awaited::Topics(_, left)) = self.awaited.front_mut() else {
                     return Err(Failure::Malformed("word of a topic that was not asked for"));
                 };
                 *left -= 1;
@@ -293,24 +307,33 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Link<'a, S> {
             (Awaited::Greeting, Some(error)) => return Err(Failure::Refused(error)),
             (Awaited::Message, error) => {
                 self.shared.queue.borrow_mut().answered();
-                if let Some(error) = &error {
-                    tracing::warn!(target: "throng::backplane", error, "a message is rejected");
+                match error {
+                    None => self.shared.count(|stats| stats.sent += 1),
+                    Some(error) => {
+                        self.shared.count(|stats| stats.rejected += 1);
+                        self.warn(&error, "a message is rejected");
+                    }
                 }
-                self.shared.count(|stats| match error {
-                    None => stats.sent += 1,
-                    Some(_) => stats.rejected += 1,
-                });
             }
-            (Awaited::Topics(denied), Some(error)) => {
-                tracing::warn!(target: "throng::backplane", denied, error, "topics are denied");
-                self.shared.count(|stats| stats.denied += denied as u64);
+            // One that is not ours to enter denies us all those beside it.
+            (Awaited::Topics(topics, _), Some(_)) if topics.len() > 1 => self.again.extend(topics),
+            (Awaited::Topics(..), Some(error)) => {
+                self.shared.count(|stats| stats.denied += 1);
+                self.warn(&error, "a topic is denied");
             }
-            (Awaited::Topics(_), None) => {
+            (Awaited::Topics(..), None) => {
                 return Err(Failure::Malformed("an answer that was not asked for"));
             }
             (Awaited::Sign, _) => {}
         }
         Ok(())
+    }
+
+    /// Logs the first of what may come with every message.
+    fn warn(&mut self, error: &str, what: &'static str) {
+        if !std::mem::replace(&mut self.warned, true) {
+            tracing::warn!(target: "throng::backplane", error, "{what}; more like it are counted only");
+        }
     }
 
     /// The engine has let us in: it is asked for all topics that have subscribers here.
@@ -367,43 +390,64 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Link<'a, S> {
             return;
         }
         while self.out.len() < WRITE {
-            if !self.change_topics() && !self.publish() {
+            if !self.enter_again() && !self.change_topics() && !self.publish() {
                 break;
             }
         }
     }
 
+    fn enter_again(&mut self) -> bool {
+        while let Some(topic) = self.again.pop_front() {
+            // It may have been left meanwhile.
+            if self.shared.inbound.wants(&topic) {
+                self.ask_for(b"SUBSCRIBE", vec![topic]);
+                return true;
+            }
+        }
+        false
+    }
+
     fn change_topics(&mut self) -> bool {
-        let mut channels: Vec<Vec<u8>> = Vec::new();
-        let mut enter = true;
+        let mut topics: Vec<Arc<str>> = Vec::new();
+        let (mut enter, mut denied) = (true, 0);
         {
             let mut changes = self.shared.changes.borrow_mut();
-            while channels.len() < TOGETHER
-                && let Some((topic, wanted)) = changes.list.front()
-                && (channels.is_empty() || *wanted == enter)
+            while topics.len() < TOGETHER
+                && let Some((_, wanted)) = changes.list.front()
+                && (topics.is_empty() || *wanted == enter)
+                && let Some((topic, wanted)) = changes.list.pop_front()
             {
-                enter = *wanted;
-                channels.push([self.shared.config.prefix.as_bytes(), topic.as_bytes()].concat());
-                changes.list.pop_front();
+                enter = wanted;
+                match self.shared.config.has_channel(&topic) {
+                    true => topics.push(topic),
+                    false => denied += u64::from(wanted),
+                }
             }
             if changes.list.is_empty() {
                 changes.list = VecDeque::new();
             }
         }
-        if channels.is_empty() {
+        self.shared.count(|stats| stats.denied += denied);
+        if topics.is_empty() {
             return false;
         }
-        let name: &[u8] = if enter { b"SUBSCRIBE" } else { b"UNSUBSCRIBE" };
-        let parts = std::iter::once(name).chain(channels.iter().map(|channel| &channel[..]));
-        self.ask(parts, Awaited::Topics(channels.len()));
+        self.ask_for(if enter { b"SUBSCRIBE" } else { b"UNSUBSCRIBE" }, topics);
         true
+    }
+
+    fn ask_for(&mut self, name: &[u8], topics: Vec<Arc<str>>) {
+        let channel = |topic: &Arc<str>| self.shared.config.channel(topic);
+        let channels: Vec<_> = topics.iter().map(channel).collect();
+        let parts = std::iter::once(name).chain(channels.iter().map(|channel| &channel[..]));
+        let left = topics.len();
+        self.ask(parts, Awaited::Topics(topics, left));
     }
 
     fn publish(&mut self) -> bool {
         let mut queue = self.shared.queue.borrow_mut();
         let Some(message) = queue.send() else { return false };
         let again = std::mem::replace(&mut message.sent, true);
-        let channel = [self.shared.config.prefix.as_bytes(), message.topic.as_bytes()].concat();
+        let channel = self.shared.config.channel(&message.topic);
         let payload = message.payload.clone();
         drop(queue);
         self.ask([&b"PUBLISH"[..], &channel, &payload], Awaited::Message);

@@ -17,7 +17,8 @@ pub(crate) struct Message {
 impl Message {
     /// What keeping it costs, in bytes.
     fn cost(&self) -> usize {
-        size_of::<Message>() + self.payload.len()
+        // Its topic may be gone, and the name kept for this alone.
+        size_of::<Message>() + self.topic.len() + self.payload.len()
     }
 }
 

@@ -304,3 +304,27 @@ fn a_burst_is_given_to_subscribers_as_fast_as_they_take_it() {
         assert_eq!((topics.stats().missed, topics.stats().refused), (0, 0));
     });
 }
+
+#[test]
+fn long_names_keep_nobody_from_talking() {
+    let state = Rc::new(RefCell::new(Forgetful { lost: 3, ..Forgetful::default() }));
+    let engine = move |stream| serve(stream, state.clone());
+    world(engine, |config| async move {
+        let config = config.max_message(10);
+        let (a, b) = (node(config.clone()), node(config));
+        // Longer than any message.
+        let name = "x".repeat(1_000);
+        let mut far = b.topic(&name).subscribe();
+        // Longer than what is carried.
+        let beyond = "y".repeat(1 << 20);
+        let mut lonely = b.topic(&beyond).subscribe();
+        until(&b, |stats| stats.topics == 1).await;
+        a.topic(&name).publish(&Frame::text("hello"));
+        assert_eq!(next(&mut far).await, Frame::text("hello"));
+        b.topic(&beyond).publish(&Frame::text("alone"));
+        assert_eq!(next(&mut lonely).await, Frame::text("alone"));
+        sleep(Duration::from_secs(1)).await;
+        let stats = b.backplane().unwrap();
+        assert_eq!((stats.failures, stats.denied, stats.too_large), (0, 1, 1), "{stats:?}");
+    });
+}

@@ -55,7 +55,8 @@ throng_runtime::metrics! {
         gauge backoff: u64,
         /// Topics that the engine was asked for.
         gauge topics: u64,
-        /// Topics that the engine does not give us.
+        /// Topics that the engine does not give us, and those it was not asked for because of
+        /// their names.
         counter denied: u64,
         /// Messages that the engine has taken.
         counter sent: u64,
@@ -96,6 +97,12 @@ impl Inbound {
     /// subscriber nothing happens.
     pub fn deliver(&self, topic: &str, frame: &Frame) -> Published {
         self.0.upgrade().map_or_else(Published::default, |hub| hub.deliver(topic, frame))
+    }
+
+    /// Whether a topic is one of [`topics`](Inbound::topics).
+    pub fn wants(&self, topic: &str) -> bool {
+        let wanted = |hub: Rc<Local>| hub.with_attached(|it| it.wanted.contains_key(topic));
+        self.0.upgrade().and_then(wanted).unwrap_or_default()
     }
 
     /// The topics that have subscribers in this process, as far as the backplane has been told.

@@ -70,7 +70,7 @@ fn a_server_that_hangs_blocks_nothing_and_memory_is_bounded() {
         let server = server.clone();
         async move {
             const MOST: usize = 256 << 10;
-            let config = server.config("").max_waiting(MOST);
+            let config = server.config("").max_waiting(MOST).timeout(Duration::from_millis(300));
             let (a, b) = (node(config.clone()), node(config));
             let (here, there) = (a.topic("news"), b.topic("news"));
             let (mut near, mut far) = (here.subscribe(), there.subscribe());

@@ -199,9 +199,14 @@ fn who_may_come_in_and_where() {
             }
             let (a, b) = (node(right), node(acl));
             let mut near = a.topic("public").subscribe();
+            // In one command with those that it may have.
             let _private = b.topic("private").subscribe();
+            let mut also: Vec<_> =
+                (0..10).map(|i| b.topic(&format!("public {i}")).subscribe()).collect();
             until(&a, |stats| stats.topics == 1).await;
-            until(&b, |stats| stats.denied == 1).await;
+            until(&b, |stats| stats.denied == 1 && stats.topics == 10).await;
+            a.topic("public 7").publish(&Frame::text("to all who may"));
+            assert_eq!(text(&mut also[7]).await, "to all who may");
             b.topic("private").publish(&Frame::text("not there"));
             b.topic("public").publish(&Frame::text("there"));
             assert_eq!(text(&mut near).await, "there");

@@ -69,7 +69,7 @@ impl Server {
     /// For clients that `login` as in `user:password@`.
     pub(crate) fn config(&self, login: &str) -> Config {
         let url = format!("redis://{login}127.0.0.1:{}", self.port);
-        let config = Config::from_url(&url).unwrap().timeout(Duration::from_millis(300));
+        let config = Config::from_url(&url).unwrap();
         config.backoff(Duration::from_millis(10), Duration::from_millis(100))
     }
 
