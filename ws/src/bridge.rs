@@ -96,7 +96,7 @@ impl<S: AsyncWrite + Unpin> Bridge<'_, '_, S> {
         if self.ahead.is_empty() {
             return Ok(());
         }
-        let ahead = mem::take(self.ahead);
+        let mut ahead = mem::take(self.ahead);
         let mut done = 0;
         let result = loop {
             if done == ahead.len() {
@@ -112,9 +112,15 @@ impl<S: AsyncWrite + Unpin> Bridge<'_, '_, S> {
                 Err(error) => break error,
             }
         };
-        // It may wait for long: in memory of its own size.
-        *self.ahead = ahead[done..].to_vec();
-        quick::recycle(ahead);
+        // It may wait for long, and be tried often: in memory of about its own size, and not
+        // copied where nothing has left.
+        ahead.drain(..done);
+        if ahead.len() < ahead.capacity() / 2 {
+            *self.ahead = ahead.clone();
+            quick::recycle(ahead);
+        } else {
+            *self.ahead = ahead;
+        }
         Err(result)
     }
 }
@@ -167,5 +173,63 @@ impl Wake for Both {
     fn wake_by_ref(self: &Arc<Self>) {
         self.0.wake_by_ref();
         self.1.wake_by_ref();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::config::Config;
+
+    /// Takes so many bytes more.
+    struct Takes(usize);
+
+    impl AsyncWrite for Takes {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buf: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            let n = buf.len().min(self.0);
+            self.0 -= n;
+            if n == 0 { Poll::Pending } else { Poll::Ready(Ok(n)) }
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// Tries to write `ahead` to a stream that takes so many bytes.
+    fn write(ahead: &mut Vec<u8>, takes: usize) -> io::Result<()> {
+        let (mut io, mut cx) = (Takes(takes), Context::from_waker(Waker::noop()));
+        let (mut tracker, mut share) = (Tracker::default(), Share::new(Rc::new(Config::default())));
+        Bridge::new(&mut io, &mut cx, &mut tracker, &mut share, ahead, None).flush()
+    }
+
+    #[test]
+    fn what_waits_is_not_copied_each_time_nor_in_much_more_memory_than_it_needs() {
+        let mut ahead: Vec<u8> = (0..100_000).map(|i| (i % 251) as u8).collect();
+        let all = ahead.clone();
+        let place = ahead.as_ptr();
+        for _ in 0..3 {
+            assert_eq!(write(&mut ahead, 0).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+            assert_eq!((ahead.as_ptr(), ahead.len()), (place, 100_000));
+        }
+        for left in (10_000..100_000).rev().step_by(10_000) {
+            let takes = ahead.len() - left;
+            assert!(write(&mut ahead, takes).is_err());
+            assert_eq!(ahead, all[100_000 - left..]);
+            assert!(ahead.capacity() <= 2 * left + 1, "{} for {left}", ahead.capacity());
+        }
+        write(&mut ahead, usize::MAX).unwrap();
+        assert!(ahead.is_empty());
     }
 }
