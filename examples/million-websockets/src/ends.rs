@@ -41,6 +41,10 @@ impl Server {
         if apart {
             command.process_group(0);
         }
+        match settings.env() {
+            (name, Some(value)) => command.env(name, value),
+            (name, None) => command.env_remove(name),
+        };
         let mut child = command
             .args(["server", "--device", device, "--shards", &shards.to_string()])
             .args(["--connections", &connections.to_string()])

@@ -37,6 +37,9 @@ const PING: u32 = 60;
 /// and pings a second that are not exceeded then.
 const PINGS: u32 = 25_000;
 
+/// Where the backplane is, for who does not want its password among a process' arguments.
+const BACKPLANE: &str = "THRONG_BACKPLANE";
+
 /// Settings of the server.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Settings {
@@ -71,7 +74,7 @@ pub(crate) struct Settings {
     pub(crate) drain: u32,
     /// Redis that joins the rooms of several servers, as in redis://user:password@host:port,
     /// reached by the host's own sockets; default: none
-    #[arg(long, env = "THRONG_BACKPLANE", hide_env_values = true)]
+    #[arg(long, env = BACKPLANE, hide_env_values = true)]
     pub(crate) backplane: Option<String>,
 }
 
@@ -103,7 +106,8 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// As arguments of the server's own process.
+    /// As arguments of the server's own process, which everybody can see; the rest is
+    /// [`env`](Self::env).
     pub(crate) fn args(&self) -> Vec<String> {
         let slow = self.slow.to_possible_value().map_or(String::new(), |v| v.get_name().into());
         let mut args = Vec::new();
@@ -121,8 +125,12 @@ impl Settings {
         for (name, value) in [("--max-connections", self.max_connections), ("--ping", self.ping)] {
             args.extend(value.into_iter().flat_map(|value| [name.to_owned(), value.to_string()]));
         }
-        args.extend(self.backplane.iter().flat_map(|url| ["--backplane".to_owned(), url.clone()]));
         args
+    }
+
+    /// What the environment of the server's own process says, or does not.
+    pub(crate) fn env(&self) -> (&'static str, Option<&str>) {
+        (BACKPLANE, self.backplane.as_deref())
     }
 
     /// WebSockets that each of `shards` holds, at most.
