@@ -101,7 +101,7 @@ async fn honest(scene: Arc<Scene>, relay: Arc<Relay>) -> io::Result<()> {
     findings.fact("came_meanwhile", held.len() as u64);
     findings.fact("came_within_us_p99", times.p99 as u64);
     findings.expect(sent > u64::from(places(all)), || format!("{sent} SYNs are no flood"));
-    findings.expect(cookies > (sent - u64::from(places(all))) / 2, || {
+    findings.expect(cookies > sent.saturating_sub(places(all).into()) / 2, || {
         format!("{cookies} cookies for {sent} SYNs")
     });
     findings.expect(sum(|n| n.half_open) <= u64::from(places(all)), || {

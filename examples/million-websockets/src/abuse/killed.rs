@@ -33,7 +33,7 @@ pub(super) fn settings(settings: Settings, connections: u32) -> Settings {
 }
 
 pub(super) fn act(scene: &Arc<Scene>) -> io::Result<()> {
-    while scene.watch.seen().answers.percentiles().count == 0 {
+    while !scene.watch.has_looked() {
         std::thread::sleep(Duration::from_millis(1));
     }
     let before = scene.watch.latest().memory;

@@ -98,6 +98,12 @@ impl Watch {
         lock(&self.seen)
     }
 
+    /// Whether the server has answered, or will not.
+    pub(super) fn has_looked(&self) -> bool {
+        let seen = lock(&self.seen);
+        seen.error.is_some() || seen.answers.percentiles().count > 0
+    }
+
     /// The server's newest numbers.
     pub(super) fn latest(&self) -> Snapshot {
         lock(&self.seen).latest.clone()

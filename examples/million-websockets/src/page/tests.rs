@@ -132,12 +132,14 @@ fn its_files_are_there_and_nothing_else_and_for_no_other_name() {
 fn a_page_is_told_what_is_and_what_was_and_the_end() {
     let control = Control::new(2);
     leave(&control, 0, 0);
-    control.report(Report { phase: Phase::Holding, opened: CONNECTIONS, ..Report::default() });
     let (page, addr) = start(ANYWHERE, &control);
     let ending = Arc::new(Mutex::new(Some(page)));
     visit(move || {
-        let ending = ending.clone();
+        let (ending, control) = (ending.clone(), control.clone());
         async move {
+            // What it says last is soon too old to be true.
+            let report = Report { phase: Phase::Holding, opened: CONNECTIONS, ..Report::default() };
+            control.report(report);
             let mut socket = own(addr).await;
             let hello = told(&mut socket, "hello").await;
             assert_eq!(hello["about"]["wanted"], 5_000, "{hello}");
@@ -159,12 +161,22 @@ fn a_page_is_told_what_is_and_what_was_and_the_end() {
     });
 }
 
+/// Sets a flag at the end, also where that is a failure.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
 #[test]
 fn a_broadcast_is_counted_and_only_one_is_under_way() {
+    static SEEN: AtomicBool = AtomicBool::new(false);
     let control = Control::new(2);
     leave(&control, 500, 0);
     let (page, addr) = start(ANYWHERE, &control);
-    // A server that delivers in two steps.
+    // A server that delivers in two steps, the second when the pages have seen the first.
     let (server, stop) = (control.clone(), AtomicBool::new(false));
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -174,12 +186,15 @@ fn a_broadcast_is_counted_and_only_one_is_under_way() {
                     let published = Published { subscribers: CONNECTIONS, ..Published::default() };
                     leave(&server, 500 + CONNECTIONS / 4, 1);
                     assert!(answer.expect("nobody asks").send(published).is_ok());
-                    thread::sleep(Duration::from_millis(400));
+                    while !SEEN.load(Ordering::Acquire) && !stop.load(Ordering::Acquire) {
+                        thread::sleep(Duration::from_millis(5));
+                    }
                     leave(&server, 500 + CONNECTIONS, 0);
                 }
                 thread::sleep(Duration::from_millis(5));
             }
         });
+        let _stop = Stop(&stop);
         visit(move || async move {
             let (mut socket, mut other) = (own(addr).await, own(addr).await);
             for bad in ["no object", r#"{"broadcast":"a\nb"}"#, r#"{"broadcast":"a","more":1}"#] {
@@ -194,6 +209,7 @@ fn a_broadcast_is_counted_and_only_one_is_under_way() {
             assert_eq!(going["delivered"], CONNECTIONS / 4, "{going}");
             other.send(hello()).await.unwrap();
             assert!(told(&mut other, "sorry").await.to_string().contains("under way"));
+            SEEN.store(true, Ordering::Release);
             let done = loop {
                 let outcome = told(&mut socket, "broadcast").await;
                 if outcome["state"] != "going" {
@@ -204,7 +220,6 @@ fn a_broadcast_is_counted_and_only_one_is_under_way() {
             assert_eq!(done["delivered"], CONNECTIONS, "{done}");
             assert_eq!(done["subscribers"], CONNECTIONS, "{done}");
         });
-        stop.store(true, Ordering::Release);
     });
     page.end();
 }
