@@ -43,9 +43,13 @@ struct Conn {
     ack: u32,
     /// The last timestamp the server sent.
     stamp: u32,
-    /// Bytes of the answer that are still to come; of a WebSocket one of the constants below.
+    /// Bytes of the answer that are still to come; of a WebSocket, and where the server ends the
+    /// connection, one of the constants below.
     missing: u32,
 }
+
+/// A page of which nothing has come.
+const UNANSWERED: u32 = 1;
 
 /// A WebSocket on which nothing is awaited,
 const IDLE: u32 = 0;
@@ -394,6 +398,8 @@ impl Raw {
         conn.ack = conn.ack.wrapping_add(data.len() as u32);
         if self.talk.is_some() {
             self.on_websocket(index, data);
+        } else if self.load.role.traffic.connects() && !data.is_empty() {
+            conn.missing = 0;
         }
         if segment.flags & FIN != 0 {
             let conn = &mut self.conns[index];
@@ -404,7 +410,9 @@ impl Raw {
             if self.talk.is_some() {
                 return self.closed(index);
             }
-            self.done += 1;
+            // Only where every operation has a connection of its own is its end one's success.
+            let well = self.load.role.traffic.connects() && self.conns[index].missing == 0;
+            *if well { &mut self.done } else { &mut self.errors } += 1;
             return self.ended();
         }
         if self.talk.is_some() {
@@ -449,7 +457,10 @@ impl Raw {
         self.acknowledge(index);
         match self.load.role.traffic {
             Traffic::Accept => {}
-            Traffic::HttpClose => self.ask(index),
+            Traffic::HttpClose => {
+                self.ask(index);
+                self.conns[index].missing = UNANSWERED;
+            }
             _ => self.is_open(index),
         }
     }
