@@ -62,7 +62,7 @@ fn server(http: &Http) -> Server {
         .http2(false)
         .max_connections(http.max_connections)
         .max_header_size(usize::try_from(http.max_header_size.0).unwrap_or(usize::MAX))
-        .max_headers(http.max_headers)
+        .max_headers(http.max_headers.0 as usize)
         .header_timeout(http.header_timeout.0)
         .body_timeout(http.body_timeout.0)
         .idle_timeout(http.idle_timeout.0)

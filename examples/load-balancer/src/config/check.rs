@@ -2,7 +2,21 @@
 
 use std::collections::HashSet;
 
+use http::header::{self, HeaderName};
+
 use super::schema::{Check, Config, Policy, Upstream};
+use super::values::FieldName;
+
+/// Fields that say how a message is to be read.
+const FRAMING: [HeaderName; 7] = [
+    header::CONNECTION,
+    header::CONTENT_LENGTH,
+    header::EXPECT,
+    header::HOST,
+    header::TE,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
 
 /// The first contradiction: where in the file, and what.
 pub(super) fn problem(config: &Config) -> Option<(usize, String)> {
@@ -24,8 +38,14 @@ pub(super) fn problem(config: &Config) -> Option<(usize, String)> {
             return Some((upstream.span().start, message));
         }
     }
-    if config.http.max_headers == 0 || config.http.max_connections == 0 {
-        return Some((0, "http.max_headers and http.max_connections are at least 1".into()));
+    if config.http.max_connections == 0 {
+        return Some((0, "http.max_connections is at least 1".into()));
+    }
+    if let Some(FieldName(name)) = &config.forwarding.request_id
+        && FRAMING.contains(name)
+    {
+        let message = format!("forwarding.request_id = {:?} has another meaning", name.as_str());
+        return Some((0, message));
     }
     if !config.forwarding.via.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',') {
         let message = format!(
@@ -62,6 +82,11 @@ fn of_upstream(upstream: &Upstream) -> Option<String> {
             "upgrade: \"h2c\" would take requests past the routes; it is not accepted".into(),
         );
     }
+    if !upstream.slow_start.0.is_zero()
+        && matches!(upstream.policy, Policy::RoundRobin | Policy::Maglev)
+    {
+        return Some("slow_start: \"round-robin\" and \"maglev\" know none".into());
+    }
     if let Some(health) = &upstream.health {
         let http_only = health.path.is_some()
             || health.host.is_some()
@@ -69,9 +94,6 @@ fn of_upstream(upstream: &Upstream) -> Option<String> {
             || health.body.is_some();
         if health.check == Check::Tcp && http_only {
             return Some("health: path, host, status and body are for check = \"http\"".into());
-        }
-        if health.interval.0.is_zero() || health.timeout.0.is_zero() {
-            return Some("health: interval and timeout are longer than 0".into());
         }
     }
     None

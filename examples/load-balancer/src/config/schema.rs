@@ -57,10 +57,13 @@ pub(crate) struct Listener {
 pub(crate) struct Http {
     pub(crate) max_connections: usize,
     pub(crate) max_header_size: Size,
-    pub(crate) max_headers: usize,
+    pub(crate) max_headers: Whole<1, 10_000>,
     pub(crate) max_body: Size,
+    #[serde(deserialize_with = "Time::some")]
     pub(crate) header_timeout: Time,
+    #[serde(deserialize_with = "Time::some")]
     pub(crate) body_timeout: Time,
+    #[serde(deserialize_with = "Time::some")]
     pub(crate) idle_timeout: Time,
 }
 
@@ -69,7 +72,7 @@ impl Default for Http {
         Http {
             max_connections: 100_000,
             max_header_size: Size(16 << 10),
-            max_headers: 100,
+            max_headers: Whole(100),
             max_body: Size(10 << 20),
             header_timeout: Time::secs(10),
             body_timeout: Time::secs(60),
@@ -100,6 +103,7 @@ pub(crate) struct Forwarding {
     /// Our name in `Via`; empty: no such field.
     pub(crate) via: String,
     /// The field of the request's name; none where empty.
+    #[serde(deserialize_with = "FieldName::or_none")]
     pub(crate) request_id: Option<FieldName>,
 }
 
@@ -234,12 +238,16 @@ impl Default for Queue {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Timeouts {
     /// Resolving and connecting.
+    #[serde(deserialize_with = "Time::some")]
     pub(crate) connect: Time,
     /// From the last piece of the request to the head of the response.
+    #[serde(deserialize_with = "Time::some")]
     pub(crate) response: Time,
     /// Between two pieces of the response's body.
+    #[serde(deserialize_with = "Time::some")]
     pub(crate) body: Time,
     /// Without a byte in either direction of an upgraded connection.
+    #[serde(deserialize_with = "Time::some")]
     pub(crate) tunnel: Time,
 }
 
@@ -338,9 +346,9 @@ pub(crate) struct Health {
     pub(crate) status: Option<Vec<Statuses>>,
     /// What is to be in the first 64 KiB of the body.
     pub(crate) body: Option<String>,
-    #[serde(default = "Health::interval")]
+    #[serde(default = "Health::interval", deserialize_with = "Time::some")]
     pub(crate) interval: Time,
-    #[serde(default = "Health::timeout")]
+    #[serde(default = "Health::timeout", deserialize_with = "Time::some")]
     pub(crate) timeout: Time,
     /// Good answers in a row that make a server healthy.
     #[serde(default)]

@@ -111,6 +111,23 @@ fn errors_name_line_key_value_and_what_is_accepted() {
             4,
             "max_body = \"10x\": invalid value: string \"10x\", expected a number of bytes",
         ),
+        ("[[route]]", "[http]\nmax_headers = 4000000000\n[[route]]", 4, "from 1 to 10000"),
+        ("[[route]]", "[http]\nbody_timeout = \"0s\"\n[[route]]", 4, "\"0s\" is not a length"),
+        ("path = \"/\"", "path = \"/a/../b\"", 5, "in its shortest spelling"),
+        ("path = \"/\"", "path = \"/%61\"", 5, "in its shortest spelling"),
+        (
+            "[upstream.app]\n",
+            "[upstream.app]\ntimeout = { response = \"0s\" }\n",
+            7,
+            "\"0s\" is not a length of time longer than 0",
+        ),
+        ("[upstream.app]\n", "[upstream.app]\nslow_start = \"1s\"\n", 6, "slow_start:"),
+        (
+            "[[route]]",
+            "[forwarding]\nrequest_id = \"content-length\"\n[[route]]",
+            1,
+            "forwarding.request_id = \"content-length\" has another meaning",
+        ),
         ("[[route]]", "[htpp]\n[[route]]", 3, "unknown field `htpp`"),
     ] {
         assert!(LEAST.contains(from), "{from}");
@@ -118,6 +135,8 @@ fn errors_name_line_key_value_and_what_is_accepted() {
         assert!(error.starts_with(&format!("lb.toml:{line}: ")), "{to}: {error}");
         assert!(error.contains(wanted), "{to}: {error}");
     }
+    let none = LEAST.replacen("[[route]]", "[forwarding]\nrequest_id = \"\"\n[[route]]", 1);
+    assert_eq!(config(&none).unwrap().forwarding.request_id, None);
     let error = config("listener = []\nroute = []\nupstream = {}\n").unwrap_err();
     assert!(error.contains("there is no [[listener]]"), "{error}");
     let error = config("[[listener]\n").unwrap_err();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use http::header::HeaderName;
-use http::uri::Authority;
+use http::uri::{Authority, PathAndQuery};
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 
 /// What a text stands for, or an error with the text and what would be accepted.
@@ -45,6 +45,13 @@ impl Time {
         // Beyond a century nothing is meant.
         let total = number.checked_mul(millis).filter(|total| *total <= 3_155_760_000_000)?;
         Some(Time(Duration::from_millis(total)))
+    }
+
+    /// Not 0, with which nothing would ever be in time.
+    pub(super) fn some<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Time, D::Error> {
+        parsed(deserializer, "a length of time longer than 0, such as \"10s\"", |text| {
+            Time::parse(text).filter(|time| !time.0.is_zero())
+        })
     }
 }
 
@@ -200,8 +207,13 @@ pub(crate) struct PathPrefix(pub(crate) String);
 
 impl<'de> Deserialize<'de> for PathPrefix {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        parsed(deserializer, "a path that begins with / and has neither ? nor #", |text| {
+        let accepted =
+            "a path that begins with / and has neither ? nor #, in its shortest spelling";
+        parsed(deserializer, accepted, |text| {
+            // Paths are compared in this form: another one would match nothing.
+            let is_normal = crate::route::normal(text).is_some_and(|normal| normal == text);
             let fits = text.starts_with('/') && !text.contains(['?', '#']);
+            let fits = fits && is_normal && PathAndQuery::try_from(text).is_ok();
             fits.then(|| PathPrefix(text.to_owned()))
         })
     }
@@ -251,6 +263,21 @@ impl<'de> Deserialize<'de> for ServerAddress {
 /// The name of a header field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct FieldName(pub(crate) HeaderName);
+
+impl FieldName {
+    /// Or an empty text, for none.
+    pub(super) fn or_none<'de, D>(deserializer: D) -> Result<Option<FieldName>, D::Error>
+    where
+        D: Deserializer<'de>,
+    {
+        parsed(deserializer, "the name of a header field, or \"\" for none", |text| {
+            match text.is_empty() {
+                true => Some(None),
+                false => text.parse().ok().map(|name| Some(FieldName(name))),
+            }
+        })
+    }
+}
 
 impl<'de> Deserialize<'de> for FieldName {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
