@@ -125,7 +125,7 @@ impl Log {
         let field = |name| request.headers().get(name).cloned();
         Some(Entry {
             client: peer.ip().to_canonical(),
-            status: StatusCode::OK,
+            status: gone(),
             bytes: 0,
             id: None,
             server: None,
@@ -137,6 +137,11 @@ impl Log {
             log: self.clone(),
         })
     }
+}
+
+/// The status of a request whose client left before there was any, as nginx has it.
+fn gone() -> StatusCode {
+    StatusCode::from_u16(499).unwrap_or(StatusCode::REQUEST_TIMEOUT)
 }
 
 /// A line in the making; it is written when this is dropped.

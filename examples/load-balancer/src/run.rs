@@ -3,11 +3,13 @@
 use std::io;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures::channel::mpsc::UnboundedReceiver;
 use futures::future::{join, join_all};
 use throng::http::{Drain, Server, service_fn};
-use throng::{Builder, ShardId, TcpListener};
+use throng::runtime::shard_count;
+use throng::{Builder, ShardId, TcpListener, sleep, spawn_on};
 
 use crate::config::{Http, Network};
 use crate::log::{Log, Sink, Writer};
@@ -30,7 +32,15 @@ pub(crate) fn run(world: World, device: Option<String>) -> io::Result<()> {
         // Shard 0 reloads for all.
         let first = shard == ShardId(0);
         let taken = || hangups.lock().unwrap_or_else(PoisonError::into_inner).take();
-        serve(world.clone(), log.clone(), first.then(taken).flatten())
+        let serving = serve(world.clone(), log.clone(), first.then(taken).flatten());
+        async {
+            let result = serving.await;
+            if result.is_err() {
+                end_others();
+            }
+            Shard::end();
+            result
+        }
     });
     drop(log);
     writer.end();
@@ -112,6 +122,20 @@ async fn serve(
     drop(guest);
     let rest = drain.ended().await;
     tracing::info!(?drained, ?rest, "ended");
-    Shard::end();
     Ok(())
+}
+
+/// A balancer that lacks a shard is none: has all of them end, whichever could not begin.
+fn end_others() {
+    for shard in 0..shard_count() {
+        let _detached = spawn_on(ShardId(shard as u16), || async {
+            // It may not have begun yet.
+            loop {
+                if let Some(shard) = Shard::here() {
+                    return shard.drain.begin(Duration::ZERO);
+                }
+                sleep(Duration::from_millis(10)).await;
+            }
+        });
+    }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::world::{LB, World, admin, config, connect, get, read_head, server, wait_until};
+use crate::world::{ADMIN, LB, World, admin, config, connect, get, read_head, server, wait_until};
 
 const SITE: &str = "location / { return 200 $server_port; }";
 
@@ -121,6 +121,36 @@ fn sigterm_lets_requests_end() {
     stream.read_to_string(&mut rest).unwrap();
     assert_eq!(rest, "rest");
     assert!(world.ended(balancer));
+}
+
+/// The endpoint is one shard's business; the others must not go on alone.
+#[test]
+fn a_balancer_that_cannot_begin_ends() {
+    let Some(mut world) = World::new() else { return };
+    let elsewhere = config(&[9001], "").replacen(ADMIN, "192.0.2.1:9100", 1);
+    let balancer = world.start(&elsewhere);
+    assert!(!world.ended(balancer));
+    let log = world.read("lb.log");
+    assert!(log.contains("throng-lb: admin.address 192.0.2.1:9100: "), "{log}");
+}
+
+/// As nginx has it: 499.
+#[test]
+fn the_access_log_knows_who_left_early() {
+    let Some(mut world) = World::new() else { return };
+    server(9001, |mut stream| {
+        read_head(&mut stream);
+        let _ = stream.read_to_end(&mut Vec::new());
+    });
+    let log = format!("[access_log]\nfile = \"{}\"\n", world.path("access").display());
+    world.balancer(&format!("{}{log}", config(&[9001], "")));
+    let mut stream = connect(LB);
+    stream.write_all(b"GET /slow HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
+    thread::sleep(Duration::from_millis(50));
+    drop(stream);
+    wait_until("a line", || world.read("access").ends_with('\n'));
+    let line = world.read("access");
+    assert!(line.contains("\"GET /slow HTTP/1.1\" 499 0 "), "{line}");
 }
 
 #[test]

@@ -93,9 +93,8 @@ impl World {
         Some(())
     }
 
-    /// Starts the balancer and waits until it answers. It is ended with the world, or by the
-    /// caller by its number.
-    pub(crate) fn balancer(&mut self, config: &str) -> usize {
+    /// Starts the balancer. It is ended with the world, or by the caller by its number.
+    pub(crate) fn start(&mut self, config: &str) -> usize {
         self.write("lb.toml", config);
         let log = fs::File::create(self.path("lb.log")).unwrap();
         let balancer = Command::new(env!("CARGO_BIN_EXE_throng-lb"))
@@ -107,6 +106,12 @@ impl World {
             .spawn()
             .unwrap();
         self.children.push(balancer);
+        self.children.len() - 1
+    }
+
+    /// Starts the balancer and waits until it answers.
+    pub(crate) fn balancer(&mut self, config: &str) -> usize {
+        let balancer = self.start(config);
         wait_until("the balancer listens", || {
             if let Some(status) = self.children.last_mut().unwrap().try_wait().unwrap() {
                 panic!("the balancer: {status}: {}", self.read("lb.log"));
@@ -114,7 +119,7 @@ impl World {
             // Each shard comes when it comes: the endpoint is the first one's.
             TcpStream::connect(LB).is_ok() && TcpStream::connect(ADMIN).is_ok()
         });
-        self.children.len() - 1
+        balancer
     }
 
     pub(crate) fn signal(&self, child: usize, signal: Signal) {
