@@ -313,8 +313,8 @@ impl Slot {
 
     /// The request, or the body of its response, has failed.
     pub(crate) fn failed(&self, error: &Error) {
-        // That is the client's doing.
-        if error.kind() == ErrorKind::RequestBody {
+        // That is the client's doing, or our own.
+        if matches!(error.kind(), ErrorKind::RequestBody | ErrorKind::Exhausted) {
             return;
         }
         let server = &self.server;

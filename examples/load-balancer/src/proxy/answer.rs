@@ -32,6 +32,12 @@ impl Refusal {
         close: true,
     };
 
+    pub(crate) const TOO_SLOW: Refusal = Refusal {
+        status: StatusCode::REQUEST_TIMEOUT,
+        why: "the rest of the body did not come in time",
+        close: true,
+    };
+
     /// The request could not be sent, or got no response.
     pub(crate) fn of(error: &Error) -> Refusal {
         match error.kind() {

@@ -71,6 +71,22 @@ fn transfer_encoding(headers: &HeaderMap) -> Result<(), Refusal> {
     }
 }
 
+/// What delimits a response (RFC 9112 6.1, 6.3): one with a coding has the length that its chunks
+/// say, and no other; a coding besides `chunked` cannot be taken off, so it is not passed on
+/// as if there were none.
+///
+/// # Errors
+/// Such a coding.
+pub(crate) fn check_response(headers: &mut HeaderMap) -> Result<(), Refusal> {
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        let why = "the server's transfer encoding is not just chunked";
+        let refusal = Refusal::new(StatusCode::BAD_GATEWAY, why);
+        transfer_encoding(headers).map_err(|_| refusal)?;
+        headers.remove(header::CONTENT_LENGTH);
+    }
+    Ok(())
+}
+
 /// RFC 9112 3.2: exactly one `host` field, and in it a host. An absolute target replaces it
 /// (3.2.2).
 fn authority(
@@ -86,24 +102,27 @@ fn authority(
         }
         (host, _) => host,
     };
-    let valid = |host: &HeaderValue| {
-        let authority = Authority::try_from(host.as_bytes()).ok()?;
-        let port = authority.as_str()[authority.host().len()..].strip_prefix(':');
-        let port_fits = port.is_none_or(|port| port.is_empty() || port.parse::<u16>().is_ok());
-        let fits = port_fits && !authority.as_str().contains('@') && !authority.host().is_empty();
-        fits.then_some(authority)
-    };
-    let host = match host {
-        Some(host) => Some(valid(host).ok_or(Refusal::bad("the host field is malformed"))?),
-        None => None,
-    };
+    let malformed = Refusal::bad("the host field is malformed");
+    let host = host.map(|host| Authority::try_from(host.as_bytes()).map_err(|_| malformed));
+    let host = host.transpose()?;
+    if !host.as_ref().is_none_or(is_host) {
+        return Err(malformed);
+    }
     match (uri.scheme_str(), uri.authority()) {
         (None, None) => Ok(host),
-        (Some("http" | "https"), Some(authority)) if !authority.as_str().contains('@') => {
+        (Some("http" | "https"), Some(authority)) if is_host(authority) => {
             Ok(Some(authority.clone()))
         }
         _ => Err(Refusal::bad("the target is malformed")),
     }
+}
+
+/// Whether it is a host with a port or without.
+fn is_host(authority: &Authority) -> bool {
+    let (text, host) = (authority.as_str(), authority.host());
+    let port = || text[host.len()..].strip_prefix(':');
+    let port_fits = || port().is_none_or(|port| port.is_empty() || port.parse::<u16>().is_ok());
+    !text.contains('@') && !host.is_empty() && port_fits()
 }
 
 /// The protocol that a request asks to switch to, if it is one of `allowed`.

@@ -208,6 +208,12 @@ impl Exchange<'_> {
                     is_unavailable(response.status()).then_some(RetryOn::Unavailable)
                 }
                 Err(_) if upload.has_exceeded() => return Err(Refusal::TOO_LARGE),
+                // It is not the server that is slow: clients could have servers ejected.
+                Err(error)
+                    if error.kind() == ErrorKind::Timeout(Phase::Head) && upload.is_awaited() =>
+                {
+                    return Err(Refusal::TOO_SLOW);
+                }
                 Err(error) => {
                     slot.failed(error);
                     reason(error)
@@ -251,6 +257,7 @@ impl Exchange<'_> {
         let protocol = response.headers().get(header::UPGRADE).cloned();
         let version = response.version();
         let headers = response.headers_mut();
+        head::check_response(headers)?;
         head::remove_hop_by_hop(headers);
         // A request's field that servers copy into responses.
         headers.remove(header::TE);

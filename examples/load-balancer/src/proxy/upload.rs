@@ -18,6 +18,8 @@ struct Inner {
     left: Cell<u64>,
     started: Cell<bool>,
     exceeded: Cell<bool>,
+    /// It was asked for, and the client has not sent it yet.
+    awaited: Cell<bool>,
     /// Which attempt may take it.
     attempt: Cell<u32>,
 }
@@ -30,6 +32,7 @@ impl Upload {
             left: Cell::new(limit),
             started: Cell::new(false),
             exceeded: Cell::new(false),
+            awaited: Cell::new(false),
             attempt: Cell::new(0),
         }))
     }
@@ -44,9 +47,15 @@ impl Upload {
         self.0.exceeded.get()
     }
 
+    /// The server would take more, but the client has not sent it.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.0.awaited.get()
+    }
+
     /// The body for another attempt; those of earlier ones are of no use from now on.
     pub(crate) fn attempt(&self) -> Attempt {
         self.0.attempt.set(self.0.attempt.get() + 1);
+        self.0.awaited.set(false);
         Attempt { inner: self.0.clone(), number: self.0.attempt.get() }
     }
 }
@@ -69,7 +78,9 @@ impl Body for Attempt {
         if inner.attempt.get() != self.number {
             return Poll::Ready(Some(Err("the request is being sent to another server".into())));
         }
-        let frame = ready!(Pin::new(&mut *inner.body.borrow_mut()).poll_frame(cx));
+        let polled = Pin::new(&mut *inner.body.borrow_mut()).poll_frame(cx);
+        inner.awaited.set(polled.is_pending());
+        let frame = ready!(polled);
         inner.started.set(true);
         if let Some(Ok(frame)) = &frame {
             let size = frame.data_ref().map_or(0, Bytes::len) as u64;

@@ -1,6 +1,6 @@
 //! Servers that are not there, hang, or have enough.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
@@ -69,6 +69,30 @@ fn without_a_server_the_answer_says_why() {
     let half = get("/half");
     assert_eq!((half.status, half.text().as_str()), (200, "half"));
     assert_eq!(half.field("content-length").as_deref(), Some("10"));
+}
+
+/// A client that stops in the middle of its body has the server wait for it: it is told so, and
+/// the server is not ejected for it.
+#[test]
+fn a_slow_client_is_not_the_servers_fault() {
+    let Some(mut world) = World::new() else { return };
+    server(9001, |mut stream| {
+        if read_head(&mut stream).starts_with("POST") {
+            let _ = stream.read_to_end(&mut Vec::new());
+        } else {
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").unwrap();
+        }
+    });
+    let more = "timeout = { response = \"200ms\" }\n\
+        eject = { failures = 1, time = \"1h\", max_time = \"1h\" }";
+    world.balancer(&config(&[9001], more));
+    let half = ask("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\nhalf");
+    assert_eq!(half.status, 408);
+    assert_eq!(get("/").status, 200);
+    let whole =
+        ask("POST / HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 2\r\n\r\nhi");
+    assert_eq!(whole.status, 504);
+    assert_eq!(get("/").status, 503, "that was the server's fault");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 
-use crate::world::{Answer, LB, World, config, exchange, read_head, server};
+use crate::world::{Answer, LB, World, config, exchange, get, read_head, server};
 
 #[test]
 fn malformed_requests_and_smuggling_reach_no_server() {
@@ -77,6 +77,12 @@ fn malformed_requests_and_smuggling_reach_no_server() {
         );
     }
     assert_eq!(*seen.lock().unwrap(), Vec::<String>::new());
+    // Taken as chunked, and goes on without the length.
+    let both = "POST / HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 30\r\n\
+                transfer-encoding: chunked\r\n\r\n0\r\n\r\n";
+    assert!(exchange(LB, both.as_bytes()).starts_with(b"HTTP/1.1 200"));
+    let head = seen.lock().unwrap().remove(0);
+    assert!(!head.contains("content-length") && head.contains("transfer-encoding: chunked"));
     // Bodies that turn out to be malformed when they are on their way: an error, and the end.
     for body in [
         "3\r\nabcd\r\n0\r\n\r\n",
@@ -94,4 +100,25 @@ fn malformed_requests_and_smuggling_reach_no_server() {
     }
     let seen = seen.lock().unwrap();
     assert!(seen.iter().all(|head| !head.contains("smuggled")), "{seen:?}");
+}
+
+/// What a server sends with a length and chunks is as long as the chunks; what it sends in a coding
+/// that is not taken off is not passed on as if there were none.
+#[test]
+fn responses_of_two_lengths_or_other_codings_are_not_passed_on() {
+    let Some(mut world) = World::new() else { return };
+    server(9001, |mut stream| {
+        let head = read_head(&mut stream);
+        let codings = match head.starts_with("GET /both") {
+            true => "content-length: 3\r\ntransfer-encoding: chunked",
+            false => "transfer-encoding: gzip, chunked",
+        };
+        let answer = format!("HTTP/1.1 200 OK\r\n{codings}\r\n\r\n6\r\nabcdef\r\n0\r\n\r\n");
+        let _ = stream.write_all(answer.as_bytes());
+    });
+    world.balancer(&config(&[9001], ""));
+    let both = get("/both");
+    assert_eq!((both.status, both.text().as_str()), (200, "abcdef"));
+    assert_eq!(both.field("content-length"), None);
+    assert_eq!(get("/gzip").status, 502);
 }

@@ -31,6 +31,7 @@ fn hosts_are_checked() {
         assert_eq!(get("/a", &[("host", host)]), Err(400), "{host}");
     }
     assert_eq!(get("http://u@y/a", &[("host", "x")]), Err(400));
+    assert_eq!(get("http://y:99999/a", &[("host", "x")]), Err(400));
     assert_eq!(get("ftp://y/a", &[("host", "x")]), Err(400));
     assert_eq!(get("/a/../../b", &[("host", "x")]), Err(400));
     let old = check(&Method::GET, &"/".parse().unwrap(), Version::HTTP_10, &HeaderMap::new());
@@ -52,6 +53,19 @@ fn methods_codings_and_expectations_are_checked() {
     assert_eq!(post(&twice), Err(501));
     assert!(post(&[host, ("expect", "100-Continue")]).is_ok());
     assert_eq!(post(&[host, ("expect", "200-ok")]), Err(417));
+}
+
+#[test]
+fn a_response_has_one_length() {
+    let checked = |fields: &[_]| {
+        let mut headers = headers(fields);
+        let result = check_response(&mut headers).map_err(|refusal| refusal.status.as_u16());
+        result.map(|()| headers.contains_key("content-length"))
+    };
+    assert_eq!(checked(&[("content-length", "3")]), Ok(true));
+    assert_eq!(checked(&[("content-length", "3"), ("transfer-encoding", "chunked")]), Ok(false));
+    assert_eq!(checked(&[("transfer-encoding", "gzip, chunked")]), Err(502));
+    assert_eq!(checked(&[("transfer-encoding", "gzip")]), Err(502));
 }
 
 #[test]
