@@ -177,4 +177,21 @@ mod tests {
             }
         }
     }
+
+    #[cfg(all(target_os = "linux", not(miri)))]
+    #[test]
+    fn small_pages_are_small_on_every_system() {
+        let has_huge = std::path::Path::new("/sys/kernel/mm/transparent_hugepage").exists();
+        let chunk = Chunk::<u64>::new(Pages::Small);
+        let at = chunk.start().addr();
+        let maps = std::fs::read_to_string("/proc/self/smaps").expect("the process' mappings");
+        let of_chunk = maps.lines().skip_while(|line| {
+            let range = line.split(' ').next().and_then(|range| range.split_once('-'));
+            let range = range.map(|(from, to)| [from, to].map(|n| usize::from_str_radix(n, 16)));
+            !matches!(range, Some([Ok(from), Ok(to)]) if (from..to).contains(&at))
+        });
+        let flags = of_chunk.skip(1).find(|line| line.starts_with("VmFlags:"));
+        let is_small = flags.is_some_and(|flags| flags.contains(" nh"));
+        assert!(is_small || !has_huge, "{flags:?}");
+    }
 }

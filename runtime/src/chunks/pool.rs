@@ -122,6 +122,7 @@ pub(super) fn take(pages: Pages) -> Block {
         }
     }
     let Some(block) = map() else { handle_alloc_error(Layout::new::<[u8; BYTES]>()) };
+    system::make_small(&block);
     block
 }
 
@@ -301,6 +302,13 @@ mod system {
         }
     }
 
+    /// Has the block stay ordinary pages, also where the system makes huge ones without being asked:
+    /// a table of a few items would take 2 MiB, and its shard would wait until they are zeroed.
+    pub(super) fn make_small(block: &Block) {
+        // SAFETY: advice about memory that this block owns. A system without huge pages refuses it.
+        unsafe { libc::madvise(block.start().cast(), BYTES, libc::MADV_NOHUGEPAGE) };
+    }
+
     /// Makes the block a huge page, in memory, if the system has one. Returns whether it may be one.
     pub(super) fn make_huge(block: &Block) -> bool {
         // SAFETY: advice about memory that this block owns.
@@ -364,6 +372,8 @@ mod system {
     }
 
     pub(super) fn trim() {}
+
+    pub(super) fn make_small(_: &Block) {}
 
     pub(super) fn make_huge(_: &Block) -> bool {
         false
