@@ -230,7 +230,7 @@ impl Demux {
         // Never more than 3/4 full.
         if (self.table.used + 1) * 4 > capacity * 3 {
             self.resize(capacity * 2);
-        } else if self.table.used == capacity / 16 * 11 {
+        } else if capacity >= CHUNK && self.table.used == capacity / 16 * 11 {
             // It will grow soon, and what it grows to is needed all at once.
             chunks::prepare(2 * capacity / CHUNK);
         }
