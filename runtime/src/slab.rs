@@ -86,22 +86,40 @@ impl<T: Entry> Slab<T> {
     ///
     /// # Panics
     /// With 2^32 - 1 entries.
-    pub fn insert(&mut self, mut value: T) -> u32 {
+    pub fn insert(&mut self, value: T) -> u32 {
+        self.place(|| value, false)
+    }
+
+    /// Puts an entry in use again that is as it was when it was removed, but for its link, or else
+    /// stores a new one: for large ones that are left as good as new.
+    ///
+    /// # Panics
+    /// As [`insert`](Slab::insert).
+    pub fn reuse_or(&mut self, new: impl FnOnce() -> T) -> u32 {
+        self.place(new, true)
+    }
+
+    #[inline(always)]
+    fn place(&mut self, new: impl FnOnce() -> T, keep: bool) -> u32 {
         let at = match self.room.iter().position(|bits| *bits != 0) {
             Some(word) => word * 64 + self.room[word].trailing_zeros() as usize,
             None => self.add_chunk(),
         };
         let (chunk, places) = (&mut self.chunks[at], &mut self.places[at]);
         let index = if places.free == END {
+            let mut value = new();
             value.set_generation(self.highest);
             chunk.push(value);
             (at * Self::CHUNK + chunk.len() - 1) as u32
         } else {
             let index = places.free;
             let place = &mut chunk[index as usize % Self::CHUNK];
-            value.set_generation(place.generation());
             places.free = *place.link();
-            *place = value;
+            if !keep {
+                let mut value = new();
+                value.set_generation(place.generation());
+                *place = value;
+            }
             index
         };
         self.empty -= usize::from(places.used == 0);
@@ -287,5 +305,10 @@ mod tests {
         let again: Vec<u32> = (CHUNK..count).map(|number| slab.insert(item(number))).collect();
         assert!(again.contains(&(2 * CHUNK + 5)));
         assert!(slab.get(2 * CHUNK + 5).generation >= 11, "ten names have been used");
+        // As good as new, and no name of before either.
+        remove(&mut slab, 9);
+        let old = slab.get(9).generation;
+        assert_eq!(slab.reuse_or(|| unreachable!("there is one")), 9);
+        assert_eq!((slab.get(9).number, slab.get(9).generation), (9, old));
     }
 }

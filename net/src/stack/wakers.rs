@@ -131,8 +131,10 @@ impl<const N: usize> Table<N> {
             self.used.resize(at + 1, 0);
         }
         if self.places[at] == NONE {
-            let fresh = Group { link: 0, wakers: [const { None }; N] };
-            self.places[at] = self.groups.insert(fresh);
+            // One that was given back has no wakers, either: to write it all anew is 8 KiB for each
+            // connection where there are few.
+            let fresh = || Group { link: 0, wakers: [const { None }; N] };
+            self.places[at] = self.groups.reuse_or(fresh);
         }
         let entry = &mut self.groups.get_mut(self.places[at]).wakers[offset];
         match entry {
