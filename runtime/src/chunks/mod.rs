@@ -3,7 +3,7 @@
 //! back to it, whatever else the process has allocated meanwhile.
 //!
 //! The first chunk of a table has ordinary pages, which take memory as they are touched: most tables never
-//! fill it. Further ones are huge pages, made ready by a thread outside the shards (see [`pool`]), so that
+//! fill it. Further ones are huge pages, made ready by a thread outside the shards (see [`prepare`]), so that
 //! no shard waits for the system to zero 2 MiB. When none is ready, or the system has no huge pages, they
 //! are ordinary pages as well.
 
