@@ -45,8 +45,9 @@ const IN_MEMORY: u32 = 2_000;
 /// Connections of a client whose process is killed.
 const KILLED: u32 = 3_000;
 
-/// What an idle connection may cost a server on its own, in bytes.
-const MOST_BYTES: u64 = 1_024;
+/// What an idle connection may cost a server on its own, in bytes. With so few, chunks of 2 MiB that are
+/// not full weigh as much as what is in them; the exact figure is another test's.
+const MOST_BYTES: u64 = 1_536;
 
 /// The demo in small, as a test: over DPDK where it is to be had, and over the memory device.
 pub(crate) fn check() -> Outcome {
