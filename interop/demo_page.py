@@ -195,6 +195,7 @@ def good_looks(browser, width):
 def publish(browser, text):
     """Types a text, presses the button, and sees that all connections got it."""
     before = browser.figures()["id"]
+    time.sleep(1.2)  # The server takes one broadcast a second.
     wait("the button", lambda: browser.figures()["enabled"])
     browser.value(f"document.getElementById('text').value = {json.dumps(text)}")
     browser.click("#send")
