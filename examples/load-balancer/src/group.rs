@@ -14,10 +14,12 @@ use http::uri::Authority;
 use throng::http::client::{Client, Error, ErrorKind, HttpVersion};
 use throng::runtime::now;
 use throng::timeout;
+use throng::tls::Connector;
 
 use crate::balance::{Balancer, Candidate, Ewma};
-use crate::config::{Policy, Server as ServerConfig, Upstream};
+use crate::config::{Policy, Protocol, Server as ServerConfig, Upstream};
 use crate::random::Random;
+use crate::tls;
 use crate::vitals::Vitals;
 use crate::world::World;
 
@@ -152,11 +154,17 @@ impl Group {
         let weights = config.server.iter().map(|s| (s.address.to_string(), s.weight.0));
         let balancer = Balancer::new(config.policy, &weights.collect::<Vec<_>>());
         let same = |old: &&Group| {
-            old.config.timeout == config.timeout && old.config.keepalive == config.keepalive
+            let (old, new) = (&old.config, &config);
+            // Roots may have changed in their file.
+            let plain = old.tls.is_none() && new.tls.is_none();
+            plain
+                && old.protocol == new.protocol
+                && old.timeout == new.timeout
+                && old.keepalive == new.keepalive
         };
         let client = match old.filter(same) {
             Some(old) => old.client.clone(),
-            None => client(&config),
+            None => client(&config, world.connector(name)),
         };
         Some(Group {
             name: name.to_owned(),
@@ -278,15 +286,23 @@ impl Group {
 }
 
 /// The pool for an upstream's servers. The limits are ours, so it has none; and no queue.
-fn client(config: &Upstream) -> Client {
+fn client(config: &Upstream, connector: Option<Connector>) -> Client {
+    let version = match config.protocol {
+        Protocol::Http1 => HttpVersion::Http1,
+        Protocol::Http2 => HttpVersion::Http2,
+    };
     let mut builder = Client::builder()
-        .version(HttpVersion::Http1)
+        .version(version)
         .max_connections_per_host(usize::MAX)
         .max_idle_per_host(config.keepalive.connections)
         .idle_timeout(config.keepalive.idle_timeout.0)
         .connect_timeout(config.timeout.connect.0)
         .head_timeout(config.timeout.response.0)
         .body_timeout(config.timeout.body.0);
+    if let (Some(connector), Some(tls)) = (connector, &config.tls) {
+        let name = tls.name.as_ref().map(|name| name.0.clone());
+        builder = builder.connector(tls::connecting(connector, name));
+    }
     if let Some(lifetime) = config.keepalive.lifetime {
         builder = builder.max_lifetime(lifetime.0);
     }

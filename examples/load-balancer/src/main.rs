@@ -14,6 +14,7 @@ mod reload;
 mod route;
 mod run;
 mod shard;
+mod tls;
 mod vitals;
 mod world;
 

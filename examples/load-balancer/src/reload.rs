@@ -13,6 +13,7 @@ use signal_hook::iterator::Signals;
 use throng::runtime::shard_count;
 use throng::{ShardId, spawn_blocking, spawn_on};
 
+use crate::config;
 use crate::health::Checks;
 use crate::log::Sink;
 use crate::shard::Shard;
@@ -71,12 +72,10 @@ impl Reloader {
     async fn reload(&mut self) -> io::Result<()> {
         let old = self.world.clone();
         let loading = spawn_blocking(move || {
-            let world = World::load(&old.file, Some(&old)).map_err(io::Error::other)?;
-            if let Some(why) = world.needs_restart(&old) {
-                return Err(io::Error::other(why));
-            }
-            let sink = Sink::open(&world.config.access_log)?;
-            Ok((world, sink))
+            // Nothing has changed while this may still fail; the certificates come last.
+            let config = config::load(&old.file).map_err(io::Error::other)?;
+            let sink = Sink::open(&config.access_log)?;
+            io::Result::Ok((World::load(&old.file, Some(&old))?, sink))
         });
         let (world, sink) = loading.await.map_err(io::Error::other)??;
         let world = Arc::new(world);

@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::channel::mpsc::UnboundedReceiver;
-use futures::future::{join, join_all};
+use futures::future::{Either, join, join_all};
 use throng::http::{Drain, Server, service_fn};
 use throng::runtime::shard_count;
+use throng::tls::TlsListener;
 use throng::{Builder, ShardId, TcpListener, sleep, spawn_on};
 
 use crate::config::{Http, Network};
@@ -69,7 +70,8 @@ fn builder(network: &Network, device: Option<String>) -> io::Result<Builder> {
 
 fn server(http: &Http) -> Server {
     Server::new()
-        .http2(false)
+        .http2(http.http2)
+        .max_streams(http.max_streams.0)
         .max_connections(http.max_connections)
         .max_header_size(usize::try_from(http.max_header_size.0).unwrap_or(usize::MAX))
         .max_headers(http.max_headers.0 as usize)
@@ -92,27 +94,35 @@ async fn serve(
         let address = listener.as_ref().address;
         let bound = TcpListener::bind(address);
         let named = |error: io::Error| io::Error::new(error.kind(), format!("{address}: {error}"));
-        listeners.push(bound.map_err(named)?);
+        listeners.push((bound.map_err(named)?, world.acceptors.get(&address).cloned()));
     }
     let shard = Shard::start(world.clone(), log, drain.clone())?;
     if let Some(hangups) = hangups {
         if let Some(config) = &world.config.admin {
             admin::start(config)?;
         }
-        for listener in &listeners {
-            tracing::info!(address = %listener.local_addr()?, "listening");
+        for (listener, acceptor) in &listeners {
+            let tls = acceptor.is_some();
+            tracing::info!(address = %listener.local_addr()?, tls, "listening");
         }
         throng::spawn_local(Reloader::new(world.clone()).run(hangups)).detach();
     }
     let running = server(&world.config.http).start();
     // Until the servers have ended, and then until the upgraded connections have.
     let guest = drain.enter();
-    let serving = listeners.into_iter().map(|listener| {
-        let shard: &Rc<Shard> = &shard;
-        running.serve_each(listener, move |peer| {
+    let serving = listeners.into_iter().map(|(listener, acceptor)| {
+        let (shard, secure): (&Rc<Shard>, _) = (&shard, acceptor.is_some());
+        let service = move |peer| {
             let shard = shard.clone();
-            service_fn(move |request| proxy::serve(shard.clone(), peer, request))
-        })
+            service_fn(move |request| proxy::serve(shard.clone(), peer, secure, request))
+        };
+        match acceptor {
+            Some(acceptor) => {
+                let listener = TlsListener::new(listener, acceptor);
+                Either::Left(running.serve_each(listener, service))
+            }
+            None => Either::Right(running.serve_each(listener, service)),
+        }
     });
     let draining = async {
         drain.begun().await;

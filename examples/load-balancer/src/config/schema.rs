@@ -9,8 +9,8 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::values::{
-    Cidr, FieldName, FieldValue, HashBy, HostPattern, PathPrefix, ServerAddress, Size, Statuses,
-    Time, Token, Whole,
+    CertificateName, Cidr, FieldName, FieldValue, HashBy, HostPattern, PathPrefix, ServerAddress,
+    Size, Statuses, Time, Token, Whole,
 };
 
 /// The whole file.
@@ -49,12 +49,27 @@ pub(crate) struct Network {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Listener {
     pub(crate) address: SocketAddr,
+    /// With one there is TLS. The first is shown to clients that name nobody known.
+    #[serde(default)]
+    pub(crate) certificate: Vec<Certificate>,
+}
+
+/// A certificate with those that lead to a root, and its key; files in PEM.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Certificate {
+    pub(crate) chain: PathBuf,
+    pub(crate) key: PathBuf,
 }
 
 /// `[http]`: what is asked of clients. Limits are per shard.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Http {
+    /// Beside HTTP/1.1: by ALPN with TLS, else with prior knowledge.
+    pub(crate) http2: bool,
+    /// Requests at a time on one HTTP/2 connection.
+    pub(crate) max_streams: Whole<1, 10_000>,
     pub(crate) max_connections: usize,
     pub(crate) max_header_size: Size,
     pub(crate) max_headers: Whole<1, 10_000>,
@@ -70,6 +85,8 @@ pub(crate) struct Http {
 impl Default for Http {
     fn default() -> Self {
         Http {
+            http2: true,
+            max_streams: Whole(128),
             max_connections: 100_000,
             max_header_size: Size(16 << 10),
             max_headers: Whole(100),
@@ -152,11 +169,34 @@ pub(crate) enum Policy {
     Maglev,
 }
 
+/// What is spoken with servers.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Protocol {
+    #[default]
+    Http1,
+    /// By ALPN over TLS, else with prior knowledge.
+    Http2,
+}
+
+/// `tls`: how servers are known to be the right ones.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Tls {
+    /// Certificates that are trusted, PEM; the platform's where there is none.
+    pub(crate) roots: Option<PathBuf>,
+    /// The name in the servers' certificates; that in their address where there is none.
+    pub(crate) name: Option<CertificateName>,
+}
+
 /// `[upstream.NAME]`: servers that answer the same requests. Limits are per shard.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Upstream {
     pub(crate) server: Vec<Server>,
+    pub(crate) protocol: Protocol,
+    /// Over TLS.
+    pub(crate) tls: Option<Tls>,
     pub(crate) policy: Policy,
     /// For `maglev`, and only for it.
     pub(crate) hash_by: Option<HashBy>,

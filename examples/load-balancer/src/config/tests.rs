@@ -48,6 +48,7 @@ fn the_default_files_comments_are_keys() {
     let config = config(&source).unwrap();
     assert_eq!(config.upstream["app"].as_ref().policy, Policy::Maglev);
     assert!(config.upstream["app"].as_ref().health.is_some());
+    assert!(config.upstream["app"].as_ref().tls.is_some());
     assert!(config.admin.is_some() && config.access_log.file.is_some());
     assert_eq!(config.network.shards, Some(2));
 }
@@ -122,6 +123,13 @@ fn errors_name_line_key_value_and_what_is_accepted() {
             "\"0s\" is not a length of time longer than 0",
         ),
         ("[upstream.app]\n", "[upstream.app]\nslow_start = \"1s\"\n", 6, "slow_start:"),
+        (
+            "[upstream.app]\n",
+            "[upstream.app]\ntls = { name = \"a:443\" }\n",
+            7,
+            "\"a:443\" is not a host's name or an address",
+        ),
+        ("[[route]]", "[http]\nmax_streams = 0\n[[route]]", 4, "from 1 to 10000"),
         (
             "[[route]]",
             "[forwarding]\nrequest_id = \"content-length\"\n[[route]]",

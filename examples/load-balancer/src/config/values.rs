@@ -8,6 +8,7 @@ use http::HeaderValue;
 use http::header::HeaderName;
 use http::uri::{Authority, PathAndQuery};
 use serde::de::{self, Deserialize, Deserializer, Visitor};
+use throng::tls::rustls::pki_types::ServerName;
 
 /// What a text stands for, or an error with the text and what would be accepted.
 fn parsed<'de, D, T>(
@@ -338,6 +339,18 @@ impl HashBy {
 impl<'de> Deserialize<'de> for HashBy {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         parsed(deserializer, "\"source\", \"header:NAME\" or \"cookie:NAME\"", HashBy::parse)
+    }
+}
+
+/// What a certificate is for: a host's name or an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CertificateName(pub(crate) String);
+
+impl<'de> Deserialize<'de> for CertificateName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        parsed(deserializer, "a host's name or an address, without a port", |text| {
+            ServerName::try_from(text).is_ok().then(|| CertificateName(text.to_owned()))
+        })
     }
 }
 

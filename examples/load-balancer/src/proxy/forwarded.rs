@@ -18,6 +18,14 @@ pub(crate) struct Origin<'a> {
     pub(crate) trusted: bool,
     /// The host the client asked for, with its port.
     pub(crate) host: Option<&'a str>,
+    /// The client came over TLS.
+    pub(crate) secure: bool,
+}
+
+impl Origin<'_> {
+    fn proto(&self) -> &'static str {
+        if self.secure { "https" } else { "http" }
+    }
 }
 
 /// Whether an address is in one of the ranges.
@@ -55,7 +63,7 @@ pub(crate) fn set(headers: &mut HeaderMap, origin: &Origin<'_>, style: Forwarded
         append(headers, FOR, &peer.to_string());
         // What the first proxy said is what the client did.
         if !headers.contains_key(&PROTO) {
-            headers.insert(PROTO, HeaderValue::from_static("http"));
+            headers.insert(PROTO, HeaderValue::from_static(origin.proto()));
         }
         if let (Some(host), false) = (origin.host, headers.contains_key(&HOST))
             && let Ok(host) = HeaderValue::from_str(host)
@@ -70,7 +78,8 @@ pub(crate) fn set(headers: &mut HeaderMap, origin: &Origin<'_>, style: Forwarded
             IpAddr::V6(v6) => format!("\"[{v6}]\""),
         };
         let host = origin.host.map(|host| format!(";host=\"{host}\"")).unwrap_or_default();
-        append(headers, header::FORWARDED, &format!("for={node}{host};proto=http"));
+        let proto = origin.proto();
+        append(headers, header::FORWARDED, &format!("for={node}{host};proto={proto}"));
     }
 }
 
@@ -102,7 +111,7 @@ mod tests {
     ) -> String {
         let mut headers = headers(fields);
         let peer = "192.0.2.7".parse().unwrap();
-        set(&mut headers, &Origin { peer, trusted, host: Some("a:80") }, style);
+        set(&mut headers, &Origin { peer, trusted, host: Some("a:80"), secure: false }, style);
         let mut all: Vec<_> =
             headers.iter().map(|(n, v)| format!("{n}: {}", v.to_str().unwrap())).collect();
         all.sort();

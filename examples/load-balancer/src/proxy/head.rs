@@ -109,7 +109,17 @@ fn authority(
         return Err(malformed);
     }
     match (uri.scheme_str(), uri.authority()) {
+        (None, None) if version == Version::HTTP_2 && host.is_none() => {
+            Err(Refusal::bad("there is no authority"))
+        }
         (None, None) => Ok(host),
+        // RFC 9113 8.3.1
+        (_, Some(authority))
+            if version == Version::HTTP_2
+                && host.as_ref().is_some_and(|host| host != authority) =>
+        {
+            Err(Refusal::bad("the host field is not the authority"))
+        }
         (Some("http" | "https"), Some(authority)) if is_host(authority) => {
             Ok(Some(authority.clone()))
         }
@@ -183,12 +193,27 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// Makes one field of the cookies, which HTTP/2 may spread over several (RFC 9113 8.2.3).
+pub(crate) fn join_cookies(headers: &mut HeaderMap) {
+    let lines: Vec<&[u8]> =
+        headers.get_all(header::COOKIE).iter().map(|line| line.as_bytes()).collect();
+    if lines.len() > 1
+        && let Ok(all) = HeaderValue::from_bytes(&lines.join(&b"; "[..]))
+    {
+        headers.insert(header::COOKIE, all);
+    }
+}
+
 /// Adds us to the `via` field (RFC 9110 7.6.3).
 pub(crate) fn add_via(headers: &mut HeaderMap, version: Version, name: &str) {
     if name.is_empty() {
         return;
     }
-    let protocol = if version == Version::HTTP_10 { "1.0" } else { "1.1" };
+    let protocol = match version {
+        Version::HTTP_10 => "1.0",
+        Version::HTTP_2 => "2.0",
+        _ => "1.1",
+    };
     let ours = format!("{protocol} {name}");
     let value = match headers.get(header::VIA).and_then(|via| via.to_str().ok()) {
         Some(via) => HeaderValue::from_str(&format!("{via}, {ours}")),

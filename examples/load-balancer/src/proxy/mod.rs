@@ -20,7 +20,7 @@ use hyper::upgrade::OnUpgrade;
 use throng::http::client::{self, Error, ErrorKind, Phase};
 use throng::runtime::now;
 
-use crate::config::{HashBy, RetryOn};
+use crate::config::{HashBy, Protocol, RetryOn};
 use crate::group::{Group, Slot, Wish};
 use crate::log::Entry;
 use crate::shard::{Shard, State};
@@ -34,11 +34,13 @@ use upload::Upload;
 pub(crate) async fn serve(
     shard: Rc<Shard>,
     peer: SocketAddr,
+    secure: bool,
     request: Request<Incoming>,
 ) -> Result<Response<Out>, Infallible> {
     let state = shard.state();
     let entry = shard.log.entry(peer, &request);
-    let mut exchange = Exchange { shard: &shard, state: &state, peer, entry };
+    let http2 = request.version() == Version::HTTP_2;
+    let mut exchange = Exchange { shard: &shard, state: &state, peer, secure, entry };
     let mut response = match exchange.run(request).await {
         Ok(response) => response,
         Err(refusal) => {
@@ -50,6 +52,10 @@ pub(crate) async fn serve(
     if let Some(entry) = &mut exchange.entry {
         entry.status = response.status();
     }
+    if http2 {
+        // RFC 9113 8.2.2
+        response.headers_mut().remove(header::CONNECTION);
+    }
     let entry = exchange.entry.take();
     response.body_mut().log(entry);
     Ok(response)
@@ -59,6 +65,8 @@ struct Exchange<'a> {
     shard: &'a Rc<Shard>,
     state: &'a Rc<State>,
     peer: SocketAddr,
+    /// The client came over TLS.
+    secure: bool,
     entry: Option<Entry>,
 }
 
@@ -86,7 +94,9 @@ impl Exchange<'_> {
         if let Some(done) = max_forwards(&method, request.headers_mut()) {
             return Ok(done);
         }
+        let http1 = group.config.protocol == Protocol::Http1;
         let protocol = head::upgrade(&method, version, request.headers(), &group.config.upgrade.0);
+        let protocol = protocol.filter(|_| http1);
         let upgrade = protocol.is_some().then(|| hyper::upgrade::on(&mut request));
         let wish = self.wish(&group, request.headers());
         let (mut parts, body) = request.into_parts();
@@ -94,7 +104,7 @@ impl Exchange<'_> {
         let id = self.dress(&mut parts, &target, &group, protocol);
         let asked = Asked { method, id, upgrade };
         let chunked = !body.is_end_stream() && body.size_hint().exact().is_none();
-        if chunked {
+        if chunked && http1 {
             // hyper would take a GET without a length to have no body.
             let value = HeaderValue::from_static("chunked");
             parts.headers.insert(header::TRANSFER_ENCODING, value);
@@ -135,6 +145,7 @@ impl Exchange<'_> {
         let config = &self.state.world.config.forwarding;
         let headers = &mut parts.headers;
         head::remove_hop_by_hop(headers);
+        head::join_cookies(headers);
         if let Some(protocol) = protocol {
             headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
             headers.insert(header::UPGRADE, protocol);
@@ -145,7 +156,7 @@ impl Exchange<'_> {
             entry.client = forwarded::client(headers, peer, &config.trusted);
         }
         let host = target.authority.as_ref().map(|authority| authority.as_str());
-        forwarded::set(headers, &Origin { peer, trusted, host }, config.style);
+        forwarded::set(headers, &Origin { peer, trusted, host, secure: self.secure }, config.style);
         let wanted = match (&group.config.host, host) {
             (Some(host), _) => Some(host.0.clone()),
             (None, Some(host)) => HeaderValue::from_str(host).ok(),
@@ -195,7 +206,7 @@ impl Exchange<'_> {
             if !last {
                 parts = Some(head.clone());
             }
-            head.uri = uri(&slot, head.uri.path_and_query());
+            head.uri = uri(&slot, group.config.tls.is_some(), head.uri.path_and_query());
             if let Some(entry) = &mut self.entry {
                 entry.server = Some(slot.server.clone());
             }
@@ -317,9 +328,9 @@ fn max_forwards(method: &Method, headers: &mut HeaderMap) -> Option<Response<Out
 }
 
 /// The same path and query at a server.
-fn uri(slot: &Slot, path: Option<&PathAndQuery>) -> Uri {
+fn uri(slot: &Slot, secure: bool, path: Option<&PathAndQuery>) -> Uri {
     let mut parts = http::uri::Parts::default();
-    parts.scheme = Some(Scheme::HTTP);
+    parts.scheme = Some(if secure { Scheme::HTTPS } else { Scheme::HTTP });
     parts.authority = Some(slot.server.authority.clone());
     parts.path_and_query = path.cloned().or(Some(PathAndQuery::from_static("/")));
     Uri::from_parts(parts).unwrap_or_default()

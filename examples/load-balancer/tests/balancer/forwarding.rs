@@ -44,6 +44,9 @@ fn servers_take_turns_and_get_what_a_proxy_adds() {
     let head = Answer::parse(&head).unwrap();
     assert_eq!((head.status, head.field("content-length").as_deref()), (200, Some("12")));
     assert!(head.body.is_empty());
+    let here =
+        ask("OPTIONS /x HTTP/1.1\r\nhost: a\r\nconnection: close\r\nmax-forwards: 0\r\n\r\n");
+    assert_eq!((here.status, here.text().as_str()), (200, ""), "it goes no further");
     let old = ask("GET /fields HTTP/1.0\r\n\r\n");
     assert!(old.text().starts_with("127.0.0.1:900"), "HTTP/1.0 has no host: {}", old.text());
 }

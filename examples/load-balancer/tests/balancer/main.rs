@@ -4,5 +4,6 @@
 mod failover;
 mod forwarding;
 mod operating;
+mod secure;
 mod strictness;
 mod world;

@@ -83,6 +83,13 @@ fn malformed_requests_and_smuggling_reach_no_server() {
     assert!(exchange(LB, both.as_bytes()).starts_with(b"HTTP/1.1 200"));
     let head = seen.lock().unwrap().remove(0);
     assert!(!head.contains("content-length") && head.contains("transfer-encoding: chunked"));
+    let asterisk = b"OPTIONS * HTTP/1.1\r\nhost: a\r\nmax-forwards: 3\r\nconnection: close\r\n\r\n";
+    assert!(exchange(LB, asterisk).starts_with(b"HTTP/1.1 200"));
+    let head = seen.lock().unwrap().pop().unwrap();
+    assert!(
+        head.starts_with("OPTIONS * HTTP/1.1\r\n") && head.contains("max-forwards: 2\r\n"),
+        "{head}"
+    );
     // Bodies that turn out to be malformed when they are on their way: an error, and the end.
     for body in [
         "3\r\nabcd\r\n0\r\n\r\n",

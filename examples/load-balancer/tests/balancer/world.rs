@@ -61,6 +61,12 @@ impl World {
     /// One nginx that listens at 127.0.0.1:`port` for each of them, with `site` in which
     /// `$server_port` tells them apart. `None`, said, without an nginx.
     pub(crate) fn nginx(&mut self, ports: &[u16], site: &str) -> Option<()> {
+        let ports: Vec<_> = ports.iter().map(|port| (*port, "")).collect();
+        self.nginx_with(&ports, site)
+    }
+
+    /// The same, with options for each port.
+    pub(crate) fn nginx_with(&mut self, ports: &[(u16, &str)], site: &str) -> Option<()> {
         let program = ["nginx", "/usr/sbin/nginx"].into_iter().find(|program| {
             let version = Command::new(program).arg("-v").stderr(Stdio::null()).status();
             version.is_ok_and(|status| status.success())
@@ -75,9 +81,11 @@ impl World {
             .concat();
         let servers: String = ports
             .iter()
-            .map(|port| format!("server {{ listen 127.0.0.1:{port}; {site} }}"))
+            .map(|(port, options)| {
+                format!("server {{ listen 127.0.0.1:{port} {options}; {site} }}")
+            })
             .collect();
-        let name = format!("nginx-{}", ports[0]);
+        let name = format!("nginx-{}", ports[0].0);
         let configuration = format!(
             "daemon off; master_process off; pid {root}/{name}.pid; error_log {root}/{name}.log;
              events {{ worker_connections 500; }}
@@ -87,7 +95,7 @@ impl World {
         self.write(&name, configuration);
         let nginx = Command::new(program).arg("-c").arg(self.path(&name)).spawn().unwrap();
         self.children.push(nginx);
-        for port in ports {
+        for (port, _) in ports {
             wait_until("nginx listens", || TcpStream::connect(("127.0.0.1", *port)).is_ok());
         }
         Some(())

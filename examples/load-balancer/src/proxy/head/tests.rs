@@ -36,6 +36,17 @@ fn hosts_are_checked() {
     assert_eq!(get("/a/../../b", &[("host", "x")]), Err(400));
     let old = check(&Method::GET, &"/".parse().unwrap(), Version::HTTP_10, &HeaderMap::new());
     assert!(old.unwrap().authority.is_none(), "HTTP/1.0 has no host");
+    let http2 = |uri: &str, fields: &[_]| {
+        check(&Method::GET, &uri.parse().unwrap(), Version::HTTP_2, &headers(fields))
+            .map(|target| target.host().to_owned())
+            .map_err(|refusal| refusal.status.as_u16())
+    };
+    assert_eq!(http2("https://Y/a", &[]), Ok("Y".into()));
+    assert_eq!(http2("https://Y/a", &[("host", "y")]), Ok("Y".into()));
+    assert_eq!(http2("https://y/a", &[("host", "x")]), Err(400), "RFC 9113 8.3.1");
+    assert_eq!(http2("/a", &[("host", "x")]), Ok("x".into()));
+    assert_eq!(http2("/a", &[]), Err(400));
+    assert_eq!(http2("https://y:99999/a", &[]), Err(400));
 }
 
 #[test]
@@ -115,6 +126,10 @@ fn via_grows_and_cookies_are_found() {
     add_via(&mut fields, Version::HTTP_10, "a");
     add_via(&mut fields, Version::HTTP_11, "b");
     assert_eq!(fields[header::VIA], "1.0 a, 1.1 b");
+    let mut crumbs = headers(&[("cookie", "a=1"), ("cookie", "b=2; c=3")]);
+    join_cookies(&mut crumbs);
+    assert_eq!(crumbs.get_all("cookie").iter().count(), 1);
+    assert_eq!(crumbs["cookie"], "a=1; b=2; c=3");
     let fields = headers(&[("cookie", "a=1; lb=\"x y\""), ("cookie", "c=3")]);
     assert_eq!(cookie(&fields, "lb"), Some("x y"));
     assert_eq!(cookie(&fields, "c"), Some("3"));
