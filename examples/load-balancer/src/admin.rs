@@ -1,12 +1,15 @@
 //! The operator's endpoint of the balancer: `/metrics` for Prometheus, `/state.json`,
-//! `/healthz`. It listens on the host's sockets and on one shard, which asks the others.
+//! `/healthz`; and, for who knows the token, `POST /drain` and `POST /enable`. It listens on the
+//! host's sockets and on one shard, which asks the others.
 //!
 //! What Throng itself counts is at Throng's own endpoint (`THRONG_ADMIN`).
 
 use std::convert::Infallible;
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 use std::io;
 use std::net::IpAddr;
+use std::path::Path;
+use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -17,11 +20,11 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use serde::Serialize;
-use throng::http::{Server, Stage, service_fn};
+use throng::http::{Drain, Server, Stage, service_fn};
 use throng::runtime::{now, shard_count};
 use throng::{ShardId, TcpListener, spawn_local, spawn_on, timeout};
 
-use crate::config::Admin;
+use crate::config::{Admin, ServerAddress};
 use crate::group::{self, Group};
 use crate::reload;
 use crate::shard::{Counts, Shard};
@@ -54,6 +57,8 @@ struct ServerState {
     /// What the active checks say.
     up: bool,
     ejected: bool,
+    /// By the operator.
+    drained: bool,
     in_flight: u32,
     /// Seconds to the head of a response, as the policy `latency` sees it.
     latency: f64,
@@ -61,58 +66,138 @@ struct ServerState {
     counts: group::Counts,
 }
 
+/// What a request is judged by.
+struct Endpoint {
+    /// What has to be known to change anything; nothing can be changed without.
+    token: Option<String>,
+    drain: Drain,
+}
+
 /// Starts it on this shard.
 ///
 /// # Errors
-/// The address cannot be bound.
-pub(crate) fn start(config: &Admin) -> io::Result<()> {
+/// The address cannot be bound, or the token not read.
+pub(crate) fn start(config: &Admin, drain: Drain) -> io::Result<()> {
     let named = |error: io::Error| {
         io::Error::new(error.kind(), format!("admin.address {}: {error}", config.address))
     };
+    let token = config.token_file.as_ref().map(|file| read_token(file)).transpose()?;
     let listener = TcpListener::bind_kernel(config.address).map_err(named)?;
     tracing::info!(address = %listener.local_addr()?, "metrics and state");
     let running = Server::new().max_connections(64).http2(false).start();
+    let endpoint = Rc::new(Endpoint { token, drain });
+    let service = service_fn(move |request| answer(endpoint.clone(), request));
     let serving = async move {
-        running.serve(listener, service_fn(answer)).await;
+        running.serve(listener, service).await;
     };
     spawn_local(serving).detach();
     Ok(())
 }
 
-async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
-    let text = |status: StatusCode, kind: &'static str, text: String| {
-        let mut response = Response::new(Full::from(text));
-        *response.status_mut() = status;
-        let kind = HeaderValue::from_static(kind);
-        response.headers_mut().insert(header::CONTENT_TYPE, kind);
-        Ok(response)
-    };
-    const PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";
+fn read_token(file: &Path) -> io::Result<String> {
+    let wrong =
+        |why: &dyn Display| io::Error::other(format!("admin.token_file {}: {why}", file.display()));
+    let text = std::fs::read_to_string(file).map_err(|error| wrong(&error))?;
+    let token = text.lines().next().unwrap_or_default().trim();
+    let fits = token.len() >= 16 && token.bytes().all(|byte| byte.is_ascii_graphic());
+    match fits {
+        true => Ok(token.to_owned()),
+        false => Err(wrong(&"its first line is not 16 or more visible ASCII characters")),
+    }
+}
+
+const PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+fn reply(status: StatusCode, kind: &'static str, text: impl Into<String>) -> Answer {
+    let mut response = Response::new(Full::from(text.into()));
+    *response.status_mut() = status;
+    let kind = HeaderValue::from_static(kind);
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}
+
+type Answer = Response<Full<Bytes>>;
+
+async fn answer(endpoint: Rc<Endpoint>, request: Request<Incoming>) -> Result<Answer, Infallible> {
     if !is_for_here(&request) {
         // A page in the operator's browser could have its own name lead here, and read along.
-        return text(StatusCode::MISDIRECTED_REQUEST, PLAIN, "not under this name\n".into());
+        return Ok(reply(StatusCode::MISDIRECTED_REQUEST, PLAIN, "not under this name\n"));
     }
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return text(StatusCode::METHOD_NOT_ALLOWED, PLAIN, "only GET\n".into());
+    let path = request.uri().path();
+    let changes = matches!(path, "/drain" | "/enable");
+    let allowed = match *request.method() {
+        Method::POST => changes,
+        Method::GET | Method::HEAD => !changes,
+        _ => false,
+    };
+    if !allowed {
+        let mut refused = reply(StatusCode::METHOD_NOT_ALLOWED, PLAIN, "not with this method\n");
+        let allow = if changes { "POST" } else { "GET, HEAD" };
+        refused.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
+        return Ok(refused);
     }
-    match request.uri().path() {
-        "/metrics" => text(StatusCode::OK, PLAIN, metrics(&states().await)),
+    Ok(match path {
+        "/metrics" => reply(StatusCode::OK, PLAIN, metrics(&states().await)),
         "/state.json" => {
-            let states = states().await;
             let body = serde_json::to_string(&serde_json::json!({
                 "reloads": reload::DONE.load(Relaxed),
                 "reloads_refused": reload::REFUSED.load(Relaxed),
                 "log_lines_dropped": dropped(),
-                "shards": states,
+                "shards": states().await,
             }));
-            text(StatusCode::OK, "application/json", body.unwrap_or_default() + "\n")
+            reply(StatusCode::OK, "application/json", body.unwrap_or_default() + "\n")
         }
-        "/healthz" => match Shard::here().map(|shard| shard.drain.stage()) {
-            Some(Stage::Serving) => text(StatusCode::OK, PLAIN, "ok\n".into()),
-            _ => text(StatusCode::SERVICE_UNAVAILABLE, PLAIN, "draining\n".into()),
-        },
-        _ => text(StatusCode::NOT_FOUND, PLAIN, "/metrics, /state.json, /healthz\n".into()),
+        "/healthz" if endpoint.drain.stage() == Stage::Serving => {
+            reply(StatusCode::OK, PLAIN, "ok\n")
+        }
+        "/healthz" => reply(StatusCode::SERVICE_UNAVAILABLE, PLAIN, "draining\n"),
+        "/drain" | "/enable" => change(&endpoint, &request),
+        _ => reply(StatusCode::NOT_FOUND, PLAIN, "/metrics, /state.json, /healthz\n"),
+    })
+}
+
+/// `POST /drain?upstream=NAME&server=ADDRESS`, and `/enable`.
+fn change(endpoint: &Endpoint, request: &Request<Incoming>) -> Answer {
+    let said = request.headers().get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
+    let said = said.and_then(|value| value.strip_prefix(b"Bearer ")).unwrap_or_default();
+    match &endpoint.token {
+        None => return reply(StatusCode::FORBIDDEN, PLAIN, "admin.token_file is not set\n"),
+        Some(token) if !same(said, token.as_bytes()) => {
+            let mut refused = reply(StatusCode::UNAUTHORIZED, PLAIN, "the token is needed\n");
+            let bearer = HeaderValue::from_static("Bearer");
+            refused.headers_mut().insert(header::WWW_AUTHENTICATE, bearer);
+            return refused;
+        }
+        Some(_) => {}
     }
+    let query = request.uri().query().unwrap_or_default();
+    let of = |key: &str| {
+        let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+        pairs.find(|(name, _)| *name == key).map(|(_, value)| value.to_owned())
+    };
+    let server = of("server").and_then(|text| ServerAddress::parse(&text));
+    let (Some(upstream), Some(server)) = (of("upstream"), server) else {
+        let text = "upstream=NAME&server=ADDRESS:PORT is needed\n";
+        return reply(StatusCode::BAD_REQUEST, PLAIN, text);
+    };
+    let state = Shard::here().map(|shard| shard.state());
+    let member = state.as_ref().and_then(|state| {
+        let mut members = state.world.members(&upstream).iter();
+        members.find(|member| member.config.address == server)
+    });
+    let Some(member) = member else {
+        return reply(StatusCode::NOT_FOUND, PLAIN, "there is no such server\n");
+    };
+    let drained = request.uri().path() == "/drain";
+    member.vitals.set_drained(drained, now().as_millis());
+    tracing::info!(%upstream, %server, drained, "by the operator");
+    reply(StatusCode::OK, PLAIN, if drained { "drained\n" } else { "enabled\n" })
+}
+
+/// In a time that does not tell how much of it is right.
+fn same(said: &[u8], token: &[u8]) -> bool {
+    let differing = said.iter().zip(token).fold(0, |differing, (a, b)| differing | (a ^ b));
+    said.len() == token.len() && differing == 0
 }
 
 /// Whether the host asked for is an address, `localhost`, or not said.
@@ -148,6 +233,7 @@ fn upstream(group: &Group) -> UpstreamState {
         address: server.address.to_string(),
         up: server.vitals.is_up(),
         ejected: server.vitals.is_ejected(millis),
+        drained: server.vitals.is_drained(),
         in_flight: server.in_flight.get(),
         latency: server.latency(),
         counts: server.counts.get(),
@@ -174,7 +260,7 @@ impl<'t> Family<'t> {
         Family { text, name }
     }
 
-    fn value(&mut self, labels: &str, value: impl std::fmt::Display) {
+    fn value(&mut self, labels: &str, value: impl Display) {
         let name = self.name;
         let _ = match labels.is_empty() {
             true => writeln!(self.text, "{name} {value}"),
@@ -194,10 +280,13 @@ const OF_SHARD: [OfShard; 5] = [
     ("throng_lb_tunnels_total", "Connections upgraded.", |c| c.tunnels),
 ];
 
-const OF_SERVER: [OfServer; 6] = [
+const OF_SERVER: [OfServer; 7] = [
     ("throng_lb_server_up", "gauge", "What the active checks say.", |s| f64::from(s.up)),
     ("throng_lb_server_ejected", "gauge", "Whether failures have ejected it.", |s| {
         f64::from(s.ejected)
+    }),
+    ("throng_lb_server_drained", "gauge", "Whether the operator has drained it.", |s| {
+        f64::from(s.drained)
     }),
     ("throng_lb_server_in_flight", "gauge", "Requests it has now.", |s| f64::from(s.in_flight)),
     (

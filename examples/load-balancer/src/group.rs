@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use http::uri::Authority;
-use throng::http::client::{Client, Error, ErrorKind, HttpVersion};
+use throng::http::client::{Builder, Client, Error, ErrorKind, HttpVersion};
 use throng::runtime::now;
 use throng::timeout;
 use throng::tls::Connector;
@@ -139,11 +139,12 @@ impl Group {
             let members = old.map_or(&[][..], |old| &old.members);
             members.iter().map(|member| &member.server).find(|server| server.address == at.address)
         };
-        let members = config.server.iter().zip(world.vitals(name)).map(|(server, vitals)| {
+        let members = world.members(name).iter().map(|member| {
+            let server = &member.config;
             Some(Member {
                 server: match known(server) {
                     Some(server) => server.clone(),
-                    None => Rc::new(Server::new(server, vitals.clone())?),
+                    None => Rc::new(Server::new(server, member.vitals.clone())?),
                 },
                 weight: f64::from(server.weight.0),
                 priority: server.priority.0,
@@ -151,7 +152,8 @@ impl Group {
             })
         });
         let members: Vec<Member> = members.collect::<Option<_>>()?;
-        let weights = config.server.iter().map(|s| (s.address.to_string(), s.weight.0));
+        let weights = world.members(name).iter().map(|member| &member.config);
+        let weights = weights.map(|server| (server.address.to_string(), server.weight.0));
         let balancer = Balancer::new(config.policy, &weights.collect::<Vec<_>>());
         let same = |old: &&Group| {
             let (old, new) = (&old.config, &config);
@@ -164,7 +166,7 @@ impl Group {
         };
         let client = match old.filter(same) {
             Some(old) => old.client.clone(),
-            None => client(&config, world.connector(name)),
+            None => client_builder(&config, world.connector(name)).build(),
         };
         Some(Group {
             name: name.to_owned(),
@@ -240,11 +242,14 @@ impl Group {
         let millis = now().as_millis();
         let is_tried = |member: &Member| tried.iter().any(|old| Rc::ptr_eq(old, &member.server));
         let well = |member: &&Member| member.server.vitals.is_well(millis);
+        let serves = |member: &&Member| !member.server.vitals.is_drained();
+        let all = self.members.iter().filter(serves).count();
         let healthy = self.members.iter().filter(well).count();
         // So few are healthy that health is more likely to be misjudged than true; or that they
         // would not survive all of the load.
-        let panic = healthy * 100 < self.config.panic_percent.0 as usize * self.members.len();
-        let usable = |member: &&Member| (panic || well(member)) && !is_tried(member);
+        let panic = healthy * 100 < self.config.panic_percent.0 as usize * all;
+        let usable =
+            |member: &&Member| (panic && serves(member) || well(member)) && !is_tried(member);
         let priority = self.members.iter().filter(usable).map(|member| member.priority).min();
         let priority = priority.ok_or(Unavailable::NoServer)?;
         let by_latency = self.config.policy == Policy::Latency;
@@ -286,7 +291,7 @@ impl Group {
 }
 
 /// The pool for an upstream's servers. The limits are ours, so it has none; and no queue.
-fn client(config: &Upstream, connector: Option<Connector>) -> Client {
+pub(crate) fn client_builder(config: &Upstream, connector: Option<Connector>) -> Builder {
     let version = match config.protocol {
         Protocol::Http1 => HttpVersion::Http1,
         Protocol::Http2 => HttpVersion::Http2,
@@ -306,7 +311,7 @@ fn client(config: &Upstream, connector: Option<Connector>) -> Client {
     if let Some(lifetime) = config.keepalive.lifetime {
         builder = builder.max_lifetime(lifetime.0);
     }
-    builder.build()
+    builder
 }
 
 /// One request at a server, until dropped.

@@ -7,13 +7,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderValue, Request, header};
 use http_body_util::{BodyExt, Empty, Limited};
-use throng::http::client::{Client, HttpVersion};
+use throng::http::client::Client;
 use throng::runtime::{JoinHandle, now};
 use throng::{TcpStream, sleep, spawn_local, timeout};
 
 use crate::config::{Check, Health, ServerAddress, Statuses};
+use crate::group;
 use crate::vitals::Vitals;
-use crate::world::World;
+use crate::world::{Member, World};
 
 /// How much of a body is looked at.
 const BODY: usize = 64 << 10;
@@ -28,20 +29,25 @@ impl Checks {
     pub(crate) fn start(world: &World) -> Checks {
         let mut tasks = Vec::new();
         for (name, upstream) in &world.config.upstream {
-            let servers = upstream.as_ref().server.iter().zip(world.vitals(name));
-            for (at, (server, vitals)) in servers.enumerate() {
+            let members = world.members(name);
+            for (at, Member { config: server, vitals }) in members.iter().enumerate() {
                 let Some(health) = &upstream.as_ref().health else {
                     vitals.set_up(true, now().as_millis());
                     continue;
                 };
+                let upstream = upstream.as_ref();
                 let checked = Checked {
+                    secure: upstream.tls.is_some(),
+                    client: group::client_builder(upstream, world.connector(name))
+                        .max_idle_per_host(0)
+                        .build(),
                     upstream: name.clone(),
                     address: server.address.clone(),
                     health: health.clone(),
                     vitals: vitals.clone(),
                 };
                 // Not all at once.
-                let count = upstream.as_ref().server.len() as u32;
+                let count = members.len() as u32;
                 let first = health.interval.0 * at as u32 / count;
                 let first = first.min(Duration::from_millis(100) * at as u32);
                 tasks.push(spawn_local(checked.run(first)).cancel_on_drop());
@@ -52,6 +58,9 @@ impl Checks {
 }
 
 struct Checked {
+    /// Connects as requests do, but anew each time.
+    client: Client,
+    secure: bool,
     upstream: String,
     address: ServerAddress,
     health: Health,
@@ -63,9 +72,8 @@ impl Checked {
         sleep(first).await;
         let health = &self.health;
         let mut verdict = Verdict { up: self.vitals.is_up(), contrary: 0 };
-        let client = Client::builder().version(HttpVersion::Http1).max_idle_per_host(0).build();
         loop {
-            let outcome = match timeout(health.timeout.0, self.ask(&client)).await {
+            let outcome = match timeout(health.timeout.0, self.ask()).await {
                 Ok(outcome) => outcome,
                 Err(_) => Err(io::ErrorKind::TimedOut.into()),
             };
@@ -82,20 +90,21 @@ impl Checked {
         }
     }
 
-    async fn ask(&self, client: &Client) -> io::Result<()> {
+    async fn ask(&self) -> io::Result<()> {
         if self.health.check == Check::Tcp {
             let connecting = TcpStream::connect((self.address.host.clone(), self.address.port));
             return connecting.await.map(drop);
         }
         let path = self.health.path.as_ref().map_or("/", |path| &path.0);
-        let mut request = Request::get(format!("http://{}{path}", self.address))
+        let scheme = if self.secure { "https" } else { "http" };
+        let mut request = Request::get(format!("{scheme}://{}{path}", self.address))
             .header(header::USER_AGENT, HeaderValue::from_static("throng-lb health check"))
             .body(Empty::<Bytes>::new())
             .map_err(io::Error::other)?;
         if let Some(host) = &self.health.host {
             request.headers_mut().insert(header::HOST, host.0.clone());
         }
-        let response = client.request(request).await?;
+        let response = self.client.request(request).await?;
         let status = response.status().as_u16();
         let statuses = self.health.status.as_deref().unwrap_or(&[Statuses::SUCCESS]);
         if !statuses.iter().any(|range| range.contains(status)) {

@@ -11,6 +11,7 @@ mod log;
 mod proxy;
 mod random;
 mod reload;
+mod resolve;
 mod route;
 mod run;
 mod shard;

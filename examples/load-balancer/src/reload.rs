@@ -1,21 +1,23 @@
-//! SIGHUP: the file is read again. What is right takes force on all shards, what is wrong is
-//! said and changes nothing.
+//! What changes while the balancer runs. SIGHUP: the file is read again; what is right takes force
+//! on all shards, what is wrong is said and changes nothing. And names whose addresses change.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 
 use futures::StreamExt;
-use futures::channel::mpsc::{UnboundedReceiver, unbounded};
+use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
 use signal_hook::consts::SIGHUP;
 use signal_hook::iterator::Signals;
 use throng::runtime::shard_count;
 use throng::{ShardId, spawn_blocking, spawn_on};
 
-use crate::config;
+use crate::config::{self, ServerAddress};
 use crate::health::Checks;
 use crate::log::Sink;
+use crate::resolve::Lookups;
 use crate::shard::Shard;
 use crate::world::World;
 
@@ -23,47 +25,73 @@ use crate::world::World;
 pub(crate) static DONE: AtomicU64 = AtomicU64::new(0);
 pub(crate) static REFUSED: AtomicU64 = AtomicU64::new(0);
 
+/// What has to be done for all shards.
+pub(crate) enum Event {
+    /// SIGHUP.
+    Hangup,
+    /// A name has other addresses than before.
+    Resolved(ServerAddress, Vec<SocketAddr>),
+}
+
+/// Where events come in, and where they are told.
+pub(crate) type Events = (UnboundedSender<Event>, UnboundedReceiver<Event>);
+
 /// Every SIGHUP from now on. A thread waits for them, for as long as the process lives.
 ///
 /// # Errors
 /// The handler cannot be installed.
-pub(crate) fn hangups() -> io::Result<UnboundedReceiver<()>> {
+pub(crate) fn hangups() -> io::Result<Events> {
     let mut signals = Signals::new([SIGHUP])?;
     let (sender, receiver) = unbounded();
+    let events = sender.clone();
     let waiting = move || {
         for _ in signals.forever() {
-            if sender.unbounded_send(()).is_err() {
+            if events.unbounded_send(Event::Hangup).is_err() {
                 return;
             }
         }
     };
     thread::Builder::new().name("hangups".into()).spawn(waiting)?;
-    Ok(receiver)
+    Ok((sender, receiver))
 }
 
-/// What is done once for all shards: active checks, and reloading.
+/// What is done once for all shards: active checks, looking names up, reloading.
 pub(crate) struct Reloader {
     world: Arc<World>,
+    events: UnboundedSender<Event>,
     checks: Checks,
+    lookups: Lookups,
 }
 
 impl Reloader {
     /// On a shard, with the configuration in force.
-    pub(crate) fn new(world: Arc<World>) -> Reloader {
-        let checks = Checks::start(&world);
-        Reloader { world, checks }
+    pub(crate) fn new(world: Arc<World>, events: UnboundedSender<Event>) -> Reloader {
+        let (checks, lookups) = (Checks::start(&world), Lookups::start(&world, &events));
+        Reloader { world, events, checks, lookups }
     }
 
-    pub(crate) async fn run(mut self, mut hangups: UnboundedReceiver<()>) {
-        while hangups.next().await.is_some() {
-            match self.reload().await {
-                Ok(()) => {
-                    DONE.fetch_add(1, Relaxed);
-                    tracing::info!(file = %self.world.file.display(), "reloaded");
-                }
-                Err(error) => {
-                    REFUSED.fetch_add(1, Relaxed);
-                    tracing::error!("not reloaded, the old configuration stays: {error}");
+    pub(crate) async fn run(mut self, mut events: UnboundedReceiver<Event>) {
+        while let Some(event) = events.next().await {
+            match event {
+                Event::Hangup => match self.reload().await {
+                    Ok(()) => {
+                        DONE.fetch_add(1, Relaxed);
+                        tracing::info!(file = %self.world.file.display(), "reloaded");
+                    }
+                    Err(error) => {
+                        REFUSED.fetch_add(1, Relaxed);
+                        tracing::error!("not reloaded, the old configuration stays: {error}");
+                    }
+                },
+                Event::Resolved(name, addresses) => {
+                    let world = Arc::new(self.world.with_resolved(name, addresses));
+                    match publish(&world).await {
+                        Ok(()) => {
+                            self.checks = Checks::start(&world);
+                            self.world = world;
+                        }
+                        Err(error) => tracing::error!(%error, "the new addresses are not used"),
+                    }
                 }
             }
         }
@@ -79,21 +107,28 @@ impl Reloader {
         });
         let (world, sink) = loading.await.map_err(io::Error::other)??;
         let world = Arc::new(world);
-        for shard in 0..shard_count() {
-            let world = world.clone();
-            let changed = spawn_on(ShardId(shard as u16), move || async move {
-                match Shard::here() {
-                    Some(shard) => shard.change(world),
-                    None => Ok(()),
-                }
-            });
-            changed.await.map_err(io::Error::other)??;
-        }
+        publish(&world).await?;
         if let Some(shard) = Shard::here() {
             shard.log.replace(sink);
         }
         self.checks = Checks::start(&world);
+        self.lookups = Lookups::start(&world, &self.events);
         self.world = world;
         Ok(())
     }
+}
+
+/// Has every shard work by another configuration.
+async fn publish(world: &Arc<World>) -> io::Result<()> {
+    for shard in 0..shard_count() {
+        let world = world.clone();
+        let changed = spawn_on(ShardId(shard as u16), move || async move {
+            match Shard::here() {
+                Some(shard) => shard.change(world),
+                None => Ok(()),
+            }
+        });
+        changed.await.map_err(io::Error::other)??;
+    }
+    Ok(())
 }

@@ -140,7 +140,7 @@ fn decode(path: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{FieldName, FieldValue, HeaderIs, PathPrefix};
+    use crate::config::{Edits, FieldName, FieldValue, HeaderIs, PathPrefix};
 
     fn route(hosts: &[&str], path: &str, header: &[(&str, &str)]) -> Route {
         let is = |(name, value): &(&str, &str)| HeaderIs {
@@ -151,7 +151,10 @@ mod tests {
             host: hosts.iter().map(|host| HostPattern::parse(host).unwrap()).collect(),
             path: Some(PathPrefix(path.into())),
             header: header.iter().map(is).collect(),
-            upstream: toml::Spanned::new(0..0, String::new()),
+            upstream: None,
+            redirect: None,
+            request_header: Edits::default(),
+            response_header: Edits::default(),
         }
     }
 

@@ -5,7 +5,6 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::channel::mpsc::UnboundedReceiver;
 use futures::future::{Either, join, join_all};
 use throng::http::{Drain, Server, service_fn};
 use throng::runtime::shard_count;
@@ -14,7 +13,7 @@ use throng::{Builder, ShardId, TcpListener, sleep, spawn_on};
 
 use crate::config::{Http, Network};
 use crate::log::{Log, Sink, Writer};
-use crate::reload::{self, Reloader};
+use crate::reload::{self, Events, Reloader};
 use crate::shard::Shard;
 use crate::world::World;
 use crate::{admin, proxy};
@@ -27,12 +26,12 @@ pub(crate) fn run(world: World, device: Option<String>) -> io::Result<()> {
     let writer = Writer::start(Sink::open(&world.config.access_log)?)?;
     let log = writer.log();
     let builder = builder(&world.config.network, device)?;
-    let hangups = Mutex::new(Some(reload::hangups()?));
+    let events = Mutex::new(Some(reload::hangups()?));
     let world = Arc::new(world);
     let results = builder.run(|shard| {
         // Shard 0 reloads for all.
         let first = shard == ShardId(0);
-        let taken = || hangups.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let taken = || events.lock().unwrap_or_else(PoisonError::into_inner).take();
         let serving = serve(world.clone(), log.clone(), first.then(taken).flatten());
         async {
             let result = serving.await;
@@ -80,12 +79,8 @@ fn server(http: &Http) -> Server {
         .idle_timeout(http.idle_timeout.0)
 }
 
-/// One shard. The one with `hangups` does what has to be done once.
-async fn serve(
-    world: Arc<World>,
-    log: Log,
-    hangups: Option<UnboundedReceiver<()>>,
-) -> io::Result<()> {
+/// One shard. The one with `events` does what has to be done once.
+async fn serve(world: Arc<World>, log: Log, events: Option<Events>) -> io::Result<()> {
     let deadline = world.config.shutdown.deadline.0;
     let drain = Drain::on_terminate(deadline);
     throng::http::admin::start_from_env(Some(&drain))?;
@@ -97,15 +92,15 @@ async fn serve(
         listeners.push((bound.map_err(named)?, world.acceptors.get(&address).cloned()));
     }
     let shard = Shard::start(world.clone(), log, drain.clone())?;
-    if let Some(hangups) = hangups {
+    if let Some((sender, receiver)) = events {
         if let Some(config) = &world.config.admin {
-            admin::start(config)?;
+            admin::start(config, drain.clone())?;
         }
         for (listener, acceptor) in &listeners {
             let tls = acceptor.is_some();
             tracing::info!(address = %listener.local_addr()?, tls, "listening");
         }
-        throng::spawn_local(Reloader::new(world.clone()).run(hangups)).detach();
+        throng::spawn_local(Reloader::new(world.clone(), sender).run(receiver)).detach();
     }
     let running = server(&world.config.http).start();
     // Until the servers have ended, and then until the upgraded connections have.

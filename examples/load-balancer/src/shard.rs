@@ -45,8 +45,8 @@ impl Counts {
 pub(crate) struct State {
     pub(crate) world: Arc<World>,
     pub(crate) router: Router,
-    /// By route.
-    pub(crate) routes: Vec<Rc<Group>>,
+    /// The upstream of each route; a redirect has none.
+    pub(crate) routes: Vec<Option<Rc<Group>>>,
     pub(crate) groups: BTreeMap<String, Rc<Group>>,
 }
 
@@ -60,7 +60,10 @@ impl State {
             groups.insert(name.clone(), Rc::new(group));
         }
         let routes = world.config.route.iter();
-        let routes = routes.filter_map(|r| groups.get(r.as_ref().upstream.as_ref()).cloned());
+        let routes = routes.map(|route| {
+            let upstream = route.as_ref().upstream.as_ref()?;
+            groups.get(upstream.as_ref()).cloned()
+        });
         Ok(State {
             router: Router::new(world.config.route.iter().map(|route| route.as_ref())),
             routes: routes.collect(),

@@ -12,6 +12,8 @@ use crate::config::Eject;
 pub(crate) struct Vitals {
     /// What the active checks say; true where there are none.
     up: AtomicBool,
+    /// The operator wants it to get nothing more.
+    drained: AtomicBool,
     /// Failures in a row, as requests met them.
     failures: AtomicU32,
     /// Times it has been ejected since it last was well for long.
@@ -26,6 +28,7 @@ impl Default for Vitals {
     fn default() -> Self {
         Vitals {
             up: AtomicBool::new(true),
+            drained: AtomicBool::default(),
             failures: AtomicU32::default(),
             ejections: AtomicU32::default(),
             ejected_until: AtomicU64::default(),
@@ -37,7 +40,19 @@ impl Default for Vitals {
 impl Vitals {
     /// Whether requests may go to it.
     pub(crate) fn is_well(&self, now: u64) -> bool {
-        self.is_up() && !self.is_ejected(now)
+        self.is_up() && !self.is_ejected(now) && !self.is_drained()
+    }
+
+    /// Whether the operator wants it to get nothing more.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.drained.load(Relaxed)
+    }
+
+    /// The operator's word. Who is wanted again starts slowly.
+    pub(crate) fn set_drained(&self, drained: bool, now: u64) {
+        if self.drained.swap(drained, Relaxed) && !drained {
+            self.back_since.store(now.max(1), Relaxed);
+        }
     }
 
     /// What the active checks say.
@@ -142,5 +157,10 @@ mod tests {
         assert_eq!(vitals.share(13_000, slow), 0.5);
         assert_eq!(vitals.share(18_000, slow), 1.0);
         assert_eq!(vitals.share(8_000, Duration::ZERO), 1.0);
+        vitals.set_drained(true, 20_000);
+        assert!(!vitals.is_well(20_000) && vitals.is_up());
+        vitals.set_drained(false, 21_000);
+        assert!(vitals.is_well(21_000));
+        assert_eq!(vitals.share(26_000, slow), 0.5);
     }
 }

@@ -1,22 +1,36 @@
-//! A configuration in force: the file's content and the servers' vitals, shared by all shards.
+//! A configuration in force: the file's content, the servers it
+//! leads to and their vitals, shared by all shards.
 //! A reload makes a new one, which keeps the vitals of servers that stay.
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use throng::tls::Connector;
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, Server, ServerAddress, Upstream};
 use crate::tls::{self, Acceptors};
 use crate::vitals::Vitals;
+
+/// A server: one of the file, or an address of one whose name is looked up.
+#[derive(Clone)]
+pub(crate) struct Member {
+    pub(crate) config: Server,
+    pub(crate) vitals: Arc<Vitals>,
+}
+
+/// The addresses of names.
+type Resolved = BTreeMap<ServerAddress, Vec<SocketAddr>>;
 
 pub(crate) struct World {
     pub(crate) config: Config,
     pub(crate) file: PathBuf,
-    /// By upstream, in the order of its servers.
-    vitals: BTreeMap<String, Vec<Arc<Vitals>>>,
+    /// By upstream.
+    members: BTreeMap<String, Vec<Member>>,
+    /// What the names are that are looked up.
+    resolved: Resolved,
     /// Of the upstreams that have TLS.
     connectors: BTreeMap<String, Connector>,
     /// The same ones for as long as the program runs.
@@ -47,15 +61,28 @@ impl World {
             }
             None => Arc::new(tls::acceptors(&config)?),
         };
-        let vitals = config.upstream.iter().map(|(name, upstream)| {
-            let servers = upstream.as_ref().server.iter();
-            let of = |server: &config::Server| {
-                old.and_then(|old| old.find(name, &server.address)).unwrap_or_default()
-            };
-            (name.clone(), servers.map(of).collect())
-        });
-        let vitals = vitals.collect();
-        Ok(World { vitals, connectors, acceptors, file: file.to_owned(), config })
+        let resolved = old.map(|old| old.resolved.clone()).unwrap_or_default();
+        let members = members(&config, &resolved, old);
+        Ok(World { members, resolved, connectors, acceptors, file: file.to_owned(), config })
+    }
+
+    /// The same with other addresses for a name.
+    pub(crate) fn with_resolved(&self, name: ServerAddress, addresses: Vec<SocketAddr>) -> World {
+        let mut resolved = self.resolved.clone();
+        resolved.insert(name, addresses);
+        World {
+            members: members(&self.config, &resolved, Some(self)),
+            resolved,
+            config: self.config.clone(),
+            connectors: self.connectors.clone(),
+            acceptors: self.acceptors.clone(),
+            file: self.file.clone(),
+        }
+    }
+
+    /// The addresses of a name as they were found last.
+    pub(crate) fn resolved(&self, name: &ServerAddress) -> Option<&[SocketAddr]> {
+        self.resolved.get(name).map(Vec::as_slice)
     }
 
     /// What connects to an upstream's servers over TLS.
@@ -63,16 +90,46 @@ impl World {
         self.connectors.get(upstream).cloned()
     }
 
-    /// The vitals of an upstream's servers, in their order.
-    pub(crate) fn vitals(&self, upstream: &str) -> &[Arc<Vitals>] {
-        self.vitals.get(upstream).map_or(&[], Vec::as_slice)
+    /// An upstream's servers.
+    pub(crate) fn members(&self, upstream: &str) -> &[Member] {
+        self.members.get(upstream).map_or(&[], Vec::as_slice)
     }
+}
 
-    fn find(&self, upstream: &str, address: &config::ServerAddress) -> Option<Arc<Vitals>> {
-        let servers = &self.config.upstream.get(upstream)?.as_ref().server;
-        let at = servers.iter().position(|server| server.address == *address)?;
-        self.vitals(upstream).get(at).cloned()
+/// Every upstream's servers, with the vitals of those that `old` has, too.
+fn members(
+    config: &Config,
+    resolved: &Resolved,
+    old: Option<&World>,
+) -> BTreeMap<String, Vec<Member>> {
+    let of = |(name, upstream): (&String, &Upstream)| {
+        let known = old.map_or(&[][..], |old| old.members(name));
+        let mut members: Vec<Member> = Vec::new();
+        for server in upstream.server.iter().flat_map(|server| addresses(server, resolved)) {
+            let is_this = |member: &&Member| member.config.address == server.address;
+            // Two names may have the same address.
+            if members.iter().any(|member| is_this(&member)) {
+                continue;
+            }
+            let vitals = known.iter().find(is_this).map(|member| member.vitals.clone());
+            members.push(Member { config: server, vitals: vitals.unwrap_or_default() });
+        }
+        (name.clone(), members)
+    };
+    config.upstream.iter().map(|(name, upstream)| of((name, upstream.as_ref()))).collect()
+}
+
+/// A server as it is written, or one for each of its addresses.
+fn addresses(server: &Server, resolved: &Resolved) -> Vec<Server> {
+    if server.resolve.is_none() {
+        return vec![server.clone()];
     }
+    let found = resolved.get(&server.address).map_or(&[][..], Vec::as_slice);
+    let at = |address: &SocketAddr| Server {
+        address: ServerAddress { host: address.ip().to_string(), port: address.port() },
+        ..server.clone()
+    };
+    found.iter().map(at).collect()
 }
 
 /// Why a running balancer cannot go on with this configuration.

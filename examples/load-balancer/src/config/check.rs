@@ -1,19 +1,22 @@
 //! What one key cannot know of another.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
+use std::time::Duration;
 
 use http::header::{self, HeaderName};
 
-use super::schema::{Check, Config, Policy, Upstream};
+use super::schema::{Check, Config, Edits, Policy, Route, Upstream};
 use super::values::FieldName;
 
-/// Fields that say how a message is to be read.
-const FRAMING: [HeaderName; 7] = [
+/// Fields that say how a message is to be read, or are for one connection.
+const FRAMING: [HeaderName; 8] = [
     header::CONNECTION,
     header::CONTENT_LENGTH,
     header::EXPECT,
     header::HOST,
     header::TE,
+    header::TRAILER,
     header::TRANSFER_ENCODING,
     header::UPGRADE,
 ];
@@ -31,7 +34,11 @@ pub(super) fn problem(config: &Config) -> Option<(usize, String)> {
     }
     let names: Vec<&str> = config.upstream.keys().map(String::as_str).collect();
     for route in &config.route {
-        let upstream = &route.as_ref().upstream;
+        let (start, route) = (route.span().start, route.as_ref());
+        if let Some(message) = of_route(route) {
+            return Some((start, message.into()));
+        }
+        let Some(upstream) = &route.upstream else { continue };
         if !config.upstream.contains_key(upstream.as_ref()) {
             let accepted = names.join(", ");
             let message = format!("{:?} is no upstream; there are: {accepted}", upstream.as_ref());
@@ -60,6 +67,28 @@ pub(super) fn problem(config: &Config) -> Option<(usize, String)> {
     })
 }
 
+fn of_route(route: &Route) -> Option<&'static str> {
+    match (&route.upstream, &route.redirect) {
+        (Some(_), Some(_)) => return Some("a route has either upstream or redirect"),
+        (None, None) => return Some("a route needs upstream or redirect"),
+        (Some(_), None) | (None, Some(_)) => {}
+    }
+    let edits = [&route.request_header, &route.response_header];
+    if route.redirect.is_some() && edits.iter().any(|edits| **edits != Edits::default()) {
+        return Some("a route with redirect has no request_header and no response_header");
+    }
+    let set = |edits: &Edits| edits.set.iter().any(|field| FRAMING.contains(&field.name.0));
+    let removed = |edits: &Edits| edits.remove.iter().any(|name| FRAMING.contains(&name.0));
+    if edits.iter().any(|edits| set(edits) || removed(edits)) {
+        return Some(
+            "request_header and response_header do not have connection, content-length, expect, \
+             host, te, trailer, transfer-encoding and upgrade (for host there is \
+             upstream.NAME.host)",
+        );
+    }
+    None
+}
+
 fn of_upstream(upstream: &Upstream) -> Option<String> {
     if upstream.server.is_empty() {
         return Some("server: at least one is needed".into());
@@ -68,6 +97,18 @@ fn of_upstream(upstream: &Upstream) -> Option<String> {
     for server in &upstream.server {
         if !addresses.insert(&server.address) {
             return Some(format!("server: {} is there twice", server.address));
+        }
+    }
+    for server in &upstream.server {
+        let Some(every) = server.resolve else { continue };
+        if server.address.host.parse::<IpAddr>().is_ok() {
+            return Some(format!("server.resolve: {} is an address already", server.address));
+        }
+        if every.0 < Duration::from_secs(1) {
+            return Some("server.resolve: at least \"1s\"".into());
+        }
+        if upstream.tls.as_ref().is_some_and(|tls| tls.name.is_none()) {
+            return Some("tls.name: servers that are looked up need one".into());
         }
     }
     match (upstream.policy, &upstream.hash_by) {

@@ -9,8 +9,8 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::values::{
-    CertificateName, Cidr, FieldName, FieldValue, HashBy, HostPattern, PathPrefix, ServerAddress,
-    Size, Statuses, Time, Token, Whole,
+    CertificateName, Cidr, FieldName, FieldValue, HashBy, HostPattern, Location, PathPrefix,
+    RedirectStatus, ServerAddress, Size, Statuses, Time, Token, Whole,
 };
 
 /// The whole file.
@@ -145,10 +145,33 @@ pub(crate) struct Route {
     pub(crate) path: Option<PathPrefix>,
     #[serde(default)]
     pub(crate) header: Vec<HeaderIs>,
-    pub(crate) upstream: Spanned<String>,
+    /// Either of the two.
+    pub(crate) upstream: Option<Spanned<String>>,
+    pub(crate) redirect: Option<Redirect>,
+    #[serde(default)]
+    pub(crate) request_header: Edits,
+    #[serde(default)]
+    pub(crate) response_header: Edits,
 }
 
-/// A field that has to have this value.
+/// `redirect`: where requests are to go instead.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Redirect {
+    pub(crate) to: Location,
+    #[serde(default)]
+    pub(crate) status: RedirectStatus,
+}
+
+/// `request_header`, `response_header`: what is changed about fields, removing first.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Edits {
+    pub(crate) remove: Vec<FieldName>,
+    pub(crate) set: Vec<HeaderIs>,
+}
+
+/// A field with a value.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct HeaderIs {
@@ -230,6 +253,8 @@ pub(crate) struct Server {
     /// Requests at a time, upgraded connections among them.
     #[serde(default = "Server::max_requests")]
     pub(crate) max_requests: Whole<1, 1_000_000>,
+    /// How often the name is looked up: each of its addresses is a server then.
+    pub(crate) resolve: Option<Time>,
 }
 
 impl Server {
@@ -436,6 +461,8 @@ pub(crate) struct AccessLog {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Admin {
     pub(crate) address: SocketAddr,
+    /// Whose first line is what has to be known to change anything.
+    pub(crate) token_file: Option<PathBuf>,
 }
 
 /// `[shutdown]`.

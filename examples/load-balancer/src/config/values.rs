@@ -4,9 +4,9 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
-use http::HeaderValue;
 use http::header::HeaderName;
 use http::uri::{Authority, PathAndQuery};
+use http::{HeaderValue, StatusCode};
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 use throng::tls::rustls::pki_types::ServerName;
 
@@ -316,6 +316,79 @@ impl<'de> Deserialize<'de> for Token {
     }
 }
 
+/// Where a redirect leads: a URL or path in which `{host}` and `{uri}` are the request's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Location(Vec<Piece>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Piece {
+    Text(String),
+    Host,
+    Uri,
+}
+
+impl Location {
+    fn parse(text: &str) -> Option<Location> {
+        let begins = ["https://", "http://", "/", "{uri}"];
+        let visible = text.bytes().all(|byte| byte.is_ascii_graphic());
+        if !visible || !begins.iter().any(|begin| text.starts_with(begin)) {
+            return None;
+        }
+        let (mut pieces, mut rest) = (Vec::new(), text);
+        while let Some(at) = rest.find(['{', '}']) {
+            pieces.push(Piece::Text(rest[..at].to_owned()));
+            let (piece, name) = match &rest[at..] {
+                rest if rest.starts_with("{host}") => (Piece::Host, "{host}"),
+                rest if rest.starts_with("{uri}") => (Piece::Uri, "{uri}"),
+                _ => return None,
+            };
+            pieces.push(piece);
+            rest = &rest[at + name.len()..];
+        }
+        pieces.push(Piece::Text(rest.to_owned()));
+        Some(Location(pieces))
+    }
+
+    /// For a request to this host, without its port, and this path with its query.
+    pub(crate) fn of(&self, host: &str, uri: &str) -> String {
+        let piece = |piece: &Piece| match piece {
+            Piece::Text(text) => text.clone(),
+            Piece::Host => host.to_owned(),
+            Piece::Uri => uri.to_owned(),
+        };
+        self.0.iter().map(piece).collect()
+    }
+}
+
+impl<'de> Deserialize<'de> for Location {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let accepted =
+            "a URL or path such as \"https://{host}{uri}\", with no other {...} than these";
+        parsed(deserializer, accepted, Location::parse)
+    }
+}
+
+/// The status of a redirect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RedirectStatus(pub(crate) StatusCode);
+
+impl Default for RedirectStatus {
+    fn default() -> Self {
+        RedirectStatus(StatusCode::PERMANENT_REDIRECT)
+    }
+}
+
+impl<'de> Deserialize<'de> for RedirectStatus {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let number = i64::deserialize(deserializer)?;
+        let fits = u16::try_from(number).ok().filter(|n| [301, 302, 303, 307, 308].contains(n));
+        let status = fits.and_then(|number| StatusCode::from_u16(number).ok());
+        status.map(RedirectStatus).ok_or_else(|| {
+            de::Error::custom(format!("{number} is none of 301, 302, 303, 307, 308"))
+        })
+    }
+}
+
 /// What a consistent hash is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum HashBy {
@@ -455,6 +528,17 @@ mod tests {
         assert_eq!(HostPattern::parse("*.b.c"), Some(HostPattern::Below(".b.c".into())));
         for text in ["", "*", "*.", "a.*", "*a.b", "a:80", "a/b"] {
             assert_eq!(HostPattern::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn locations_have_the_requests_parts() {
+        let of = |text| Location::parse(text).map(|location| location.of("h", "/a?b"));
+        assert_eq!(of("https://{host}{uri}").as_deref(), Some("https://h/a?b"));
+        assert_eq!(of("https://www.{host}:8443/x").as_deref(), Some("https://www.h:8443/x"));
+        assert_eq!(of("/moved{uri}").as_deref(), Some("/moved/a?b"));
+        for text in ["", "x", "ftp://a", "https://{hosts}", "/{", "/}", "/ a", "/\u{e9}"] {
+            assert_eq!(of(text), None, "{text}");
         }
     }
 

@@ -20,7 +20,7 @@ use hyper::upgrade::OnUpgrade;
 use throng::http::client::{self, Error, ErrorKind, Phase};
 use throng::runtime::now;
 
-use crate::config::{HashBy, Protocol, RetryOn};
+use crate::config::{Edits, HashBy, Protocol, Redirect, RetryOn};
 use crate::group::{Group, Slot, Wish};
 use crate::log::Entry;
 use crate::shard::{Shard, State};
@@ -77,6 +77,8 @@ struct Asked {
     id: Option<HeaderValue>,
     /// The protocol to switch to, and the client's side of that.
     upgrade: Option<OnUpgrade>,
+    /// The number of its route.
+    route: usize,
 }
 
 impl Exchange<'_> {
@@ -88,9 +90,13 @@ impl Exchange<'_> {
             return Err(Refusal::TOO_LARGE);
         }
         let route = self.state.router.find(target.host(), &target.path, request.headers());
-        let group = route.and_then(|route| self.state.routes.get(route));
         let none = Refusal::new(StatusCode::NOT_FOUND, "there is no route for this request");
-        let group = group.ok_or(none)?.clone();
+        let number = route.ok_or(none)?;
+        let route = config.route.get(number).ok_or(none)?.as_ref();
+        if let Some(redirect) = &route.redirect {
+            return redirected(redirect, &target, request.uri());
+        }
+        let group = self.state.routes.get(number).and_then(Option::as_ref).ok_or(none)?.clone();
         if let Some(done) = max_forwards(&method, request.headers_mut()) {
             return Ok(done);
         }
@@ -102,7 +108,8 @@ impl Exchange<'_> {
         let (mut parts, body) = request.into_parts();
         parts.extensions.clear();
         let id = self.dress(&mut parts, &target, &group, protocol);
-        let asked = Asked { method, id, upgrade };
+        edit(&mut parts.headers, &route.request_header);
+        let asked = Asked { method, id, upgrade, route: number };
         let chunked = !body.is_end_stream() && body.size_hint().exact().is_none();
         if chunked && http1 {
             // hyper would take a GET without a length to have no body.
@@ -276,6 +283,9 @@ impl Exchange<'_> {
         if let (Some(name), Some(id)) = (&config.request_id, asked.id.take()) {
             headers.insert(&name.0, id);
         }
+        if let Some(route) = self.state.world.config.route.get(asked.route) {
+            edit(headers, &route.as_ref().response_header);
+        }
         if let Some(sticky) = &slot.group.config.sticky
             && wish.sticky.as_deref() != Some(slot.server.id.as_str())
         {
@@ -310,6 +320,29 @@ impl Exchange<'_> {
         tunnel::start(self.shard, slot, ours, response);
         Ok(answer)
     }
+}
+
+/// Changes fields as a route wants it.
+fn edit(headers: &mut HeaderMap, edits: &Edits) {
+    for name in &edits.remove {
+        headers.remove(&name.0);
+    }
+    for field in &edits.set {
+        headers.insert(&field.name.0, field.value.0.clone());
+    }
+}
+
+/// Sends the client elsewhere.
+fn redirected(to: &Redirect, target: &Target, uri: &Uri) -> Result<Response<Out>, Refusal> {
+    let path = uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    // A path with two slashes would be another host.
+    let path = format!("/{}", path.trim_start_matches('/'));
+    let location = HeaderValue::from_str(&to.to.of(target.host(), &path));
+    let mut response = Response::new(Out::empty());
+    *response.status_mut() = to.status.0;
+    let location = location.map_err(|_| Refusal::bad("the target is malformed"))?;
+    response.headers_mut().insert(header::LOCATION, location);
+    Ok(response)
 }
 
 /// RFC 9110 7.6.2: a count that has run out is answered here, else it goes down.

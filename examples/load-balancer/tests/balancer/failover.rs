@@ -39,6 +39,42 @@ fn a_dead_server_costs_no_request_and_is_ejected() {
     assert_eq!(sum("throng_lb_server_ejected{", ":9001"), 0.0, "{metrics}");
 }
 
+/// A server that takes requests and never answers, under load: who may be asked again is, and
+/// nobody else waits for it for long.
+#[test]
+fn a_hung_server_costs_no_request_that_may_be_repeated() {
+    let Some(mut world) = World::new() else { return };
+    let Some(()) = world.nginx(&[9001], SITE) else { return };
+    server(9002, |mut stream| {
+        read_head(&mut stream);
+        thread::sleep(Duration::from_secs(60));
+    });
+    let more = "timeout = { response = \"200ms\" }\nretry = { on = [\"connect\", \"closed\", \"timeout\"] }\n\
+        eject = { failures = 4, time = \"1h\", max_time = \"1h\" }";
+    world.balancer(&config(&[9001, 9002], more));
+    let clients: Vec<_> = (0..4)
+        .map(|client| {
+            thread::spawn(move || {
+                let ask = |n: usize| {
+                    let method = if (client + n).is_multiple_of(4) { "POST" } else { "GET" };
+                    let request = format!(
+                        "{method} / HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+                    );
+                    let answer = exchange(LB, request.as_bytes());
+                    (method, answer.starts_with(b"HTTP/1.1 200"))
+                };
+                (0..25).map(ask).collect::<Vec<_>>()
+            })
+        })
+        .collect();
+    let answers: Vec<_> = clients.into_iter().flat_map(|client| client.join().unwrap()).collect();
+    assert!(answers.iter().all(|(method, fine)| *method == "POST" || *fine), "{answers:?}");
+    // Four failures eject, and one request of each client may have been on its way then.
+    let failed = answers.iter().filter(|(_, fine)| !fine).count();
+    assert!(failed <= 8, "{failed}");
+    assert!(admin("/metrics").contains("server=\"127.0.0.1:9002\"} 1\n"), "ejected");
+}
+
 #[test]
 fn without_a_server_the_answer_says_why() {
     let Some(mut world) = World::new() else { return };

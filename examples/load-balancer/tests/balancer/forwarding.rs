@@ -165,6 +165,10 @@ fn routes_and_sticky_cookies_and_hashes_lead_to_servers() {
         policy = \"maglev\"\nhash_by = \"header:x-user\"\n\
         [[route]]\nhost = [\"*.hash.example\"]\nupstream = \"hashed\"\n\
         [upstream.api]\nserver = [{ address = \"127.0.0.1:9003\" }]\n\
+        [[route]]\npath = \"/old\"\nredirect = { to = \"https://{host}/new{uri}\", status = 301 }\n\
+        [[route]]\npath = \"/fields\"\nupstream = \"api\"\n\
+        request_header = { remove = [\"x-forwarded-host\"], set = [{ name = \"x-drop\", value = \"edge\" }] }\n\
+        response_header = { remove = [\"server\"], set = [{ name = \"x-edge\", value = \"1\" }] }\n\
         [[route]]\npath = \"/api\"\nheader = [{ name = \"x-v\", value = \"2\" }]\nupstream = \"api\"\n";
     world.balancer(&config(&[9001, 9002], more));
     let with = |path: &str, fields: &str| {
@@ -175,6 +179,13 @@ fn routes_and_sticky_cookies_and_hashes_lead_to_servers() {
     for path in ["/api", "/api/x", "/%61pi/x", "/x/../api"] {
         assert_eq!(with(path, "host: a\r\nx-v: 2\r\n"), ("9003".into(), None), "{path}");
     }
+    let moved = ask("GET /old/x?y=1 HTTP/1.1\r\nhost: a:8080\r\nconnection: close\r\n\r\n");
+    assert_eq!((moved.status, moved.text().as_str()), (301, ""));
+    assert_eq!(moved.field("location").as_deref(), Some("https://a/new/old/x?y=1"));
+    let edited = ask("GET /fields HTTP/1.1\r\nhost: a\r\nx-drop: 1\r\nconnection: close\r\n\r\n");
+    assert!(edited.text().starts_with("a|127.0.0.1|http||1.1 throng-lb|"), "{}", edited.text());
+    assert!(edited.text().ends_with("||edge|"), "{}", edited.text());
+    assert_eq!((edited.field("server"), edited.field("x-edge").as_deref()), (None, Some("1")));
     assert_ne!(with("/apis", "host: a\r\nx-v: 2\r\n").0, "9003");
     let (first, cookie) = with("/", "host: a\r\n");
     let cookie = cookie.unwrap();

@@ -127,11 +127,15 @@ fn sigterm_lets_requests_end() {
 #[test]
 fn a_balancer_that_cannot_begin_ends() {
     let Some(mut world) = World::new() else { return };
-    let elsewhere = config(&[9001], "").replacen(ADMIN, "192.0.2.1:9100", 1);
-    let balancer = world.start(&elsewhere);
-    assert!(!world.ended(balancer));
-    let log = world.read("lb.log");
-    assert!(log.contains("throng-lb: admin.address 192.0.2.1:9100: "), "{log}");
+    for (from, to, wanted) in [
+        (ADMIN, "192.0.2.1:9100", "throng-lb: admin.address 192.0.2.1:9100: "),
+        ("[admin]\n", "[admin]\ntoken_file = \"/nowhere\"\n", "admin.token_file /nowhere: "),
+    ] {
+        let balancer = world.start(&config(&[9001], "").replacen(from, to, 1));
+        assert!(!world.ended(balancer));
+        let log = world.read("lb.log");
+        assert!(log.contains(wanted), "{log}");
+    }
 }
 
 /// As nginx has it: 499.

@@ -137,6 +137,9 @@ fn tls_and_http2_on_both_sides() {
     let tls =
         |name: &str| format!("tls = {{ roots = \"{}\", name = \"{name}\" }}\n", file("app.pem"));
     let upstream = |name: &str, port: u16, more: &str| {
+        let health =
+            "health = { check = \"http\", path = \"/health\", interval = \"100ms\", fall = 2 }\n";
+        let more = format!("{more}{}", if name == "wrong" { "" } else { health });
         format!(
             "[[route]]\npath = \"/{name}\"\nupstream = \"{name}\"\n[upstream.{name}]\n\
              server = [{{ address = \"127.0.0.1:{port}\" }}]\n{more}"
@@ -191,6 +194,15 @@ fn tls_and_http2_on_both_sides() {
     let down = curl(&world, &["-o", &file("down"), &format!("{page}/h2/put/x")]).unwrap();
     assert_eq!(down, " 2 200");
     assert!(std::fs::read(world.path("down")).unwrap() == bytes);
+    // The checks speak what requests do.
+    let metrics = admin("/metrics");
+    let up = |upstream: &str, port: u16| {
+        let labels = format!("upstream=\"{upstream}\",server=\"127.0.0.1:{port}\"}} 1");
+        metrics
+            .lines()
+            .any(|line| line.starts_with("throng_lb_server_up{") && line.ends_with(&labels))
+    };
+    assert!(up("h2", 9001) && up("h1", 9003) && up("clear", 9002), "{metrics}");
     // Another certificate; and one that does not fit its key, which changes nothing.
     certificate(&world, "front", "front.example");
     let untrusted = curl(&world, &["-o", "/dev/null", &format!("{page}/h1")]).unwrap();

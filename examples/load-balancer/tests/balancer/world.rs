@@ -130,6 +130,12 @@ impl World {
         balancer
     }
 
+    /// Takes a process over, to end it with the world; returns its number.
+    pub(crate) fn adopt(&mut self, child: Child) -> usize {
+        self.children.push(child);
+        self.children.len() - 1
+    }
+
     pub(crate) fn signal(&self, child: usize, signal: Signal) {
         kill(Pid::from_raw(self.children[child].id() as i32), signal).unwrap();
     }
