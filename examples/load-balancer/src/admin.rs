@@ -272,11 +272,12 @@ impl<'t> Family<'t> {
 type OfShard = (&'static str, &'static str, fn(&Counts) -> u64);
 type OfServer = (&'static str, &'static str, &'static str, fn(&ServerState) -> f64);
 
-const OF_SHARD: [OfShard; 5] = [
+const OF_SHARD: [OfShard; 6] = [
     ("throng_lb_responses_total", "Responses begun.", |c| c.responses),
     ("throng_lb_refused_total", "Requests refused by the balancer itself.", |c| c.refused),
     ("throng_lb_unanswered_total", "Requests that no server answered properly.", |c| c.unanswered),
     ("throng_lb_retries_total", "Requests sent to another server.", |c| c.retries),
+    ("throng_lb_passed_total", "Connections passed on as they are.", |c| c.passed),
     ("throng_lb_tunnels_total", "Connections upgraded.", |c| c.tunnels),
 ];
 

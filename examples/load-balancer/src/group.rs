@@ -4,6 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
@@ -338,6 +339,21 @@ impl Slot {
         if matches!(error.kind(), ErrorKind::RequestBody | ErrorKind::Exhausted) {
             return;
         }
+        self.fault(error);
+    }
+
+    /// A connection was made after so long, or was not.
+    pub(crate) fn connected(&self, outcome: Result<Duration, &io::Error>) {
+        match outcome {
+            Ok(after) => {
+                self.server.answered_after(after.as_secs_f64());
+                self.server.vitals.succeeded(now().as_millis(), &self.group.config.eject);
+            }
+            Err(error) => self.fault(error),
+        }
+    }
+
+    fn fault(&self, error: &dyn std::fmt::Display) {
         let server = &self.server;
         server.count(|counts| counts.failures += 1);
         let name = &self.group.name;

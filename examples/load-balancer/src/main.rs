@@ -10,12 +10,15 @@ mod health;
 mod log;
 mod proxy;
 mod random;
+mod rate;
 mod reload;
 mod resolve;
 mod route;
 mod run;
 mod shard;
+mod tcp;
 mod tls;
+mod tunnel;
 mod vitals;
 mod world;
 

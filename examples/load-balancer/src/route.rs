@@ -42,11 +42,7 @@ impl Router {
                 });
             }
         }
-        let host = |rule: &Rule| match &rule.host {
-            Some(HostPattern::Exact(_)) => (2, 0),
-            Some(HostPattern::Below(domain)) => (1, domain.len()),
-            None => (0, 0),
-        };
+        let host = |rule: &Rule| rule.host.as_ref().map_or((0, 0), HostPattern::specificity);
         let key = |rule: &Rule| (host(rule), rule.path.len(), rule.header.len());
         // Stable: the order of the file is kept among equals.
         rules.sort_by_key(|rule| std::cmp::Reverse(key(rule)));
@@ -62,13 +58,7 @@ impl Router {
             false => Cow::Borrowed(host),
         };
         let matches = |rule: &&Rule| {
-            let host = match &rule.host {
-                None => true,
-                Some(HostPattern::Exact(name)) => *name == *host,
-                Some(HostPattern::Below(domain)) => {
-                    host.len() > domain.len() && host.ends_with(domain.as_str())
-                }
-            };
+            let host = rule.host.as_ref().is_none_or(|pattern| pattern.matches(&host));
             let header = |(name, value): &(_, _)| headers.get_all(name).iter().any(|v| v == value);
             host && is_below(path, &rule.path) && rule.header.iter().all(header)
         };
@@ -155,6 +145,7 @@ mod tests {
             redirect: None,
             request_header: Edits::default(),
             response_header: Edits::default(),
+            rate_limit: None,
         }
     }
 

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::future::{Either, join, join_all};
+use futures::future::{Either, join_all, join3};
 use throng::http::{Drain, Server, service_fn};
 use throng::runtime::shard_count;
 use throng::tls::TlsListener;
@@ -16,7 +16,7 @@ use crate::log::{Log, Sink, Writer};
 use crate::reload::{self, Events, Reloader};
 use crate::shard::Shard;
 use crate::world::World;
-use crate::{admin, proxy};
+use crate::{admin, proxy, tcp};
 
 /// Serves until SIGTERM or SIGINT.
 ///
@@ -91,6 +91,13 @@ async fn serve(world: Arc<World>, log: Log, events: Option<Events>) -> io::Resul
         let named = |error: io::Error| io::Error::new(error.kind(), format!("{address}: {error}"));
         listeners.push((bound.map_err(named)?, world.acceptors.get(&address).cloned()));
     }
+    let mut passing = Vec::new();
+    for tcp in &world.config.tcp {
+        let (address, max) = (tcp.as_ref().address, tcp.as_ref().max_connections.0);
+        let bound = TcpListener::bind(address);
+        let named = |error: io::Error| io::Error::new(error.kind(), format!("{address}: {error}"));
+        passing.push((bound.map_err(named)?, address, max));
+    }
     let shard = Shard::start(world.clone(), log, drain.clone())?;
     if let Some((sender, receiver)) = events {
         if let Some(config) = &world.config.admin {
@@ -119,11 +126,14 @@ async fn serve(world: Arc<World>, log: Log, events: Option<Events>) -> io::Resul
             None => Either::Right(running.serve_each(listener, service)),
         }
     });
+    let passing = passing
+        .into_iter()
+        .map(|(listener, address, max)| tcp::serve(shard.clone(), listener, address, max));
     let draining = async {
         drain.begun().await;
         running.drain(deadline).await
     };
-    let (drained, _) = join(draining, join_all(serving)).await;
+    let (drained, ..) = join3(draining, join_all(serving), join_all(passing)).await;
     drop(guest);
     let rest = drain.ended().await;
     tracing::info!(?drained, ?rest, "ended");

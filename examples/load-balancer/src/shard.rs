@@ -13,6 +13,7 @@ use throng::http::Drain;
 use crate::group::Group;
 use crate::log::Log;
 use crate::random::Random;
+use crate::rate::Limiter;
 use crate::route::Router;
 use crate::world::World;
 
@@ -30,6 +31,8 @@ pub(crate) struct Counts {
     pub(crate) retries: u64,
     /// Connections upgraded.
     pub(crate) tunnels: u64,
+    /// Connections passed on as they are.
+    pub(crate) passed: u64,
 }
 
 impl Counts {
@@ -48,6 +51,8 @@ pub(crate) struct State {
     /// The upstream of each route; a redirect has none.
     pub(crate) routes: Vec<Option<Rc<Group>>>,
     pub(crate) groups: BTreeMap<String, Rc<Group>>,
+    /// The rate limit of each route that has one.
+    pub(crate) limiters: Vec<Option<Rc<RefCell<Limiter>>>>,
 }
 
 impl State {
@@ -64,7 +69,17 @@ impl State {
             let upstream = route.as_ref().upstream.as_ref()?;
             groups.get(upstream.as_ref()).cloned()
         });
+        let limiters = world.config.route.iter().enumerate().map(|(number, route)| {
+            let limit = route.as_ref().rate_limit.as_ref()?;
+            // Clients do not get a new burst by a reload that does not concern them.
+            let same = old.filter(|old| old.world.config.route.get(number) == Some(route));
+            same.and_then(|old| old.limiters.get(number).cloned().flatten()).or_else(|| {
+                let limiter = Limiter::new(limit.requests.0, limit.per.0, limit.burst.0);
+                Some(Rc::new(RefCell::new(limiter)))
+            })
+        });
         Ok(State {
+            limiters: limiters.collect(),
             router: Router::new(world.config.route.iter().map(|route| route.as_ref())),
             routes: routes.collect(),
             groups,

@@ -146,6 +146,15 @@ fn needs_restart(new: &Config, old: &Config) -> Option<&'static str> {
     if listeners(new) != listeners(old) {
         return Some("[[listener]] can only change with a restart, but for its certificates");
     }
+    let passing = |config: &Config| {
+        let passing = config.tcp.iter().map(|tcp| tcp.as_ref());
+        let mut all: Vec<_> = passing.map(|tcp| (tcp.address, tcp.max_connections.0)).collect();
+        all.sort();
+        all
+    };
+    if passing(new) != passing(old) {
+        return Some("address and max_connections of [[tcp]] can only change with a restart");
+    }
     if new.http != old.http {
         return Some("[http] can only change with a restart");
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::header::{self, HeaderName};
 
-use super::schema::{Check, Config, Edits, Policy, Route, Upstream};
+use super::schema::{Check, Config, Edits, Policy, Route, Tcp, Upstream};
 use super::values::FieldName;
 
 /// Fields that say how a message is to be read, or are for one connection.
@@ -23,14 +23,19 @@ const FRAMING: [HeaderName; 8] = [
 
 /// The first contradiction: where in the file, and what.
 pub(super) fn problem(config: &Config) -> Option<(usize, String)> {
-    if config.listener.is_empty() {
-        return Some((0, "there is no [[listener]]".into()));
+    if config.listener.is_empty() && config.tcp.is_empty() {
+        return Some((0, "there is no [[listener]] and no [[tcp]]".into()));
     }
     let mut addresses = HashSet::new();
-    for listener in &config.listener {
-        if !addresses.insert(listener.as_ref().address) {
-            return Some((listener.span().start, "another listener has this address".into()));
+    let listeners = config.listener.iter().map(|at| (at.span().start, at.as_ref().address));
+    let passing = config.tcp.iter().map(|at| (at.span().start, at.as_ref().address));
+    for (start, address) in listeners.chain(passing) {
+        if !addresses.insert(address) {
+            return Some((start, "another listener has this address".into()));
         }
+    }
+    if config.listener.is_empty() != config.route.is_empty() {
+        return Some((0, "[[listener]] and [[route]] need each other".into()));
     }
     let names: Vec<&str> = config.upstream.keys().map(String::as_str).collect();
     for route in &config.route {
@@ -38,11 +43,22 @@ pub(super) fn problem(config: &Config) -> Option<(usize, String)> {
         if let Some(message) = of_route(route) {
             return Some((start, message.into()));
         }
-        let Some(upstream) = &route.upstream else { continue };
+    }
+    let routes = config.route.iter().filter_map(|route| route.as_ref().upstream.as_ref());
+    let tcp = config.tcp.iter().flat_map(|tcp| {
+        let tcp = tcp.as_ref();
+        tcp.sni.iter().map(|sni| &sni.upstream).chain(&tcp.upstream)
+    });
+    for upstream in routes.chain(tcp) {
         if !config.upstream.contains_key(upstream.as_ref()) {
             let accepted = names.join(", ");
             let message = format!("{:?} is no upstream; there are: {accepted}", upstream.as_ref());
             return Some((upstream.span().start, message));
+        }
+    }
+    for tcp in &config.tcp {
+        if let Some(message) = of_tcp(tcp.as_ref()) {
+            return Some((tcp.span().start, message.into()));
         }
     }
     if config.http.max_connections == 0 {
@@ -65,6 +81,16 @@ pub(super) fn problem(config: &Config) -> Option<(usize, String)> {
         let message = of_upstream(upstream.as_ref())?;
         Some((upstream.span().start, format!("upstream.{name}: {message}")))
     })
+}
+
+fn of_tcp(tcp: &Tcp) -> Option<&'static str> {
+    if tcp.upstream.is_none() && tcp.sni.is_empty() {
+        return Some("tcp: upstream or sni is needed");
+    }
+    if tcp.sni.iter().any(|sni| sni.host.is_empty()) {
+        return Some("tcp: sni.host: at least one is needed");
+    }
+    None
 }
 
 fn of_route(route: &Route) -> Option<&'static str> {

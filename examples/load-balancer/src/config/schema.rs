@@ -19,11 +19,15 @@ use super::values::{
 pub(crate) struct Config {
     #[serde(default)]
     pub(crate) network: Network,
+    #[serde(default)]
     pub(crate) listener: Vec<Spanned<Listener>>,
+    #[serde(default)]
+    pub(crate) tcp: Vec<Spanned<Tcp>>,
     #[serde(default)]
     pub(crate) http: Http,
     #[serde(default)]
     pub(crate) forwarding: Forwarding,
+    #[serde(default)]
     pub(crate) route: Vec<Spanned<Route>>,
     pub(crate) upstream: BTreeMap<String, Spanned<Upstream>>,
     #[serde(default)]
@@ -60,6 +64,42 @@ pub(crate) struct Listener {
 pub(crate) struct Certificate {
     pub(crate) chain: PathBuf,
     pub(crate) key: PathBuf,
+}
+
+/// `[[tcp]]`: where clients connect whose bytes are passed on as they are.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Tcp {
+    pub(crate) address: SocketAddr,
+    /// For those that no `sni` is for; they are closed where there is none.
+    pub(crate) upstream: Option<Spanned<String>>,
+    /// By the name that a TLS client asks for.
+    #[serde(default)]
+    pub(crate) sni: Vec<SniRoute>,
+    /// How long a client may take to ask for a name.
+    #[serde(default = "Tcp::hello_timeout", deserialize_with = "Time::some")]
+    pub(crate) hello_timeout: Time,
+    /// Per shard; further ones wait in the backlog.
+    #[serde(default = "Tcp::max_connections")]
+    pub(crate) max_connections: Whole<1, 10_000_000>,
+}
+
+impl Tcp {
+    fn hello_timeout() -> Time {
+        Time::secs(10)
+    }
+
+    fn max_connections() -> Whole<1, 10_000_000> {
+        Whole(100_000)
+    }
+}
+
+/// One way of `sni`.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SniRoute {
+    pub(crate) host: Vec<HostPattern>,
+    pub(crate) upstream: Spanned<String>,
 }
 
 /// `[http]`: what is asked of clients. Limits are per shard.
@@ -152,6 +192,18 @@ pub(crate) struct Route {
     pub(crate) request_header: Edits,
     #[serde(default)]
     pub(crate) response_header: Edits,
+    pub(crate) rate_limit: Option<RateLimit>,
+}
+
+/// `rate_limit`: requests of each client, per shard.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RateLimit {
+    pub(crate) requests: Whole<1, 1_000_000>,
+    #[serde(deserialize_with = "Time::some")]
+    pub(crate) per: Time,
+    /// At once.
+    pub(crate) burst: Whole<1, 1_000_000>,
 }
 
 /// `redirect`: where requests are to go instead.

@@ -163,6 +163,44 @@ fn errors_name_line_key_value_and_what_is_accepted() {
         ("path = \"/\"", "response_header = { remove = [\"Trailer\"] }", 3, "do not have"),
         ("9000\"", "9000\", resolve = \"30s\"", 6, "127.0.0.1:9000 is an address already"),
         ("127.0.0.1:9000\"", "a.internal:9000\", resolve = \"5ms\"", 6, "at least \"1s\""),
+        (
+            "[[route]]",
+            "[[tcp]]\naddress = \"127.0.0.1:8080\"\nupstream = \"app\"\n[[route]]",
+            3,
+            "another listener has this address",
+        ),
+        (
+            "[[route]]",
+            "[[tcp]]\naddress = \"127.0.0.1:81\"\n[[route]]",
+            3,
+            "tcp: upstream or sni is needed",
+        ),
+        (
+            "[[route]]",
+            "[[tcp]]\naddress = \"127.0.0.1:81\"\n\
+             sni = [{ host = [], upstream = \"app\" }]\n[[route]]",
+            3,
+            "tcp: sni.host: at least one is needed",
+        ),
+        (
+            "[[route]]",
+            "[[tcp]]\naddress = \"127.0.0.1:81\"\nupstream = \"app\"\n\
+             hello_timeout = \"0s\"\n[[route]]",
+            6,
+            "\"0s\" is not a length of time longer than 0",
+        ),
+        (
+            "path = \"/\"",
+            "rate_limit = { requests = 1, per = \"0s\", burst = 1 }",
+            5,
+            "\"0s\" is not a length of time longer than 0",
+        ),
+        (
+            "[[route]]",
+            "[[tcp]]\naddress = \"127.0.0.1:81\"\nupstream = \"x\"\n[[route]]",
+            5,
+            "\"x\" is no upstream",
+        ),
         ("[[route]]", "[htpp]\n[[route]]", 3, "unknown field `htpp`"),
     ] {
         assert!(LEAST.contains(from), "{from}");
@@ -173,7 +211,7 @@ fn errors_name_line_key_value_and_what_is_accepted() {
     let none = LEAST.replacen("[[route]]", "[forwarding]\nrequest_id = \"\"\n[[route]]", 1);
     assert_eq!(config(&none).unwrap().forwarding.request_id, None);
     let error = config("listener = []\nroute = []\nupstream = {}\n").unwrap_err();
-    assert!(error.contains("there is no [[listener]]"), "{error}");
+    assert!(error.contains("there is no [[listener]] and no [[tcp]]"), "{error}");
     let error = config("[[listener]\n").unwrap_err();
     assert!(error.starts_with("lb.toml:1: [[listener]: "), "{error}");
 }

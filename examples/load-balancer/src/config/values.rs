@@ -195,6 +195,26 @@ impl HostPattern {
     }
 }
 
+impl HostPattern {
+    /// Whether it is for this host, which is in small letters and without a dot at its end.
+    pub(crate) fn matches(&self, host: &str) -> bool {
+        match self {
+            HostPattern::Exact(name) => name == host,
+            HostPattern::Below(domain) => {
+                host.len() > domain.len() && host.ends_with(domain.as_str())
+            }
+        }
+    }
+
+    /// The more specific pattern has the larger one: names before domains, long before short.
+    pub(crate) fn specificity(&self) -> (u8, usize) {
+        match self {
+            HostPattern::Exact(_) => (2, 0),
+            HostPattern::Below(domain) => (1, domain.len()),
+        }
+    }
+}
+
 impl<'de> Deserialize<'de> for HostPattern {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let accepted = "a host such as \"example.com\" or \"*.example.com\", without a port";

@@ -14,28 +14,32 @@ pub(crate) struct Refusal {
     pub(crate) why: &'static str,
     /// What follows on the connection cannot be trusted, or is not worth being read.
     pub(crate) close: bool,
+    /// Seconds after which it may go better.
+    pub(crate) retry_after: Option<u64>,
 }
 
 impl Refusal {
     pub(crate) const fn new(status: StatusCode, why: &'static str) -> Refusal {
-        Refusal { status, why, close: false }
+        Refusal { status, why, close: false, retry_after: None }
     }
 
     /// The request is malformed.
     pub(crate) const fn bad(why: &'static str) -> Refusal {
-        Refusal { status: StatusCode::BAD_REQUEST, why, close: true }
+        Refusal { close: true, ..Refusal::new(StatusCode::BAD_REQUEST, why) }
     }
 
     pub(crate) const TOO_LARGE: Refusal = Refusal {
         status: StatusCode::PAYLOAD_TOO_LARGE,
         why: "the body is larger than is taken",
         close: true,
+        retry_after: None,
     };
 
     pub(crate) const TOO_SLOW: Refusal = Refusal {
         status: StatusCode::REQUEST_TIMEOUT,
         why: "the rest of the body did not come in time",
         close: true,
+        retry_after: None,
     };
 
     /// The request could not be sent, or got no response.
@@ -69,6 +73,9 @@ impl Refusal {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if self.close {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        if let Some(seconds) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         if self.status == StatusCode::METHOD_NOT_ALLOWED {
             let others = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");

@@ -4,7 +4,7 @@ mod answer;
 mod forwarded;
 mod head;
 mod out;
-mod tunnel;
+mod upgrade;
 mod upload;
 
 use std::convert::Infallible;
@@ -93,6 +93,16 @@ impl Exchange<'_> {
         let none = Refusal::new(StatusCode::NOT_FOUND, "there is no route for this request");
         let number = route.ok_or(none)?;
         let route = config.route.get(number).ok_or(none)?.as_ref();
+        if let Some(Some(limiter)) = self.state.limiters.get(number) {
+            let trusted = &config.forwarding.trusted;
+            let client = forwarded::client(request.headers(), self.peer.ip(), trusted);
+            if let Err(wait) = limiter.borrow_mut().take(client, now().as_nanos()) {
+                let why = "there are too many requests of this client";
+                let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, why);
+                let seconds = wait.as_millis().div_ceil(1000) as u64;
+                return Err(Refusal { retry_after: Some(seconds), ..refusal });
+            }
+        }
         if let Some(redirect) = &route.redirect {
             return redirected(redirect, &target, request.uri());
         }
@@ -317,7 +327,7 @@ impl Exchange<'_> {
         if let Some(protocol) = protocol {
             headers.insert(header::UPGRADE, protocol);
         }
-        tunnel::start(self.shard, slot, ours, response);
+        upgrade::start(self.shard, slot, ours, response);
         Ok(answer)
     }
 }

@@ -166,6 +166,7 @@ fn routes_and_sticky_cookies_and_hashes_lead_to_servers() {
         [[route]]\nhost = [\"*.hash.example\"]\nupstream = \"hashed\"\n\
         [upstream.api]\nserver = [{ address = \"127.0.0.1:9003\" }]\n\
         [[route]]\npath = \"/old\"\nredirect = { to = \"https://{host}/new{uri}\", status = 301 }\n\
+        [[route]]\npath = \"/few\"\nupstream = \"api\"\nrate_limit = { requests = 1, per = \"1h\", burst = 2 }\n\
         [[route]]\npath = \"/fields\"\nupstream = \"api\"\n\
         request_header = { remove = [\"x-forwarded-host\"], set = [{ name = \"x-drop\", value = \"edge\" }] }\n\
         response_header = { remove = [\"server\"], set = [{ name = \"x-edge\", value = \"1\" }] }\n\
@@ -179,6 +180,14 @@ fn routes_and_sticky_cookies_and_hashes_lead_to_servers() {
     for path in ["/api", "/api/x", "/%61pi/x", "/x/../api"] {
         assert_eq!(with(path, "host: a\r\nx-v: 2\r\n"), ("9003".into(), None), "{path}");
     }
+    // Two at once on each of two shards, and the next in an hour.
+    let few: Vec<Answer> = (0..40).map(|_| get("/few")).collect();
+    let passed = few.iter().filter(|answer| answer.status == 200).count();
+    assert!((2..=4).contains(&passed), "{passed}");
+    let refused = few.last().unwrap();
+    assert_eq!(refused.status, 429);
+    let wait: u64 = refused.field("retry-after").unwrap().parse().unwrap();
+    assert!((3_500..=3_600).contains(&wait), "{wait}");
     let moved = ask("GET /old/x?y=1 HTTP/1.1\r\nhost: a:8080\r\nconnection: close\r\n\r\n");
     assert_eq!((moved.status, moved.text().as_str()), (301, ""));
     assert_eq!(moved.field("location").as_deref(), Some("https://a/new/old/x?y=1"));

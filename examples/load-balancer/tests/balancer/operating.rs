@@ -130,6 +130,11 @@ fn a_balancer_that_cannot_begin_ends() {
     for (from, to, wanted) in [
         (ADMIN, "192.0.2.1:9100", "throng-lb: admin.address 192.0.2.1:9100: "),
         ("[admin]\n", "[admin]\ntoken_file = \"/nowhere\"\n", "admin.token_file /nowhere: "),
+        (
+            "[admin]\n",
+            "[[tcp]]\naddress = \"192.0.2.1:9102\"\nupstream = \"app\"\n[admin]\n",
+            "throng-lb: 192.0.2.1:9102: ",
+        ),
     ] {
         let balancer = world.start(&config(&[9001], "").replacen(from, to, 1));
         assert!(!world.ended(balancer));

@@ -126,6 +126,51 @@ fn slow_over_http2() -> String {
 }
 
 #[test]
+fn connections_are_passed_on_by_name_or_as_they_are() {
+    const PASSING: &str = "127.0.0.1:8444";
+    let Some(mut world) = World::new() else { return };
+    certificate(&world, "front", "front.example");
+    certificate(&world, "app", "app.internal");
+    let (port, site) = ([(9001, "ssl http2")], SITE);
+    let Some(()) = world.nginx_with(&port, site) else { return };
+    let front = site.replace("app.", "front.");
+    let Some(()) = world.nginx_with(&[(9002, "ssl http2")], &front) else { return };
+    let Some(()) = world.nginx_with(&[(9003, "")], &front) else { return };
+    // The first of the plain ones is not there.
+    let passing = format!(
+        "[[tcp]]\naddress = \"{PASSING}\"\nupstream = \"plain\"\n\
+         sni = [{{ host = [\"*.example\"], upstream = \"dead\" }}, {{ host = [\"front.example\"], upstream = \"front\" }}]\n\
+         [upstream.front]\nserver = [{{ address = \"127.0.0.1:9002\" }}]\n\
+         [upstream.dead]\nserver = [{{ address = \"127.0.0.1:9009\" }}]\n\
+         [upstream.plain]\nserver = [{{ address = \"127.0.0.1:9009\" }}, {{ address = \"127.0.0.1:9003\" }}]\n"
+    );
+    world.balancer(&(passing + &config(&[9003], "")));
+    let bytes = vec![b'x'; 2_000_000];
+    world.write("file", &bytes);
+    let resolve =
+        ["--resolve", "front.example:8444:127.0.0.1", "--resolve", "a.example:8444:127.0.0.1"];
+    let ask = |more: &[&str], url: &str| curl(&world, &[&resolve[..], more, &[url]].concat());
+    let Some(answer) = ask(&[], "https://front.example:8444/") else { return };
+    assert_eq!(answer, "9002 HTTP/2.0 front.example:8444    2 200");
+    let down = world.path("down").display().to_string();
+    let file = ask(&["-o", &down], "https://front.example:8444/file").unwrap();
+    assert_eq!(file, " 2 200");
+    assert!(std::fs::read(&down).unwrap() == bytes);
+    let dead = ask(&["-o", "/dev/null"], "https://a.example:8444/").unwrap();
+    assert!(dead.starts_with(" 0 000"), "{dead}");
+    for _ in 0..4 {
+        let plain = ask(&[], &format!("http://{PASSING}/")).unwrap();
+        assert_eq!(plain, format!("9003 HTTP/1.1 {PASSING}    1.1 200"));
+    }
+    let passed: f64 = admin("/metrics")
+        .lines()
+        .filter(|line| line.starts_with("throng_lb_passed_total{"))
+        .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
+        .sum();
+    assert_eq!(passed, 6.0);
+}
+
+#[test]
 fn tls_and_http2_on_both_sides() {
     let Some(mut world) = World::new() else { return };
     certificate(&world, "front", "front.example");

@@ -1,71 +1,57 @@
-//! An upgraded connection: bytes both ways, until both ends are done, one fails, nothing has
-//! passed for too long, or the balancer ends.
+//! Two connections that are joined: bytes both ways, until both ends are done, one fails, nothing
+//! has passed for too long, or the balancer ends.
 
 use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
-use http::Response;
 use hyper::rt::{Read, ReadBuf, Write};
-use hyper::upgrade::OnUpgrade;
 use throng::http::rt::Alarm;
-use throng::http::{Stage, client};
-use throng::runtime::{now, try_spawn_local};
-
-use crate::group::Slot;
-use crate::shard::Shard;
+use throng::http::{Guest, Stage};
+use throng::runtime::now;
 
 /// Read at a time.
 const PIECE: usize = 8192;
 /// Pieces passed on before other tasks get their turn.
 const BURST: usize = 16;
 
-/// Joins the client's side and the server's, once both have been switched.
-pub(super) fn start(
-    shard: &Rc<Shard>,
-    slot: Slot,
-    ours: OnUpgrade,
-    response: Response<client::Body>,
-) {
-    let mut guest = shard.drain.enter();
-    let idle = slot.group.config.timeout.tunnel.0;
-    let counted = shard.clone();
-    let tunnel = async move {
-        let (Ok(client), Ok(server)) = (ours.await, client::upgrade(response).await) else {
-            return;
-        };
-        counted.count(|counts| counts.tunnels += 1);
-        let (mut client, mut server) = (client, server);
-        let (mut up, mut down) = (Way::default(), Way::default());
-        let (mut alarm, mut last) = (Alarm::default(), now());
-        let ended = poll_fn(|cx| {
-            if guest.poll_stage(cx) == Stage::Cut {
-                guest.cut();
-                return Poll::Ready(Ok(()));
-            }
-            let up = up.poll(&mut client, &mut server, cx);
-            let down = down.poll(&mut server, &mut client, cx);
-            let (up_done, up_moved) = up?;
-            let (down_done, down_moved) = down?;
-            if up_done && down_done {
-                return Poll::Ready(Ok(()));
-            }
-            if up_moved || down_moved {
-                last = now();
-            }
-            alarm.poll_at(last + idle, cx).map(Ok::<(), io::Error>)
-        });
-        if let Err(error) = ended.await {
-            tracing::debug!(%error, "an upgraded connection failed");
+/// Passes bytes both ways until it is over. `guest` is of the drain that may cut it.
+///
+/// # Errors
+/// One side failed.
+pub(crate) async fn join<C, S>(
+    mut client: C,
+    mut server: S,
+    idle: Duration,
+    mut guest: Guest,
+) -> io::Result<()>
+where
+    C: Read + Write + Unpin,
+    S: Read + Write + Unpin,
+{
+    let (mut up, mut down) = (Way::default(), Way::default());
+    let (mut alarm, mut last) = (Alarm::default(), now());
+    poll_fn(|cx| {
+        if guest.poll_stage(cx) == Stage::Cut {
+            guest.cut();
+            return Poll::Ready(Ok(()));
         }
-        drop(slot);
-    };
-    if try_spawn_local(tunnel).is_err() {
-        tracing::debug!("no room for the task of an upgraded connection");
-    }
+        let up = up.poll(&mut client, &mut server, cx);
+        let down = down.poll(&mut server, &mut client, cx);
+        let (up_done, up_moved) = up?;
+        let (down_done, down_moved) = down?;
+        if up_done && down_done {
+            return Poll::Ready(Ok(()));
+        }
+        if up_moved || down_moved {
+            last = now();
+        }
+        alarm.poll_at(last + idle, cx).map(Ok)
+    })
+    .await
 }
 
 /// One direction.
