@@ -59,8 +59,12 @@ impl<T> Default for Slab<T> {
 }
 
 impl<T: Entry> Slab<T> {
-    /// Entries in a chunk.
-    const CHUNK: usize = Chunk::<T>::CAPACITY;
+    /// Entries in a chunk. Of small ones, which are looked at for next to nothing each time, it is a
+    /// power of two, so that an index is taken apart by shifts; of others as many as fit.
+    const CHUNK: usize = match Chunk::<T>::CAPACITY {
+        all if size_of::<T>() <= 32 => 1 << all.ilog2(),
+        all => all,
+    };
 
     /// An empty one, without memory.
     pub fn new() -> Slab<T> {

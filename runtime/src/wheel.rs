@@ -6,7 +6,8 @@
 //! from the current one, and moves down as that digit comes round. Bitmaps say which slots
 //! hold anything, so time without timers costs nothing however far it jumps.
 //!
-//! Nodes live in a slab and are linked by 32-bit indices: 16 bytes beside the value. Timers of the same tick fire in the order in which they reached its slot.
+//! Nodes live in a slab and are linked by 32-bit indices: 16 bytes beside the value. Timers of
+//! the same tick fire in the order in which they reached its slot.
 
 use std::mem::MaybeUninit;
 use std::num::NonZeroU32;
