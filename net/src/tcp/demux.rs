@@ -3,8 +3,8 @@
 //! An entry is the low half of the tuple's keyed hash and a [`Slot`]; the tuple itself is
 //! compared where the slot points. The table lives in chunks. It grows by a second table twice as
 //! large, and shrinks by one half as large: every insertion and removal moves a few entries over,
-//! and chunks are freed when drained, so that no single operation does more than a bounded amount of
-//! work.
+//! and chunks are freed when drained. Only the operation that begins a table does more than a
+//! bounded amount of work: it takes all chunks of it, one for 262,144 entries.
 
 use throng_runtime::chunks::{self, Chunk, Pages};
 
