@@ -1,5 +1,6 @@
 //! Bytes per idle WebSocket as a test, in virtual time: counted by the allocator, and pages of the
-//! chunks by the system, so the same on every machine. The bench `idle-ws` measures resident memory and a million.
+//! chunks by the system, so the same on every machine. The bench `idle-ws` measures resident memory
+//! and a million.
 
 use std::cell::Cell;
 use std::rc::Rc;

@@ -77,8 +77,9 @@ pub enum Event {
 /// TCP for one shard: segments in, segments out, time passed in.
 ///
 /// Call order, once per turn: [`prefetch`](Engine::prefetch), [`locate`](Engine::locate),
-/// [`warm`](Engine::warm), [`warm_payload`](Engine::warm_payload) and [`on_segment_at`](Engine::on_segment_at), each over the whole
-/// burst received; [`on_timeout`](Engine::on_timeout);
+/// [`warm`](Engine::warm), [`warm_payload`](Engine::warm_payload) and
+/// [`on_segment_at`](Engine::on_segment_at), each over the whole burst received;
+/// [`on_timeout`](Engine::on_timeout);
 /// [`pop_event`](Engine::pop_event) until there is none; what the application does
 /// (`recv`, `send`, `accept`, ...); [`poll_transmit`](Engine::poll_transmit). Everything the
 /// engine wants to send, ACKs included, waits for `poll_transmit`, so an answer the

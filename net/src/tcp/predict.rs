@@ -4,10 +4,11 @@
 //! [`arrival::on_segment`](super::arrival::on_segment) would do the same with it, step by step. What
 //! it asks is answered beforehand by what [`is_predicted`] asks: of the segment, that it has no flags
 //! but ACK and PSH, no report of SACK and no mark, that it begins at RCV.NXT and not before the one
-//! that told of the window last, ends inside the window, and acknowledges what is out; of the connection, that it is established and repairs nothing, and that
-//! what its cold box holds is plain queues (`UNUSUAL` is not set); of the memory, that there is some. So
-//! no check of RFC 9293 3.10.7.4 or RFC 5961 can fail, no FIN or range waits behind it, and neither
-//! scoreboard, probe nor undo has anything to learn. The tests compare the two.
+//! that told of the window last, ends inside the window, and acknowledges what is out; of the
+//! connection, that it is established and repairs nothing, and that what its cold box holds is plain
+//! queues (`UNUSUAL` is not set); of the memory, that there is some. So no check of RFC 9293 3.10.7.4
+//! or RFC 5961 can fail, no FIN or range waits behind it, and neither scoreboard, probe nor undo has
+//! anything to learn. The tests compare the two.
 
 use bytes::Bytes;
 

@@ -80,8 +80,8 @@ impl Control {
     }
 }
 
-/// The server as a process: prints where its page is, and `ready`, and then obeys the lines of its standard input:
-/// `stats` prints a snapshot, `stages on` and `stages off` measure the loop's stages,
+/// The server as a process: prints where its page is, and `ready`, and then obeys the lines of its
+/// standard input: `stats` prints a snapshot, `stages on` and `stages off` measure the loop's stages,
 /// `publish TEXT` sends a text to all, `report JSON` is for the page. It ends when its input
 /// does.
 pub(crate) fn run_process(
