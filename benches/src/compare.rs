@@ -11,7 +11,7 @@ use crate::load::Done;
 use crate::memory::{forget_peak, peak_and_now};
 use crate::noise::Watch;
 use crate::report::Report;
-use crate::stats::Samples;
+use crate::stats::{Samples, UNTIMED};
 use crate::subject::{Ask, Match, Subject, peers_program};
 
 /// Longest wait for a client beyond the time that it was given.
@@ -143,7 +143,7 @@ impl Comparison {
         }
         let watch = Watch::start(&self.ask.cores)?;
         let before = this.cpu()?;
-        let mut sum = Done { quantiles: [f64::NAN; 3], ..Done::default() };
+        let mut sum = Done { quantiles: UNTIMED, ..Done::default() };
         let mut spent = None;
         let count = this.clients.len() as f64;
         for i in 0..this.clients.len() {
@@ -219,8 +219,10 @@ impl Comparison {
                 "server_ns_per_operation": of(found, |one| 1e9 * one.server / one.done.done as f64),
                 "errors": found.iter().map(|one| one.done.errors).sum::<u64>(),
                 "p50_us": of(found, |one| one.done.quantiles[0]),
-                "p99_us": of(found, |one| one.done.quantiles[1]),
-                "p999_us": of(found, |one| one.done.quantiles[2]),
+                "p90_us": of(found, |one| one.done.quantiles[1]),
+                "p99_us": of(found, |one| one.done.quantiles[2]),
+                "p999_us": of(found, |one| one.done.quantiles[3]),
+                "p9999_us": of(found, |one| one.done.quantiles[4]),
                 "memory_growth_bytes": of(found, |one| one.growth as f64),
             });
             (subject.name(), details)
@@ -332,7 +334,8 @@ mod tests {
 
     #[test]
     fn a_polling_server_is_busy_all_the_time() {
-        let done = Done { done: 1_000, errors: 0, seconds: 2.0, quantiles: [7.0, 8.0, 9.0] };
+        let done =
+            Done { done: 1_000, errors: 0, seconds: 2.0, quantiles: [7.0, 7.5, 8.0, 9.0, 10.0] };
         let found = Found { done, server: 0.5, others: 0.01, growth: 4_096 };
         let report = comparison(Measure::Rate).report(&[vec![found], vec![found]]);
         assert_eq!((report.throng.median(), report.peers[0].1.median()), (500.0, 2_000.0));

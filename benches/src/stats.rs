@@ -43,6 +43,13 @@ impl Samples {
     }
 }
 
+/// The parts of all operations, 0 to 1, whose longest time is said.
+pub const QUANTILES: [f64; 5] = [0.5, 0.9, 0.99, 0.999, 0.9999];
+/// Microseconds that each part of [`QUANTILES`] does not exceed.
+pub type Quantiles = [f64; QUANTILES.len()];
+/// Of operations that were not timed.
+pub const UNTIMED: Quantiles = [f64::NAN; QUANTILES.len()];
+
 /// How finely [`Histogram`] tells values apart: a power of two has so many steps.
 const STEPS: u64 = 64;
 
@@ -88,6 +95,11 @@ impl Histogram {
             }
         }
         f64::NAN
+    }
+
+    /// At each of [`QUANTILES`].
+    pub fn quantiles(&self) -> Quantiles {
+        QUANTILES.map(|quantile| self.at(quantile))
     }
 
     fn index(value: u64) -> usize {

@@ -26,7 +26,7 @@ use throng::{TcpStream, spawn_local};
 
 use crate::helper;
 use crate::role::{Role, Traffic};
-use crate::stats::Histogram;
+use crate::stats::{Histogram, Quantiles, UNTIMED};
 use websocket::{Label, Talk};
 
 /// Connections that are opened at a time.
@@ -87,8 +87,8 @@ pub struct Done {
     pub errors: u64,
     /// How long it took.
     pub seconds: f64,
-    /// Microseconds at the median, 99 and 99.9 percent; NaN unless timed.
-    pub quantiles: [f64; 3],
+    /// How long they took; NaN unless timed.
+    pub quantiles: Quantiles,
 }
 
 impl Done {
@@ -110,7 +110,7 @@ impl Done {
             done: value["done"].as_u64()?,
             errors: value["errors"].as_u64()?,
             seconds: value["seconds"].as_f64()?,
-            quantiles: [0, 1, 2].map(quantile),
+            quantiles: std::array::from_fn(quantile),
         })
     }
 }
@@ -306,7 +306,7 @@ async fn work(shared: &Rc<Shared>, time: Duration) -> io::Result<Done> {
         done: shared.done.get() - done,
         errors: shared.errors.get() - errors,
         seconds: (end - begin).as_secs_f64(),
-        quantiles: [f64::NAN; 3],
+        quantiles: UNTIMED,
     };
     for due in shared.due.take() {
         shared.times.borrow_mut().add(end.saturating_duration_since(due));
@@ -328,7 +328,7 @@ async fn work(shared: &Rc<Shared>, time: Duration) -> io::Result<Done> {
     drop(pacer);
     done.errors = shared.errors.get() - errors;
     let times = shared.times.take();
-    done.quantiles = [0.5, 0.99, 0.999].map(|quantile| times.at(quantile));
+    done.quantiles = times.quantiles();
     Ok(done)
 }
 
@@ -407,16 +407,16 @@ mod tests {
         };
         let done = builder.run(main).unwrap().pop().unwrap().unwrap();
         serving.join().unwrap().unwrap();
-        let [median, most, _] = done.quantiles;
+        let [median, _, most, ..] = done.quantiles;
         assert!(most > 100_000.0 && done.errors == 0, "{done:?}");
         assert!(median < most, "{done:?}");
     }
 
     #[test]
     fn what_is_printed_is_read() {
-        let done = Done { done: 7, errors: 1, seconds: 0.5, quantiles: [1.0, 2.5, 3.0] };
+        let done = Done { done: 7, errors: 1, seconds: 0.5, quantiles: [1.0, 2.0, 2.5, 3.0, 4.0] };
         assert_eq!(Done::parse(&done.to_json().to_string()), Some(done));
-        let untimed = Done { quantiles: [f64::NAN; 3], ..done };
+        let untimed = Done { quantiles: UNTIMED, ..done };
         let read = Done::parse(&untimed.to_json().to_string()).expect("an object");
         assert!(read.quantiles.iter().all(|quantile| quantile.is_nan()));
         assert_eq!(Done::parse("begun"), None);

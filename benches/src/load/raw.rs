@@ -27,6 +27,7 @@ use super::websocket::{Label, Talk};
 use super::{Done, Load, parse_go, traffic, warm_up};
 use crate::helper;
 use crate::role::Traffic;
+use crate::stats::UNTIMED;
 use crate::subject::LONGEST_RAW;
 
 /// Handshakes under way at a time.
@@ -306,7 +307,7 @@ impl Raw {
         self.running = false;
         self.until("the last", |raw| raw.on_way == 0)?;
         let errors = self.errors - errors;
-        Ok(Done { done, errors, seconds, quantiles: [f64::NAN; 3] })
+        Ok(Done { done, errors, seconds, quantiles: UNTIMED })
     }
 
     fn for_a_while(&mut self, time: Duration) {

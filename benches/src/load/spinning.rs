@@ -29,7 +29,7 @@ pub(super) fn run(role: &Role) -> io::Result<()> {
             done: times.total(),
             errors: 0,
             seconds: begin.elapsed().as_secs_f64(),
-            quantiles: [0.5, 0.99, 0.999].map(|quantile| times.at(quantile)),
+            quantiles: times.quantiles(),
         };
         println!("{}", done.to_json());
     }
