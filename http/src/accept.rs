@@ -19,6 +19,12 @@ pub trait Accept {
     /// Of one connection (`ConnectionAborted`, `ConnectionReset`) or of the listener; after
     /// either, later calls may succeed.
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Self::Io, SocketAddr)>>;
+
+    /// After the last [`poll_accept`](Accept::poll_accept): takes no new connections any more,
+    /// and hands out those it was about to; `None` when there are none, as here.
+    fn poll_last(&self, _: &mut Context<'_>) -> Poll<Option<(Self::Io, SocketAddr)>> {
+        Poll::Ready(None)
+    }
 }
 
 impl<A: Accept + ?Sized> Accept for &A {
@@ -27,6 +33,10 @@ impl<A: Accept + ?Sized> Accept for &A {
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Self::Io, SocketAddr)>> {
         (**self).poll_accept(cx)
     }
+
+    fn poll_last(&self, cx: &mut Context<'_>) -> Poll<Option<(Self::Io, SocketAddr)>> {
+        (**self).poll_last(cx)
+    }
 }
 
 impl<A: Accept + ?Sized> Accept for std::rc::Rc<A> {
@@ -34,6 +44,10 @@ impl<A: Accept + ?Sized> Accept for std::rc::Rc<A> {
 
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Self::Io, SocketAddr)>> {
         (**self).poll_accept(cx)
+    }
+
+    fn poll_last(&self, cx: &mut Context<'_>) -> Poll<Option<(Self::Io, SocketAddr)>> {
+        (**self).poll_last(cx)
     }
 }
 
@@ -60,5 +74,9 @@ impl Accept for throng_tls::TlsListener {
 
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Self::Io, SocketAddr)>> {
         self.poll_accept(cx)
+    }
+
+    fn poll_last(&self, cx: &mut Context<'_>) -> Poll<Option<(Self::Io, SocketAddr)>> {
+        self.poll_last(cx)
     }
 }

@@ -146,18 +146,26 @@ where
     }
 
     fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Next {
-        let draining = self.draining();
+        let phase = self.membership.shared.phase();
         let State::Waiting { io, head, first } = &mut self.state else { return Next::Done };
         let mut space = [MaybeUninit::uninit(); FIRST_READ];
         let mut buf = ReadBuf::uninit(&mut space);
         match Pin::new(io).poll_read(cx, buf.unfilled()) {
-            // A request that has come before the drain is answered, one that has not is not
-            // waited for.
-            Poll::Pending if draining && head.is_empty() => return Next::Done,
             Poll::Pending => {
                 let settings = &self.membership.shared.settings;
                 let limit = if *first { settings.header_timeout } else { settings.idle_timeout };
-                return Next::Wait(Some(self.since + limit));
+                let until = self.since + limit;
+                return match phase {
+                    // A request that has come before the drain is answered, and one that may be
+                    // on its way, where the settings say so.
+                    Phase::Draining { idle, .. } if head.is_empty() => {
+                        match idle > throng_runtime::now() {
+                            true => Next::Wait(Some(until.min(idle))),
+                            false => Next::Done,
+                        }
+                    }
+                    _ => Next::Wait(Some(until)),
+                };
             }
             Poll::Ready(Ok(())) if !buf.filled().is_empty() => {}
             Poll::Ready(_) => return Next::Done,
@@ -327,6 +335,9 @@ where
     fn on_timeout(&mut self, cx: &mut Context<'_>) -> Next {
         let shared = self.membership.shared.clone();
         match &mut self.state {
+            State::Waiting { head, .. } if head.is_empty() && shared.phase() != Phase::Serving => {
+                Next::Done
+            }
             State::Waiting { first, .. } => {
                 let first = *first;
                 shared.count(|counters| match first {
@@ -409,7 +420,7 @@ where
                 State::Done => Next::Done,
             };
             let next = match (next, phase) {
-                (Next::Wait(until), Phase::Draining { until: cut })
+                (Next::Wait(until), Phase::Draining { until: cut, .. })
                     if until.is_none_or(|until| cut < until) =>
                 {
                     ready!(this.alarm.poll_at(cut, cx));

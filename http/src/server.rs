@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -54,6 +55,7 @@ pub struct Server {
     pub(crate) header_timeout: Duration,
     pub(crate) body_timeout: Duration,
     pub(crate) idle_timeout: Duration,
+    pub(crate) drain_idle: Duration,
     pub(crate) http2_ping: Option<(Duration, Duration)>,
     pub(crate) http1: bool,
     pub(crate) http2: bool,
@@ -71,6 +73,7 @@ impl Default for Server {
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(60),
+            drain_idle: Duration::ZERO,
             http2_ping: None,
             http1: true,
             http2: true,
@@ -138,6 +141,15 @@ impl Server {
     #[must_use]
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.idle_timeout = timeout;
+        self
+    }
+
+    /// How long, in a drain, a connection without a request may stay, and a TLS handshake go on:
+    /// the client may have sent a request that is still on its way, and would see its connection
+    /// closed instead of an answer. The request is answered with `connection: close`. Default: 0.
+    #[must_use]
+    pub fn drain_idle(mut self, patience: Duration) -> Self {
+        self.drain_idle = patience;
         self
     }
 
@@ -225,22 +237,7 @@ impl Running {
         S: Service<Request<Incoming>, Error: Into<BoxError>, Future: 'static>,
         B: Body<Error: Into<BoxError>> + 'static,
     {
-        let guest = drain.enter();
-        let draining = async {
-            drain.begun().await;
-            let rest = match drain.stage() {
-                Stage::Draining { until } => until.saturating_since(throng_runtime::now()),
-                _ => Duration::ZERO,
-            };
-            drop(self.drain(rest));
-            std::future::pending().await
-        };
-        let serving = std::pin::pin!(self.serve(listener, service));
-        let drained = match select(serving, std::pin::pin!(draining)).await {
-            Either::Left((drained, _)) | Either::Right((drained, _)) => drained,
-        };
-        guest.served(drained);
-        drained
+        self.drained_with(drain, self.serve(listener, service)).await
     }
 
     /// Serves a listener with a service of its own for each connection, made by `make` from
@@ -257,6 +254,42 @@ impl Running {
         B: Body<Error: Into<BoxError>> + 'static,
     {
         self.serve_shared(listener, move |peer| Rc::new(make(peer))).await
+    }
+
+    /// [`serve_each`](Running::serve_each)s until `drain` begins, and then drains this server by
+    /// the same deadline.
+    pub async fn serve_each_until<A, S, B>(
+        &self,
+        drain: &Drain,
+        listener: A,
+        make: impl FnMut(SocketAddr) -> S,
+    ) -> Drained
+    where
+        A: Accept,
+        S: Service<Request<Incoming>, Response = Response<B>> + 'static,
+        S: Service<Request<Incoming>, Error: Into<BoxError>, Future: 'static>,
+        B: Body<Error: Into<BoxError>> + 'static,
+    {
+        self.drained_with(drain, self.serve_each(listener, make)).await
+    }
+
+    /// Serves until `drain` begins, and to the end of this server's part in it.
+    async fn drained_with(&self, drain: &Drain, serving: impl Future<Output = Drained>) -> Drained {
+        let guest = drain.enter();
+        let draining = async {
+            drain.begun().await;
+            let rest = match drain.stage() {
+                Stage::Draining { until } => until.saturating_since(throng_runtime::now()),
+                _ => Duration::ZERO,
+            };
+            drop(self.drain(rest));
+            std::future::pending().await
+        };
+        let drained = match select(pin!(serving), pin!(draining)).await {
+            Either::Left((drained, _)) | Either::Right((drained, _)) => drained,
+        };
+        guest.served(drained);
+        drained
     }
 
     /// Stops accepting, lets every connection end after the requests it is in, and cuts
@@ -308,6 +341,15 @@ impl Running {
             }
             throng_runtime::coop::consume_budget().await;
         }
+        if let Phase::Draining { idle, .. } = self.0.phase() {
+            let patience = idle.saturating_since(throng_runtime::now());
+            let last = async {
+                while let Some((io, peer)) = poll_fn(|cx| listener.poll_last(cx)).await {
+                    self.spawn(io, make(peer));
+                }
+            };
+            let _ = throng_runtime::timeout(patience, last).await;
+        }
         drop(listener);
         poll_fn(|cx| self.0.poll_drained(cx)).await
     }
@@ -355,7 +397,7 @@ impl Running {
 
     /// Waits, but not into a drain.
     async fn pause(&self, duration: Duration) {
-        let mut sleep = std::pin::pin!(throng_runtime::sleep(duration));
+        let mut sleep = pin!(throng_runtime::sleep(duration));
         poll_fn(|cx| {
             self.0.watch(cx);
             if self.0.phase() == Phase::Serving {

@@ -66,6 +66,8 @@ pub(crate) enum Phase {
     /// No new connections; those open end after the request they are in.
     Draining {
         until: Instant,
+        /// Until when connections between two requests may stay.
+        idle: Instant,
     },
     /// All connections end now.
     Cut,
@@ -136,7 +138,9 @@ impl Shared {
     pub(crate) fn drain(&self, deadline: Duration) {
         if self.phase.get() == Phase::Serving {
             self.open_at_drain.set(self.open.get());
-            self.phase.set(Phase::Draining { until: throng_runtime::now() + deadline });
+            let now = throng_runtime::now();
+            let idle = now + self.settings.drain_idle.min(deadline);
+            self.phase.set(Phase::Draining { until: now + deadline, idle });
             self.wake_connections();
             self.notify();
         }

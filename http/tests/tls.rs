@@ -148,6 +148,32 @@ fn a_drain_ends_open_connections_and_handshakes() {
     assert_eq!(running.connections(), 0);
 }
 
+/// A handshake that has begun is as good as a request that is on its way.
+#[test]
+fn a_drain_with_patience_lets_handshakes_end() {
+    let mut pair = Pair::new(1);
+    let patience = Duration::from_secs(5);
+    let (running, listener) = serve(&pair, Server::new().drain_idle(patience));
+    let draining = running.clone();
+    drop(listener);
+    let drain = pair.world.spawn(pair.server, ShardId(0), async move {
+        sleep(Duration::from_millis(500)).await;
+        draining.drain(Duration::from_secs(10)).await
+    });
+    pair.run(async {
+        let begun = TcpStream::connect(server_address()).await.unwrap();
+        sleep(Duration::from_secs(1)).await;
+        let refused = TcpStream::connect(server_address()).await;
+        assert_eq!(refused.unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
+        let _ = begun.set_nodelay(true);
+        let mut begun = connector().alpn([alpn::HTTP1]).connect("a.test", begun).await.unwrap();
+        ask(&mut begun).await;
+        assert_eq!(begun.read(&mut [0; 1]).await.unwrap(), 0, "close_notify");
+        assert!(now() < throng_runtime::Instant::from_millis(2_000), "{:?}", now());
+    });
+    assert!(drain.is_finished() && running.counters().cut == 0);
+}
+
 /// A client that gives up, and one that says nothing after its handshake.
 #[test]
 fn clients_that_leave_are_forgotten() {

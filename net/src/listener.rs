@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::task::{Context, Poll};
 
-use crate::kernel::KernelListener;
+use crate::kernel::{self, KernelListener};
 use crate::local::{self, Network};
 use crate::stack::SharedStack;
 use crate::stream::TcpStream;
@@ -67,6 +67,52 @@ impl TcpListener {
     /// simulated world.
     pub fn bind_kernel(addr: SocketAddr) -> io::Result<TcpListener> {
         TcpListener::on_host(&*local::network()?, addr, DEFAULT_BACKLOG)
+    }
+
+    /// A socket of the host's that listens already: one that was passed to this process
+    /// ([`throng_runtime::activation`]), taken over from another one, or opened by
+    /// [`listeners_on_host`](TcpListener::listeners_on_host). It may be shared with other shards
+    /// and processes (`try_clone`): each connection goes to one of them, and those that wait stay
+    /// when one drops it. Its backlog and address are what they were.
+    ///
+    /// # Errors
+    /// `InvalidInput` where it is no listening TCP socket; `Unsupported` where the shard's device
+    /// is not `kernel`: clients come by the device, not by the host. A control plane's uses
+    /// [`from_std_kernel`](TcpListener::from_std_kernel).
+    pub fn from_std(listener: std::net::TcpListener) -> io::Result<TcpListener> {
+        if local::network()?.stack().is_some() {
+            let text = "a socket of the host's can be taken over on the device `kernel` only: this \
+                shard has a device and a stack of its own";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+        }
+        TcpListener::from_std_kernel(listener)
+    }
+
+    /// Like [`from_std`](TcpListener::from_std), whatever the shard's device, as
+    /// [`bind_kernel`](TcpListener::bind_kernel).
+    ///
+    /// # Errors
+    /// `InvalidInput` where it is no listening TCP socket; `Unsupported` in a simulated world.
+    pub fn from_std_kernel(listener: std::net::TcpListener) -> io::Result<TcpListener> {
+        let reactor = local::network()?.open_reactor()?;
+        Ok(TcpListener(Inner::Kernel(KernelListener::adopt(reactor, listener.into())?)))
+    }
+
+    /// Opens `count` sockets of the host's (at least one) that listen at `addr` together, one for
+    /// each shard: the host spreads connections over them. Unlike [`bind`](TcpListener::bind)
+    /// on the device `kernel` this refuses an address at which another process listens, even one
+    /// that would share it. Anywhere, on any thread; [`from_std`](TcpListener::from_std) brings
+    /// them to their shards. An unspecified IPv6 address covers IPv4 too.
+    ///
+    /// # Errors
+    /// `AddrInUse` where somebody listens there, and what else the host says.
+    pub fn listeners_on_host(
+        addr: SocketAddr,
+        count: usize,
+        backlog: usize,
+    ) -> io::Result<Vec<std::net::TcpListener>> {
+        let fds = kernel::listen_together(addr, count, backlog)?;
+        Ok(fds.into_iter().map(Into::into).collect())
     }
 
     fn on_host(network: &Network, addr: SocketAddr, backlog: usize) -> io::Result<TcpListener> {

@@ -266,6 +266,81 @@ fn the_host_is_the_network_where_none_is_configured() {
     assert!(error.to_string().contains("loss"), "{error}");
 }
 
+/// Sockets of one address, which nobody else gets while they are there; each shard takes its
+/// own, and what waits in one is there for whoever has it next.
+#[test]
+fn sockets_opened_together_are_handed_on() {
+    let open = |addr| TcpListener::listeners_on_host(addr, 2, 64);
+    let mut sockets = open(any("127.0.0.1")).unwrap();
+    let addr = sockets[0].local_addr().unwrap();
+    assert_eq!(sockets[1].local_addr().unwrap(), addr);
+    assert_eq!(open(addr).unwrap_err().kind(), ErrorKind::AddrInUse);
+    // Nor does one that covers it.
+    let everywhere = SocketAddr::new("0.0.0.0".parse().unwrap(), addr.port());
+    assert_eq!(open(everywhere).unwrap_err().kind(), ErrorKind::AddrInUse);
+    // Enough for both to get some.
+    let clients: Vec<_> = (0..64).map(|_| std::net::TcpStream::connect(addr).unwrap()).collect();
+    let second = std::sync::Mutex::new(Some(sockets.pop().unwrap()));
+    let first = sockets[0].try_clone().unwrap();
+    let accept_all = |socket: std::net::TcpListener| async move {
+        let listener = TcpListener::from_std(socket).unwrap();
+        assert_eq!(listener.local_addr().unwrap().ip(), any("127.0.0.1").ip());
+        let (mut count, wait) = (0, Duration::from_millis(200));
+        while let Ok(accepted) = timeout(wait, listener.accept()).await {
+            assert!(accepted.is_ok());
+            count += 1;
+        }
+        count
+    };
+    // One shard takes the first half of what waits in its socket, and drops it.
+    let early = std::sync::Mutex::new(Some(first));
+    let counts = on_both(|_| {
+        let socket = early.lock().unwrap().take();
+        async move {
+            let Some(socket) = socket else { return 0 };
+            let listener = TcpListener::from_std(socket).unwrap();
+            listener.accept().await.unwrap();
+            1
+        }
+    });
+    assert_eq!(counts.iter().sum::<usize>(), 1);
+    // Others have the rest.
+    let first = std::sync::Mutex::new(sockets.pop());
+    let counts = on_both(|shard| {
+        let slot = if shard.0 == 0 { &first } else { &second };
+        accept_all(slot.lock().unwrap().take().unwrap())
+    });
+    assert_eq!(counts.iter().sum::<usize>(), clients.len() - 1, "{counts:?}");
+    assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
+    // They are closed with their shards.
+    open(addr).unwrap();
+}
+
+#[test]
+fn what_is_no_listener_is_not_taken_for_one() {
+    on_one(|| async {
+        let listener = std::net::TcpListener::bind(any("127.0.0.1")).unwrap();
+        let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (null, udp) = (
+            std::fs::File::open("/dev/null").unwrap(),
+            std::net::UdpSocket::bind(any("127.0.0.1")).unwrap(),
+        );
+        for fd in [std::os::fd::OwnedFd::from(stream), null.into(), udp.into()] {
+            let refused = TcpListener::from_std(fd.into()).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::InvalidInput, "{refused}");
+        }
+    });
+    // With a device clients do not come by the host's sockets; an operator may.
+    let with_device = Builder::new().device("memory:no-host-sockets").address("10.0.0.1/24");
+    run(with_device, |_| async {
+        let listener = std::net::TcpListener::bind(any("127.0.0.1")).unwrap();
+        let refused = TcpListener::from_std(listener.try_clone().unwrap()).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Unsupported);
+        assert!(refused.to_string().contains("on the device `kernel` only"), "{refused}");
+        TcpListener::from_std_kernel(listener).unwrap();
+    });
+}
+
 #[test]
 fn a_shard_with_a_device_serves_the_host_too() {
     let adaptive = IdlePolicy::Adaptive { spin: Duration::ZERO, pause: Duration::ZERO };

@@ -11,7 +11,7 @@ use crate::blocking::Pool;
 use crate::chunks;
 use crate::config::{Config, ShardId};
 use crate::shard;
-use crate::signal;
+use crate::signal::{self, Wish};
 
 /// An arena held by a shard, or about to be; goes back when dropped.
 pub(crate) struct Lease(&'static Arena);
@@ -42,8 +42,9 @@ pub(crate) struct Group {
     stop: AtomicBool,
     /// A signal to end has come.
     terminate: AtomicBool,
-    watching: Once,
-    /// The counter of signals when the runtime started.
+    /// The wishes that signals are watched for.
+    watching: [Once; signal::WISHES],
+    /// The counter of signals to end when the runtime started.
     signals: u32,
 }
 
@@ -61,8 +62,8 @@ impl Group {
             blocking: real.then(|| Pool::new(config.blocking_threads, outside(config))),
             stop: AtomicBool::new(false),
             terminate: AtomicBool::new(false),
-            watching: Once::new(),
-            signals: signal::seen(),
+            watching: [const { Once::new() }; signal::WISHES],
+            signals: signal::seen(Wish::End),
         }
     }
 
@@ -90,15 +91,24 @@ impl Group {
         self.unpark_all();
     }
 
-    pub(crate) fn watch_signals(&self) {
+    pub(crate) fn watch_signals(&self, wish: Wish) {
         if self.blocking.is_some() {
-            self.watching.call_once(signal::install);
+            self.watching[wish as usize].call_once(|| signal::install(wish));
         }
+    }
+
+    fn watches(&self, wish: Wish) -> bool {
+        self.watching[wish as usize].is_completed()
     }
 
     pub(crate) fn terminated(&self) -> bool {
         self.terminate.load(Ordering::Acquire)
-            || (self.watching.is_completed() && signal::seen() != self.signals)
+            || (self.watches(Wish::End) && signal::seen(Wish::End) != self.signals)
+    }
+
+    /// What changes when a signal has come: while it stays, who waits for one waits on.
+    pub(crate) fn news(&self) -> (bool, u32) {
+        (self.terminate.load(Ordering::Acquire), signal::all())
     }
 
     fn unpark_all(&self) {
@@ -120,8 +130,10 @@ fn outside(config: &Config) -> Option<Cores> {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        if self.watching.is_completed() {
-            signal::uninstall();
+        for wish in [Wish::End, Wish::Hangup, Wish::User1, Wish::User2] {
+            if self.watches(wish) {
+                signal::uninstall(wish);
+            }
         }
     }
 }

@@ -21,6 +21,7 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 
+pub mod activation;
 mod affinity;
 mod arena;
 mod blocking;

@@ -159,7 +159,7 @@ impl Drop for Reactor {
 #[inline(always)]
 fn inbox(shard: &Shard) -> bool {
     let mut taken = 0;
-    if !shard.signal_waiters.borrow().is_empty() && shard.group.terminated() {
+    if !shard.signal_waiters.borrow().is_empty() && shard.has_news() {
         for waiter in shard.signal_waiters.take().into_values() {
             waiter.wake();
             taken += 1;

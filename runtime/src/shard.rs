@@ -77,6 +77,8 @@ pub(crate) struct Shard {
     pub(crate) port: RefCell<Port<Envelope>>,
     /// Who waits for a signal, by the numbers of `signal::Waiter`.
     pub(crate) signal_waiters: RefCell<BTreeMap<u64, Waker>>,
+    /// The group's news of signals that they have been told of.
+    signal_news: Cell<(bool, u32)>,
     closing: Cell<bool>,
     /// See the module `local`.
     pub(crate) local: RefCell<Option<Rc<dyn Any>>>,
@@ -121,6 +123,7 @@ impl Shard {
             extras: RefCell::new(HashMap::default()),
             port: RefCell::new(port),
             signal_waiters: RefCell::new(BTreeMap::new()),
+            signal_news: Cell::new((false, crate::signal::all())),
             closing: Cell::new(false),
             local: RefCell::new(None),
             counters: Counters::default(),
@@ -495,6 +498,12 @@ impl Shard {
         let timers = self.timers.take();
         drop(timers);
         task_memory::trim();
+    }
+
+    /// Whether who waits for signals has to look again, which this takes them to do.
+    pub(crate) fn has_news(&self) -> bool {
+        let news = self.group.news();
+        self.signal_news.replace(news) != news
     }
 
     pub(crate) fn snapshot(&self) -> Stats {

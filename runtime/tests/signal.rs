@@ -5,7 +5,7 @@ mod common;
 use std::time::Duration;
 
 use common::{no_driver, shards, within, world};
-use throng_runtime::{Instant, ShardId, run, signal, sleep, spawn_local};
+use throng_runtime::{Instant, ShardId, run, signal, sleep, spawn_local, timeout};
 
 fn action(signal: libc::c_int) -> usize {
     // SAFETY: all-zero is a valid `sigaction`; the call only reads the current one.
@@ -44,6 +44,65 @@ fn a_signal_reaches_every_waiting_task_of_every_shard() {
         });
         assert_eq!(action(libc::SIGTERM), before, "the handler is taken back");
     }
+}
+
+/// On every shard each of those who wait hears of each signal.
+#[test]
+fn signals_that_tell_something_are_heard_again_and_again() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    const KINDS: [(signal::Kind, libc::c_int); 3] = [
+        (signal::Kind::Hangup, libc::SIGHUP),
+        (signal::Kind::User1, libc::SIGUSR1),
+        (signal::Kind::User2, libc::SIGUSR2),
+    ];
+    static READY: AtomicU32 = AtomicU32::new(0);
+    let before = KINDS.map(|(_, number)| action(number));
+    let heard = Arc::new([const { AtomicU32::new(0) }; KINDS.len()]);
+    let all = heard.clone();
+    within(Duration::from_secs(20), move || {
+        run(shards(3), no_driver, move |shard| {
+            let heard = heard.clone();
+            async move {
+                for (at, (kind, _)) in KINDS.into_iter().enumerate() {
+                    let (heard, mut signals) = (heard.clone(), signal::signals(kind));
+                    let listening = async move {
+                        loop {
+                            signals.next().await;
+                            heard[at].fetch_add(1, Ordering::SeqCst);
+                        }
+                    };
+                    spawn_local(listening).detach();
+                }
+                READY.fetch_add(1, Ordering::SeqCst);
+                while READY.load(Ordering::SeqCst) < 3 {
+                    sleep(Duration::from_millis(1)).await;
+                }
+                if shard.0 != 0 {
+                    while heard[2].load(Ordering::SeqCst) < 9 {
+                        sleep(Duration::from_millis(5)).await;
+                    }
+                    return;
+                }
+                let mut unheard = signal::signals(signal::Kind::User2);
+                for round in 1..=3 {
+                    for (at, (_, number)) in KINDS.into_iter().enumerate() {
+                        send(number);
+                        while heard[at].load(Ordering::SeqCst) < 3 * round {
+                            sleep(Duration::from_millis(1)).await;
+                        }
+                    }
+                }
+                // Three of them, and one that is heard of.
+                unheard.next().await;
+                assert!(timeout(Duration::from_millis(5), unheard.next()).await.is_err());
+            }
+        })
+        .unwrap();
+    });
+    assert_eq!([0, 1, 2].map(|at| all[at].load(Ordering::SeqCst)), [9; 3], "once each");
+    assert_eq!(KINDS.map(|(_, number)| action(number)), before, "the handlers are taken back");
 }
 
 #[test]

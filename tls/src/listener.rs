@@ -61,7 +61,8 @@ pub struct Counters {
 /// Dropping the listener ends the handshakes under way.
 #[derive(Debug)]
 pub struct TlsListener {
-    tcp: TcpListener,
+    /// Until it is closed to new connections.
+    tcp: RefCell<Option<TcpListener>>,
     acceptor: Acceptor,
     max_handshakes: usize,
     shared: Rc<Shared>,
@@ -86,6 +87,7 @@ impl TlsListener {
     /// Hands out the connections of `tcp`; they get TCP_NODELAY, as records are worth a
     /// segment each.
     pub fn new(tcp: TcpListener, acceptor: Acceptor) -> TlsListener {
+        let tcp = RefCell::new(Some(tcp));
         TlsListener { tcp, acceptor, max_handshakes: MAX_HANDSHAKES, shared: Rc::default() }
     }
 
@@ -118,7 +120,11 @@ impl TlsListener {
                 self.shared.count(|counters| counters.at_limit += 1);
                 return Poll::Pending;
             }
-            match self.tcp.poll_accept(cx) {
+            let accepted = match &*self.tcp.borrow() {
+                Some(tcp) => tcp.poll_accept(cx),
+                None => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+            };
+            match accepted {
                 Poll::Ready(Ok((stream, peer))) => {
                     if let Some(key) = displaced {
                         self.shared.displace(key);
@@ -133,9 +139,25 @@ impl TlsListener {
         Poll::Pending
     }
 
+    /// Closes it to new connections, and polls for the next one of those whose handshakes are
+    /// under way; `None` when there are none left. [`poll_accept`](TlsListener::poll_accept) fails
+    /// from then on.
+    pub fn poll_last(&self, cx: &mut Context<'_>) -> Poll<Option<(TlsStream, SocketAddr)>> {
+        drop(self.tcp.borrow_mut().take());
+        let accepted = self.shared.ready.borrow_mut().pop_front();
+        if accepted.is_none() && self.handshakes() > 0 {
+            self.shared.wait(cx);
+            return Poll::Pending;
+        }
+        Poll::Ready(accepted)
+    }
+
     /// The address it listens at.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.tcp.local_addr()
+        match &*self.tcp.borrow() {
+            Some(tcp) => tcp.local_addr(),
+            None => Err(io::ErrorKind::NotConnected.into()),
+        }
     }
 
     /// Handshakes under way.

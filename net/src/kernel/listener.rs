@@ -9,11 +9,13 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::net::{SocketFlags, SocketType, acceptfrom_with, listen};
+use rustix::net::sockopt::socket_acceptconn;
+use rustix::net::{SocketFlags, SocketType, acceptfrom_with, getsockname, listen};
 use throng_runtime::{Instant, coop};
 
 use super::reactor::{Reactor, Readiness, Side, Source};
-use super::{KernelStream, open_shared, plain_addr, set_congestion};
+use super::{KernelStream, backlog_for, open_shared, plain_addr, set_congestion, set_nonblocking};
+use crate::local::invalid;
 use crate::tcp::CongestionControl;
 
 /// How long a listener waits where the host has no descriptor or memory for a connection.
@@ -42,7 +44,30 @@ impl KernelListener {
         if let Some(control) = reactor.congestion() {
             set_congestion(&fd, control)?;
         }
-        listen(&fd, i32::try_from(backlog.max(1)).unwrap_or(i32::MAX))?;
+        listen(&fd, backlog_for(backlog))?;
+        KernelListener::register(reactor, fd, addr)
+    }
+
+    /// A socket that listens already, and that others may have, too.
+    pub(crate) fn adopt(reactor: Rc<Reactor>, fd: OwnedFd) -> io::Result<KernelListener> {
+        // An error means that it is no socket at all.
+        let is_listener = socket_acceptconn(&fd).unwrap_or(false);
+        let addr = if is_listener {
+            getsockname(&fd).ok().and_then(|addr| plain_addr(addr).ok())
+        } else {
+            None
+        };
+        let Some(addr) = addr else {
+            return Err(invalid("this is no listening TCP socket".to_owned()));
+        };
+        set_nonblocking(&fd)?;
+        if let Some(control) = reactor.congestion() {
+            set_congestion(&fd, control)?;
+        }
+        KernelListener::register(reactor, fd, addr)
+    }
+
+    fn register(reactor: Rc<Reactor>, fd: OwnedFd, addr: SocketAddr) -> io::Result<KernelListener> {
         let ready = Rc::new(Readiness::new());
         let key = reactor.add(fd.as_fd(), Source::Plain(ready.clone()))?;
         reactor.note_bound(SocketType::STREAM, addr);
@@ -111,6 +136,8 @@ impl KernelListener {
 impl Drop for KernelListener {
     fn drop(&mut self) {
         self.ready.wake(Side::Read);
+        // Another process may have it, too, and then closing it is not enough.
+        self.reactor.unwatch(self.fd.as_fd());
         self.reactor.remove(self.key);
         self.reactor.forget_bound(SocketType::STREAM, self.addr);
     }

@@ -19,12 +19,14 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::net::sockopt::{
     set_ipv6_v6only, set_socket_reuseaddr, set_socket_reuseport, set_tcp_congestion, tcp_congestion,
 };
 use rustix::net::{
-    AddressFamily, SocketAddrAny, SocketFlags, SocketType, bind, connect, getsockname, socket_with,
+    AddressFamily, SocketAddrAny, SocketFlags, SocketType, bind, connect, getsockname, listen,
+    socket_with,
 };
 use throng_runtime::{Driver, Instant};
 
@@ -136,6 +138,42 @@ fn open_shared(addr: SocketAddr, kind: SocketType) -> io::Result<(OwnedFd, Socke
     bind(&fd, &addr)?;
     let addr = plain_addr(getsockname(&fd)?)?;
     Ok((fd, addr))
+}
+
+/// So many sockets that listen at `addr`, which they share, and share with nobody who was
+/// there before; with port 0 at one of the host's choice.
+pub(crate) fn listen_together(
+    addr: SocketAddr,
+    count: usize,
+    backlog: usize,
+) -> io::Result<Vec<OwnedFd>> {
+    let fd = open(&addr, SocketType::STREAM)?;
+    // Connections of an earlier listener may be in TIME_WAIT; one that listens is in the way.
+    set_socket_reuseaddr(&fd, true)?;
+    if addr.is_ipv6() {
+        set_ipv6_v6only(&fd, false)?;
+    }
+    bind(&fd, &addr)?;
+    listen(&fd, backlog_for(backlog))?;
+    // From here on others like it can join, but no other process has it so.
+    set_socket_reuseport(&fd, true)?;
+    let addr = SocketAddr::try_from(getsockname(&fd)?)?;
+    let mut fds = vec![fd];
+    while fds.len() < count {
+        let (fd, _) = open_shared(addr, SocketType::STREAM)?;
+        listen(&fd, backlog_for(backlog))?;
+        fds.push(fd);
+    }
+    Ok(fds)
+}
+
+/// A backlog as the host takes it.
+fn backlog_for(backlog: usize) -> i32 {
+    i32::try_from(backlog.max(1)).unwrap_or(i32::MAX)
+}
+
+fn set_nonblocking(fd: &OwnedFd) -> io::Result<()> {
+    Ok(fcntl_setfl(fd, fcntl_getfl(fd)? | OFlags::NONBLOCK)?)
 }
 
 /// The address, an IPv4-mapped one as IPv4.

@@ -199,6 +199,12 @@ impl Reactor {
         drop(source);
     }
 
+    /// Takes a descriptor from the host's list that will not be closed everywhere.
+    pub(super) fn unwatch(&self, fd: BorrowedFd<'_>) {
+        // It fails for one that is not there.
+        let _ = epoll::delete(&self.epoll, fd);
+    }
+
     /// The time, as of the shard's last turn.
     pub(super) fn now(&self) -> Instant {
         self.now.get()
