@@ -33,6 +33,7 @@ mod udp;
 pub use builder::Builder;
 pub use config::{ConfigError, Limits};
 pub use listener::TcpListener;
+pub use local::is_kernel;
 pub use resolver::{Destination, lookup_host};
 pub use stream::{SendStream, TcpSocket, TcpStream};
 pub use tcp::{CongestionControl, Ecn, Info, Keepalive};

@@ -80,7 +80,7 @@ impl TcpListener {
     /// is not `kernel`: clients come by the device, not by the host. A control plane's uses
     /// [`from_std_kernel`](TcpListener::from_std_kernel).
     pub fn from_std(listener: std::net::TcpListener) -> io::Result<TcpListener> {
-        if local::network()?.stack().is_some() {
+        if !local::is_kernel()? {
             let text = "a socket of the host's can be taken over on the device `kernel` only: this \
                 shard has a device and a stack of its own";
             return Err(io::Error::new(io::ErrorKind::Unsupported, text));

@@ -114,6 +114,14 @@ impl Network {
     }
 }
 
+/// Whether the network of this shard is the host's own: its device is `kernel`.
+///
+/// # Errors
+/// Outside a shard, or on a shard without a network.
+pub fn is_kernel() -> io::Result<bool> {
+    Ok(network()?.stack().is_none())
+}
+
 /// Says that `to` is an address and port of one host, in principle.
 ///
 /// # Errors
