@@ -6,12 +6,33 @@ use std::task::{Context, Poll};
 
 use hyper::rt::{Read, Write};
 
+/// What a stream knows of its connection.
+pub trait Connected {
+    /// The client's address, where it is known.
+    fn peer_addr(&self) -> Option<SocketAddr> {
+        None
+    }
+}
+
+impl Connected for throng_net::SendStream {
+    fn peer_addr(&self) -> Option<SocketAddr> {
+        self.get_ref().peer_addr().ok()
+    }
+}
+
+#[cfg(feature = "tls")]
+impl<S: Connected> Connected for throng_tls::TlsStream<S> {
+    fn peer_addr(&self) -> Option<SocketAddr> {
+        self.get_ref().peer_addr()
+    }
+}
+
 /// A source of connections, such as a `throng_net::TcpListener` or, with the feature `tls`, a
 /// `throng_tls::TlsListener`.
 pub trait Accept {
     /// One connection. hyper hands upgraded connections on as `Send`, hence the bound; a
     /// stream that belongs to its shard checks that at run time.
-    type Io: Read + Write + Unpin + Send + 'static;
+    type Io: Connected + Read + Write + Unpin + Send + 'static;
 
     /// The next connection and the peer's address.
     ///

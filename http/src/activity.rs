@@ -7,6 +7,7 @@ use std::task::Poll;
 use throng_runtime::Instant;
 
 use crate::framing::{Extent, Place};
+use crate::lines::Fault;
 
 /// Notes of what passes between hyper, the stream and the service.
 ///
@@ -23,6 +24,8 @@ pub(crate) struct Activity {
     place: AtomicU8,
     /// What follows the last head, as hyper says; [`UNSAID`] until then and once it is known.
     extent: AtomicU64,
+    /// What is wrong with the request to come, or the connection: see [`Fault::number`].
+    fault: AtomicU8,
     /// When the head began that is not complete.
     head: Since,
     /// Since when hyper has waited for more of a request's body.
@@ -84,6 +87,7 @@ impl Activity {
             ended_at: AtomicU64::new(0),
             place: AtomicU8::new(if followed { BETWEEN } else { FREE }),
             extent: AtomicU64::new(UNSAID),
+            fault: AtomicU8::new(0),
             head: Since::default(),
             starved: Since::default(),
             asked: AtomicBool::new(false),
@@ -138,6 +142,15 @@ impl Activity {
             CHUNKED => Some(Extent::Chunked),
             length => Some(Extent::Length(length)),
         }
+    }
+
+    /// The request to come is ambiguous, and with it all that may follow.
+    pub(crate) fn set_fault(&self, fault: Fault) {
+        self.fault.store(Fault::number(Some(fault)), Relaxed);
+    }
+
+    pub(crate) fn fault(&self) -> Option<Fault> {
+        Fault::of_number(self.fault.load(Relaxed))
     }
 
     pub(crate) fn set_place(&self, place: Place) {

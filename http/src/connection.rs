@@ -23,11 +23,13 @@ use hyper::body::{Body, Incoming};
 use hyper::rt::{Read, ReadBuf, Write};
 use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
-use hyper::{Request, Response};
+use hyper::{Request, Response, StatusCode};
 use throng_runtime::Instant;
 
+use crate::accept::Connected;
 use crate::activity::Activity;
 use crate::io::ServerIo;
+use crate::refused::Reason;
 use crate::rt::{Alarm, LocalExecutor};
 use crate::server::BoxError;
 use crate::service::Tracked;
@@ -126,7 +128,7 @@ enum Next {
 
 impl<I, S, B> Connection<I, S, B>
 where
-    I: Read + Write + Unpin + Send + 'static,
+    I: Connected + Read + Write + Unpin + Send + 'static,
     S: Service<Request<Incoming>, Response = Response<B>> + 'static,
     S: Service<Request<Incoming>, Error: Into<BoxError>, Future: 'static>,
     B: Body<Error: Into<BoxError>> + 'static,
@@ -229,8 +231,13 @@ where
             }
             // What an upgraded stream carries is not HTTP.
             let unread = result.is_err() || !http1.activity.is_between();
+            let fault = http1.activity.fault().filter(|_| shared.settings.strict);
+            let refused = match &result {
+                Err(error) => Reason::of_hyper(error),
+                Ok(()) => fault.map(Reason::of_fault),
+            };
             http1.activity.set_free();
-            return self.end_http1(unread);
+            return self.end_http1(unread, refused);
         }
         let activity = &http1.activity;
         if let Some(since) = activity.stalled_since() {
@@ -267,12 +274,16 @@ where
     }
 
     /// Ends with the stream where all is read, and lingers where not.
-    fn end_http1(&mut self, unread: bool) -> Next {
+    /// `refused`: why its last request was.
+    fn end_http1(&mut self, unread: bool, refused: Option<Reason>) -> Next {
         let State::Http1(http1) = mem::replace(&mut self.state, State::Done) else {
             return Next::Done;
         };
         let Some(parts) = http1.hyper.into_parts() else { return Next::Done };
         let (io, ahead) = parts.io.into_parts();
+        if let Some(reason) = refused {
+            self.membership.shared.refused(|| reason.of(io.peer_addr()));
+        }
         if !unread && ahead.is_empty() && parts.read_buf.is_empty() {
             return Next::Done;
         }
@@ -386,7 +397,9 @@ where
         if !http1.activity.may_answer() {
             return Next::Done;
         }
-        let next = self.end_http1(true);
+        let why = "the request did not come in time".into();
+        let reason = Reason { status: StatusCode::REQUEST_TIMEOUT, why };
+        let next = self.end_http1(true, Some(reason));
         if let State::Linger { io, .. } = &mut self.state {
             let _ = Pin::new(io).poll_write(cx, REQUEST_TIMEOUT);
         }
@@ -396,7 +409,7 @@ where
 
 impl<I, S, B> Future for Connection<I, S, B>
 where
-    I: Read + Write + Unpin + Send + 'static,
+    I: Connected + Read + Write + Unpin + Send + 'static,
     S: Service<Request<Incoming>, Response = Response<B>> + 'static,
     S: Service<Request<Incoming>, Error: Into<BoxError>, Future: 'static>,
     B: Body<Error: Into<BoxError>> + 'static,

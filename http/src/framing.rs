@@ -2,9 +2,11 @@
 //! it stands. Knowing that is what allows parking, and what tells a body that does not come
 //! from a service that takes its time.
 //!
-//! Heads are not understood here, only their ends found; what follows a head is what hyper
-//! made of it. Every read ends where the next bytes may depend on that, and with a chunk, so
+//! Heads are not understood here, only their ends found, and what makes them ambiguous; what
+//! follows a head is what hyper made of it. Every read ends where the next bytes may depend on that, and with a chunk, so
 //! that hyper has taken all of a message as soon as it has been given its last byte.
+
+use crate::lines::{Fault, Lines};
 
 /// How the body of a request ends (RFC 9112 6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,11 +33,15 @@ pub(crate) enum Place {
 }
 
 #[derive(Debug)]
-pub(crate) struct Framing(State);
+pub(crate) struct Framing {
+    state: State,
+    /// Of the last lines that have passed.
+    fault: Option<Fault>,
+}
 
 #[derive(Clone, Copy, Debug)]
 enum State {
-    Head(Line),
+    Head(Lines),
     Unsaid,
     /// Bytes to come.
     Length(u64),
@@ -46,65 +52,40 @@ enum State {
     },
     /// Bytes of a chunk to come, the line end behind it included.
     Chunk(u64),
-    Trailers(Line),
+    Trailers(Lines),
 }
 
-/// Within lines that end with an empty one.
-#[derive(Clone, Copy, Debug)]
-enum Line {
-    /// Before the first line. Empty ones here end nothing (RFC 9112 2.2).
-    First {
-        newlines: bool,
-    },
-    Start,
-    /// A CR at the start.
-    Return,
-    Within,
-}
-
-impl Line {
-    /// Takes bytes up to the end of the lines: how many, and whether that has come.
-    fn take(&mut self, bytes: &[u8]) -> (usize, bool) {
-        let mut at = 0;
-        while let Some(byte) = bytes.get(at) {
-            *self = match (*self, byte) {
-                (Line::First { .. }, b'\r' | b'\n') => Line::First { newlines: true },
-                (Line::Start, b'\r') => Line::Return,
-                (Line::Start | Line::Return, b'\n') => return (at + 1, true),
-                (_, b'\n') => Line::Start,
-                _ => {
-                    let rest = &bytes[at..];
-                    at += rest.iter().position(|byte| *byte == b'\n').unwrap_or(rest.len());
-                    *self = Line::Within;
-                    continue;
-                }
-            };
-            at += 1;
-        }
-        (at, false)
-    }
+impl State {
+    const START: State = State::Head(Lines::OF_HEAD);
 }
 
 impl Default for Framing {
     fn default() -> Self {
-        Framing(State::Head(Line::First { newlines: false }))
+        Framing { state: State::START, fault: None }
     }
 }
 
 impl Framing {
     pub(crate) fn place(&self) -> Place {
-        match self.0 {
-            State::Head(Line::First { newlines }) => Place::Between { newlines },
-            State::Head(_) => Place::Head,
+        match &self.state {
+            State::Head(lines) => match lines.newlines_only() {
+                Some(newlines) => Place::Between { newlines },
+                None => Place::Head,
+            },
             State::Unsaid => Place::Unsaid,
             _ => Place::Body,
         }
     }
 
+    /// What is wrong with the lines that have passed, once.
+    pub(crate) fn take_fault(&mut self) -> Option<Fault> {
+        self.fault.take()
+    }
+
     /// What follows the head that has passed.
     pub(crate) fn body(&mut self, extent: Extent) {
-        self.0 = match extent {
-            Extent::Empty | Extent::Length(0) => Framing::default().0,
+        self.state = match extent {
+            Extent::Empty | Extent::Length(0) => State::START,
             Extent::Length(length) => State::Length(length),
             Extent::Chunked => State::Size { size: 0, known: false },
         };
@@ -116,27 +97,30 @@ impl Framing {
         let mut taken = 0;
         while let Some(byte) = bytes.get(taken) {
             let rest = &bytes[taken..];
-            match &mut self.0 {
+            match &mut self.state {
                 State::Unsaid => break,
                 State::Head(line) => {
                     let (n, end) = line.take(rest);
                     taken += n;
                     if end {
-                        self.0 = State::Unsaid;
+                        self.fault = self.fault.or(line.fault());
+                        self.state = State::Unsaid;
                     }
                 }
                 State::Length(left) => {
                     let n = skip(left, rest);
                     if *left == 0 {
-                        *self = Framing::default();
+                        self.state = State::START;
                     }
                     return taken + n;
                 }
                 State::Size { size, known } => {
                     taken += 1;
                     match (char::from(*byte).to_digit(16), byte) {
-                        (_, b'\n') if *size == 0 => self.0 = State::Trailers(Line::Start),
-                        (_, b'\n') => self.0 = State::Chunk(size.saturating_add(2)),
+                        (_, b'\n') if *size == 0 => {
+                            self.state = State::Trailers(Lines::OF_TRAILERS)
+                        }
+                        (_, b'\n') => self.state = State::Chunk(size.saturating_add(2)),
                         (Some(digit), _) if !*known => {
                             *size = size.saturating_mul(16).saturating_add(digit.into());
                         }
@@ -146,14 +130,15 @@ impl Framing {
                 State::Chunk(left) => {
                     let n = skip(left, rest);
                     if *left == 0 {
-                        self.0 = State::Size { size: 0, known: false };
+                        self.state = State::Size { size: 0, known: false };
                     }
                     return taken + n;
                 }
                 State::Trailers(line) => {
                     let (n, end) = line.take(rest);
                     if end {
-                        *self = Framing::default();
+                        self.fault = self.fault.or(line.fault());
+                        self.state = State::START;
                     }
                     return taken + n;
                 }

@@ -12,6 +12,7 @@ use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
 
 use crate::activity::Activity;
 use crate::framing::{Framing, Place};
+use crate::lines::Fault;
 
 /// Most bytes of a read that are looked at before hyper gets them.
 const READ: usize = 8192;
@@ -49,13 +50,19 @@ impl<I> ServerIo<I> {
             match self.activity.take_extent() {
                 Some(extent) => self.framing.body(extent),
                 // hyper does not see a head where we do: it has to do without us.
-                None => self.activity.set_free(),
+                None => {
+                    self.activity.set_fault(Fault::Unfollowed);
+                    self.activity.set_free();
+                }
             }
         }
         if self.activity.is_free() {
             return bytes.len();
         }
         let taken = self.framing.take(bytes);
+        if let Some(fault) = self.framing.take_fault() {
+            self.activity.set_fault(fault);
+        }
         self.activity.set_place(self.framing.place());
         taken
     }

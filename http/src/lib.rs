@@ -25,6 +25,8 @@ mod connection;
 mod drain;
 mod framing;
 mod io;
+mod lines;
+mod refused;
 pub mod rt;
 mod server;
 mod service;
@@ -33,8 +35,9 @@ pub mod tower;
 
 pub use hyper::service::{Service, service_fn};
 
-pub use crate::accept::Accept;
+pub use crate::accept::{Accept, Connected};
 pub use crate::drain::{Drain, Guest, Stage};
 pub use crate::io::ServerIo;
+pub use crate::refused::Refused;
 pub use crate::server::{BoxError, Running, Server, serve};
 pub use crate::shared::{Counters, Drained};

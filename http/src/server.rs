@@ -15,10 +15,11 @@ use hyper::body::{Body, Incoming};
 use hyper::service::Service;
 use hyper::{Request, Response};
 
-use crate::accept::Accept;
+use crate::accept::{Accept, Connected};
 use crate::builders::DEFAULT_MAX_HEADERS;
 use crate::connection::Connection;
 use crate::drain::{Drain, Stage};
+use crate::refused::Refused;
 use crate::shared::{Counters, Drained, Membership, Phase, Shared};
 
 /// Any error of a service or body, as hyper takes it.
@@ -61,6 +62,7 @@ pub struct Server {
     pub(crate) http2: bool,
     pub(crate) date_header: bool,
     pub(crate) park: bool,
+    pub(crate) strict: bool,
 }
 
 impl Default for Server {
@@ -79,6 +81,7 @@ impl Default for Server {
             http2: true,
             date_header: true,
             park: true,
+            strict: true,
         }
     }
 }
@@ -191,6 +194,17 @@ impl Server {
         self
     }
 
+    /// Whether an HTTP/1 request is refused that another recipient of it may understand in
+    /// another way, so that what stands behind one of us could be made to see a request in it that
+    /// we do not: `content-length` beside `transfer-encoding` or either of them twice (RFC 9112
+    /// 6.1, 6.3), a line without a CR at its end (2.2). It is answered with 400, and the connection
+    /// ends. Default true.
+    #[must_use]
+    pub fn strict(mut self, enabled: bool) -> Self {
+        self.strict = enabled;
+        self
+    }
+
     /// A server with these settings, on this shard. It serves nothing yet.
     ///
     /// Its [`Counters`] are among the shard's numbers ([`throng_net::stats::sheet`]), added up
@@ -225,7 +239,7 @@ impl Running {
         B: Body<Error: Into<BoxError>> + 'static,
     {
         let service = Rc::new(service);
-        self.serve_shared(listener, move |_| service.clone()).await
+        self.serve_shared(listener, move |_, _| service.clone()).await
     }
 
     /// [`serve`](Running::serve)s until `drain` begins, and then drains this server by the same
@@ -253,7 +267,7 @@ impl Running {
         S: Service<Request<Incoming>, Error: Into<BoxError>, Future: 'static>,
         B: Body<Error: Into<BoxError>> + 'static,
     {
-        self.serve_shared(listener, move |peer| Rc::new(make(peer))).await
+        self.serve_streams(listener, move |_, peer| make(peer)).await
     }
 
     /// [`serve_each`](Running::serve_each)s until `drain` begins, and then drains this server by
@@ -302,6 +316,28 @@ impl Running {
         poll_fn(move |cx| shared.poll_drained(cx))
     }
 
+    /// Serves a listener with a service of its own for each connection, made by `make` from the
+    /// stream, which knows addresses and what TLS has agreed on, and the client's address.
+    pub async fn serve_streams<A, S, B>(
+        &self,
+        listener: A,
+        mut make: impl FnMut(&A::Io, SocketAddr) -> S,
+    ) -> Drained
+    where
+        A: Accept,
+        S: Service<Request<Incoming>, Response = Response<B>> + 'static,
+        S: Service<Request<Incoming>, Error: Into<BoxError>, Future: 'static>,
+        B: Body<Error: Into<BoxError>> + 'static,
+    {
+        self.serve_shared(listener, move |io, peer| Rc::new(make(io, peer))).await
+    }
+
+    /// Has `hook` told of every request of HTTP/1 that is refused before a service sees it, for
+    /// logs: what is malformed, too large, too slow or ambiguous. One hook at a time.
+    pub fn on_refused(&self, hook: impl Fn(&Refused) + 'static) {
+        self.0.on_refused(hook);
+    }
+
     /// Totals so far.
     pub fn counters(&self) -> Counters {
         self.0.counters()
@@ -315,7 +351,7 @@ impl Running {
     async fn serve_shared<A, S, B>(
         &self,
         listener: A,
-        mut make: impl FnMut(SocketAddr) -> Rc<S>,
+        mut make: impl FnMut(&A::Io, SocketAddr) -> Rc<S>,
     ) -> Drained
     where
         A: Accept,
@@ -328,7 +364,8 @@ impl Running {
             match accepted {
                 Ok((io, peer)) => {
                     backoff = BACKOFF_MIN;
-                    self.spawn(io, make(peer));
+                    let service = make(&io, peer);
+                    self.spawn(io, service);
                 }
                 Err(error) => {
                     self.0.count(|counters| counters.accept_errors += 1);
@@ -374,7 +411,7 @@ impl Running {
 
     fn spawn<I, S, B>(&self, io: I, service: Rc<S>)
     where
-        I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+        I: Connected + hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
         S: Service<Request<Incoming>, Response = Response<B>> + 'static,
         S: Service<Request<Incoming>, Error: Into<BoxError>, Future: 'static>,
         B: Body<Error: Into<BoxError>> + 'static,

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::header::{self, HeaderValue};
 use hyper::service::Service;
-use hyper::{Request, Response};
+use hyper::{Request, Response, StatusCode};
 use pin_project::pin_project;
 
 use crate::activity::Activity;
@@ -36,10 +37,14 @@ where
     type Future = TrackedFuture<S::Future>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        self.shared.count(|counters| counters.requests += 1);
         self.activity.begin(extent(request.body()));
-        let guard = InFlight(self.activity.clone());
-        TrackedFuture { future: self.service.call(request), guard: Some(guard) }
+        let guard = Some(InFlight(self.activity.clone()));
+        if self.shared.settings.strict && self.activity.fault().is_some() {
+            // Who is told is the connection's business when it has ended.
+            return TrackedFuture { future: None, guard };
+        }
+        self.shared.count(|counters| counters.requests += 1);
+        TrackedFuture { future: Some(self.service.call(request)), guard }
     }
 }
 
@@ -63,8 +68,9 @@ impl Drop for InFlight {
 
 #[pin_project]
 pub(crate) struct TrackedFuture<F> {
+    /// None for a request that no service sees.
     #[pin]
-    future: F,
+    future: Option<F>,
     guard: Option<InFlight>,
 }
 
@@ -76,16 +82,25 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let result = ready!(this.future.poll(cx));
+        let Some(future) = this.future.as_pin_mut() else {
+            let mut response = Response::new(TrackedBody { body: None, guard: this.guard.take() });
+            *response.status_mut() = StatusCode::BAD_REQUEST;
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+            return Poll::Ready(Ok(response));
+        };
+        let result = ready!(future.poll(cx));
         let guard = this.guard.take();
-        Poll::Ready(result.map(|response| response.map(|body| TrackedBody { body, guard })))
+        Poll::Ready(
+            result.map(|response| response.map(|body| TrackedBody { body: Some(body), guard })),
+        )
     }
 }
 
 #[pin_project]
 pub(crate) struct TrackedBody<B> {
     #[pin]
-    body: B,
+    body: Option<B>,
     guard: Option<InFlight>,
 }
 
@@ -97,14 +112,17 @@ impl<B: Body> Body for TrackedBody<B> {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        self.project().body.poll_frame(cx)
+        match self.project().body.as_pin_mut() {
+            Some(body) => body.poll_frame(cx),
+            None => Poll::Ready(None),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }

@@ -10,6 +10,7 @@ use throng_runtime::Instant;
 use throng_runtime::metrics::{Measured, Metric};
 
 use crate::builders::Builders;
+use crate::refused::Refused;
 use crate::server::Server;
 
 throng_runtime::metrics! {
@@ -38,6 +39,9 @@ throng_runtime::metrics! {
         counter body_timeouts: u64,
         /// Connections closed because no further request came.
         counter idle_timeouts: u64,
+        /// Requests of HTTP/1 answered with an error before a service saw them: malformed,
+        /// ambiguous, too large, too slow.
+        counter refused: u64,
         /// Connections that ended with an error of hyper's: malformed requests, resets, failed
         /// services.
         counter errors: u64,
@@ -73,6 +77,8 @@ pub(crate) enum Phase {
     Cut,
 }
 
+type OnRefused = Rc<dyn Fn(&Refused)>;
+
 pub(crate) struct Shared {
     pub(crate) settings: Server,
     pub(crate) builders: Builders,
@@ -82,6 +88,8 @@ pub(crate) struct Shared {
     open_at_drain: Cell<usize>,
     /// The tasks of open connections, to be told of a drain.
     connections: RefCell<Slab<Waker>>,
+    /// Who wants to hear of requests that no service sees.
+    on_refused: RefCell<Option<OnRefused>>,
     /// Tasks that wait for `open` or `phase` to change: accept loops, drains.
     watchers: RefCell<Vec<Waker>>,
 }
@@ -96,6 +104,7 @@ impl Shared {
             open: Cell::new(0),
             open_at_drain: Cell::new(0),
             connections: RefCell::default(),
+            on_refused: RefCell::default(),
             watchers: RefCell::default(),
         }
     }
@@ -104,6 +113,21 @@ impl Shared {
         let mut counters = self.counters.get();
         change(&mut counters);
         self.counters.set(counters);
+    }
+
+    pub(crate) fn on_refused(&self, hook: impl Fn(&Refused) + 'static) {
+        let old = self.on_refused.replace(Some(Rc::new(hook)));
+        drop(old);
+    }
+
+    /// Counts a refusal, and tells of it; `refused` is not made for nobody.
+    pub(crate) fn refused(&self, refused: impl FnOnce() -> Refused) {
+        self.count(|counters| counters.refused += 1);
+        // Not while the cell is borrowed: the hook may set another one.
+        let hook = self.on_refused.borrow().clone();
+        if let Some(hook) = hook {
+            hook(&refused());
+        }
     }
 
     pub(crate) fn counters(&self) -> Counters {

@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -16,6 +16,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::{HeaderValue, Method, Request, StatusCode, Uri, Version, header};
 use serde::Serialize;
+use throng::http::Refused;
 use throng::runtime::{Instant, now};
 
 use crate::config::{AccessLog, LogFormat};
@@ -117,6 +118,34 @@ impl Log {
         self.shared.dropped.load(Relaxed)
     }
 
+    /// The line of a request that was refused before anything was known of it.
+    pub(crate) fn refused(&self, refused: &Refused) {
+        if !self.shared.on.load(Relaxed) {
+            return;
+        }
+        self.put(Record {
+            at: SystemTime::now(),
+            took: Duration::ZERO,
+            client: refused
+                .peer
+                .map_or(Ipv4Addr::UNSPECIFIED.into(), |peer| peer.ip().to_canonical()),
+            status: refused.status,
+            bytes: 0,
+            request: None,
+            id: None,
+            host: None,
+            referer: None,
+            agent: None,
+            server: None,
+        });
+    }
+
+    fn put(&self, record: Record) {
+        if self.records.try_send(record).is_err() {
+            self.shared.dropped.fetch_add(1, Relaxed);
+        }
+    }
+
     /// The line of a request, if there is a log.
     pub(crate) fn entry<B>(&self, peer: SocketAddr, request: &Request<B>) -> Option<Entry> {
         if !self.shared.on.load(Relaxed) {
@@ -172,16 +201,14 @@ impl Drop for Entry {
             client: self.client,
             status: self.status,
             bytes: self.bytes,
-            request,
+            request: Some(request),
             id: self.id.take(),
             host: self.host.take(),
             referer: self.referer.take(),
             agent: self.agent.take(),
             server: self.server.take().map(|server| server.label.clone()),
         };
-        if self.log.records.try_send(record).is_err() {
-            self.log.shared.dropped.fetch_add(1, Relaxed);
-        }
+        self.log.put(record);
     }
 }
 
@@ -191,7 +218,8 @@ struct Record {
     client: IpAddr,
     status: StatusCode,
     bytes: u64,
-    request: (Method, Uri, Version),
+    /// None of one that was malformed.
+    request: Option<(Method, Uri, Version)>,
     id: Option<HeaderValue>,
     host: Option<HeaderValue>,
     referer: Option<HeaderValue>,
@@ -246,7 +274,9 @@ impl Record {
     }
 
     fn combined(&self, text: &mut String) {
-        let (method, uri, version) = &self.request;
+        let request = self.request.as_ref().map(|(method, uri, version)| {
+            format!("{method} {} {version:?}", escaped(uri.to_string().as_bytes()))
+        });
         // IMF-fixdate: "Sun, 06 Nov 1994 08:49:37 GMT".
         let date = httpdate::fmt_http_date(self.at);
         let part = |range: std::ops::Range<usize>| date.get(range).unwrap_or_default();
@@ -258,9 +288,9 @@ impl Record {
         // Writing to a string does not fail.
         let _ = write!(
             text,
-            "{} - - [{day}/{month}/{year}:{time} +0000] \"{method} {} {version:?}\" {} {} \"{}\" \"{}\"",
+            "{} - - [{day}/{month}/{year}:{time} +0000] \"{}\" {} {} \"{}\" \"{}\"",
             self.client,
-            escaped(uri.to_string().as_bytes()),
+            request.as_deref().unwrap_or("-"),
             self.status.as_u16(),
             self.bytes,
             field(&self.referer),
@@ -273,9 +303,9 @@ impl Record {
         struct Line<'a> {
             time: f64,
             client: IpAddr,
-            method: &'a str,
-            uri: String,
-            version: String,
+            method: Option<&'a str>,
+            uri: Option<String>,
+            version: Option<String>,
             host: Option<String>,
             status: u16,
             bytes: u64,
@@ -288,14 +318,14 @@ impl Record {
         let string = |value: &Option<HeaderValue>| {
             value.as_ref().map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
         };
-        let (method, uri, version) = &self.request;
+        let request = self.request.as_ref();
         let time = self.at.duration_since(UNIX_EPOCH).unwrap_or_default();
         let line = Line {
             time: time.as_millis() as f64 / 1e3,
             client: self.client,
-            method: method.as_str(),
-            uri: uri.to_string(),
-            version: format!("{version:?}"),
+            method: request.map(|(method, ..)| method.as_str()),
+            uri: request.map(|(_, uri, _)| uri.to_string()),
+            version: request.map(|(.., version)| format!("{version:?}")),
             host: string(&self.host),
             status: self.status.as_u16(),
             bytes: self.bytes,
@@ -336,7 +366,7 @@ mod tests {
             client: "192.0.2.7".parse().unwrap(),
             status: StatusCode::NOT_FOUND,
             bytes: 17,
-            request: (Method::GET, "/a?b=1".parse().unwrap(), Version::HTTP_11),
+            request: Some((Method::GET, "/a?b=1".parse().unwrap(), Version::HTTP_11)),
             id: Some(HeaderValue::from_static("17")),
             host: Some(HeaderValue::from_static("a.example")),
             referer: None,
@@ -354,6 +384,17 @@ mod tests {
             "192.0.2.7 - - [06/Nov/1994:08:49:37 +0000] \"GET /a?b=1 HTTP/1.1\" 404 17 \"-\" \
              \"x\\x22\\x5C\\xE9\"\n"
         );
+    }
+
+    #[test]
+    fn lines_of_what_was_malformed() {
+        let (mut text, record) = (String::new(), Record { request: None, ..record() });
+        record.line(LogFormat::Combined, &mut text);
+        assert!(text.contains("+0000] \"-\" 404 17"), "{text}");
+        text.clear();
+        record.line(LogFormat::Json, &mut text);
+        let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((&line["method"], &line["status"]), (&().into(), &404.into()));
     }
 
     #[test]

@@ -110,6 +110,11 @@ async fn serve(world: Arc<World>, log: Log, events: Option<Events>) -> io::Resul
         throng::spawn_local(Reloader::new(world.clone(), sender).run(receiver)).detach();
     }
     let running = server(&world.config.http).start();
+    let refusing = shard.clone();
+    running.on_refused(move |refused| {
+        refusing.count(|counts| counts.refused(refused.status));
+        refusing.log.refused(refused);
+    });
     // Until the servers have ended, and then until the upgraded connections have.
     let guest = drain.enter();
     let serving = listeners.into_iter().map(|(listener, acceptor)| {

@@ -1,5 +1,7 @@
 //! HTTP/1.1: keep-alive, pipelining, bodies, errors, parking.
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use throng_http::Server;
@@ -277,6 +279,56 @@ fn malformed_requests_get_400_and_the_connection_ends() {
             assert_eq!(server.counters().errors, 1);
         });
     }
+}
+
+#[test]
+fn what_another_may_read_in_another_way_reaches_no_service_and_is_told() {
+    const CHUNKED: &str = "transfer-encoding: chunked\r\n\r\n0\r\n\r\n";
+    let good = "GET /hello HTTP/1.1\r\nhost: x\r\n\r\n";
+    for (status, why, request) in [
+        (400, "both", format!("POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n{CHUNKED}")),
+        (
+            400,
+            "more than once",
+            "POST / HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 1\r\n\r\na".into(),
+        ),
+        (400, "CR LF", "GET /hello HTTP/1.1\nhost: x\r\n\r\n".into()),
+        (400, "header", "GET /hello HTTP/1.1\r\nhost : x\r\n\r\n".into()),
+        (431, "large", format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", "y".repeat(20_000))),
+        (408, "in time", "GET / HTT".into()),
+    ] {
+        run(async move {
+            let (dialer, server) = serve_site(Server::new());
+            let told = Rc::new(RefCell::new(Vec::new()));
+            let telling = told.clone();
+            server.on_refused(move |refused| telling.borrow_mut().push(refused.clone()));
+            let mut client = dialer.connect();
+            // What follows on the connection is not looked at, what came before is answered.
+            send(&mut client, &format!("{good}{request}")).await;
+            if status == 400 {
+                send(&mut client, good).await;
+            }
+            assert_eq!(read_reply(&mut client).await.unwrap().text(), "hello", "{request:?}");
+            assert_eq!(read_reply(&mut client).await.unwrap().status, status, "{request:?}");
+            assert_eq!(read_reply(&mut client).await, None);
+            let counters = server.counters();
+            assert_eq!((counters.requests, counters.refused), (1, 1));
+            let told = told.borrow();
+            assert_eq!(told.len(), 1);
+            assert_eq!(told[0].status, status);
+            assert!(told[0].why.contains(why), "{}", told[0]);
+            assert_eq!(told[0].peer.unwrap().ip().to_string(), "192.0.2.1");
+        });
+    }
+    run(async move {
+        let (dialer, server) = serve_site(Server::new().strict(false));
+        let mut client = dialer.connect();
+        for _ in 0..2 {
+            send(&mut client, "GET /hello HTTP/1.1\nhost: x\n\n").await;
+            assert_eq!(read_reply(&mut client).await.unwrap().text(), "hello");
+        }
+        assert_eq!(server.counters().refused, 0);
+    });
 }
 
 #[test]

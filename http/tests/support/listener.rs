@@ -7,12 +7,18 @@ use std::task::{Context, Poll, ready};
 
 use futures::StreamExt;
 use futures::channel::mpsc;
-use throng_http::Accept;
+use throng_http::{Accept, Connected};
 
 use super::{End, Pace, duplex};
 
 /// What a server of the tests listens on.
 pub struct Listener(RefCell<mpsc::UnboundedReceiver<io::Result<End>>>);
+
+impl Connected for End {
+    fn peer_addr(&self) -> Option<SocketAddr> {
+        Some(SocketAddr::from(([192, 0, 2, 1], 4711)))
+    }
+}
 
 impl Accept for Listener {
     type Io = End;

@@ -64,6 +64,7 @@ fn transfer_encoding(headers: &HeaderMap) -> Result<(), Refusal> {
     match (codings.next(), codings.next()) {
         (None, _) => Ok(()),
         (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
+        (Some(_), Some(_)) => Err(Refusal::bad("there are several transfer encodings")),
         _ => {
             let why = "the transfer encoding is not just chunked";
             Err(Refusal { close: true, ..Refusal::new(StatusCode::NOT_IMPLEMENTED, why) })
@@ -120,11 +121,23 @@ fn authority(
         {
             Err(Refusal::bad("the host field is not the authority"))
         }
-        (Some("http" | "https"), Some(authority)) if is_host(authority) => {
+        (Some(scheme @ ("http" | "https")), Some(authority)) if is_host(authority) => {
+            // What is sent on has the target's alone (RFC 9112 3.2.2), but who sends two hosts
+            // is up to something.
+            if host.is_some_and(|host| !is_same(&host, authority, scheme)) {
+                return Err(Refusal::bad("the host field is not the target's"));
+            }
             Ok(Some(authority.clone()))
         }
         _ => Err(Refusal::bad("the target is malformed")),
     }
+}
+
+/// Whether both are one host and port.
+fn is_same(one: &Authority, other: &Authority, scheme: &str) -> bool {
+    let default = if scheme == "https" { 443 } else { 80 };
+    let port = |authority: &Authority| authority.port_u16().unwrap_or(default);
+    one.host().eq_ignore_ascii_case(other.host()) && port(one) == port(other)
 }
 
 /// Whether it is a host with a port or without.

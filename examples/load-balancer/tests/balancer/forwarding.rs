@@ -30,7 +30,7 @@ fn servers_take_turns_and_get_what_a_proxy_adds() {
         "{answers:?}"
     );
     let answer = ask(
-        "GET http://b.example:80/fields HTTP/1.1\r\nhost: a.example\r\nx-forwarded-for: 6.6.6.6\r\n\
+        "GET http://b.example:80/fields HTTP/1.1\r\nhost: B.example\r\nx-forwarded-for: 6.6.6.6\r\n\
          connection: close, x-drop\r\nx-drop: 1\r\nupgrade: h2c\r\nvia: 1.0 other\r\n\r\n",
     );
     let id = answer.field("x-request-id").unwrap();
