@@ -325,6 +325,8 @@ mod tests {
             spinning: false,
             with_stack: false,
             adaptive: false,
+            sockets: 1,
+            shards: 1,
             cores: [0, 1],
         };
         let subjects = vec![Subject::Throng(Link::Memif), Subject::Peer("tokio-echo")];

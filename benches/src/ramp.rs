@@ -152,6 +152,8 @@ mod tests {
             spinning: false,
             with_stack: false,
             adaptive: false,
+            sockets: 1,
+            shards: 1,
             cores: [0, 1],
         }
     }

@@ -22,6 +22,8 @@ pub enum Traffic {
     HttpClose,
     /// A connection that the server accepts and closes
     Accept,
+    /// A datagram and the same back, by UDP
+    Udp,
     /// As much as goes, from the server
     Download,
     /// As much as goes, to the server
@@ -76,18 +78,29 @@ pub struct Role {
     /// Bytes of a message, or of a response's body
     #[arg(long, default_value_t = 64)]
     pub size: usize,
+    /// The server's sockets of datagrams, each at a port of its own; flows take them in turn
+    #[arg(long, default_value_t = 1)]
+    pub sockets: usize,
 }
 
 impl Role {
     /// The addresses that the server listens at.
     pub fn endpoints(&self) -> impl Iterator<Item = SocketAddr> + use<> {
-        let (server, count) = (self.server, self.connections.div_ceil(PER_PORT).max(1));
+        let count = match self.traffic {
+            Traffic::Udp => self.sockets,
+            _ => self.connections.div_ceil(PER_PORT).max(1),
+        };
+        let server = self.server;
         (0..count as u16).map(move |i| SocketAddr::new(server.ip(), server.port() + i))
     }
 
-    /// The address that connection number `i` goes to.
+    /// The address that connection, or flow, number `i` goes to.
     pub fn endpoint(&self, i: usize) -> SocketAddr {
-        SocketAddr::new(self.server.ip(), self.server.port() + (i / PER_PORT) as u16)
+        let port = match self.traffic {
+            Traffic::Udp => i % self.sockets.max(1),
+            _ => i / PER_PORT,
+        };
+        SocketAddr::new(self.server.ip(), self.server.port() + port as u16)
     }
 
     /// The runtime of this end.
@@ -125,6 +138,7 @@ impl Role {
             ("--core", self.core.to_string()),
             ("--shards", self.shards.to_string()),
             ("--size", self.size.to_string()),
+            ("--sockets", self.sockets.to_string()),
         ] {
             all.extend([name.to_owned(), value]);
         }

@@ -10,7 +10,7 @@ use hyper::service::service_fn;
 use serde_json::{Map, json};
 use throng::runtime::stages::{self, Stage};
 use throng::ws::topic::{Hub, Topic, TopicConfig};
-use throng::{TcpListener, TcpStream, spawn_local};
+use throng::{TcpListener, TcpStream, UdpSocket, spawn_local};
 
 use crate::helper;
 use crate::role::{Role, Traffic};
@@ -18,6 +18,8 @@ use crate::websocket;
 
 /// Bytes written at a time in bulk.
 const CHUNK: usize = 256 << 10;
+/// What bulk is made of.
+pub(crate) const BULK: u8 = 7;
 
 /// Serves until standard input ends; prints `listening` when a client may come. A line `stages` has it
 /// measure its loop's stages anew and print what was found since the last one, `null` at first.
@@ -38,6 +40,11 @@ pub fn run(role: &Role) -> io::Result<()> {
             }
             let mut accepting = Vec::new();
             for endpoint in role.endpoints() {
+                if role.traffic == Traffic::Udp {
+                    let socket = UdpSocket::bind(role.bind_at(endpoint))?;
+                    accepting.push(spawn_local(datagrams(socket)));
+                    continue;
+                }
                 let listener = TcpListener::bind_with_backlog(role.bind_at(endpoint), 65_535)?;
                 accepting.push(spawn_local(accept(listener, role.traffic, role.size, all.clone())));
             }
@@ -91,7 +98,7 @@ async fn accept(
         throng::http::serve(listener, answer).await;
         return Ok(());
     }
-    let chunk = Bytes::from(vec![7; CHUNK]);
+    let chunk = Bytes::from(vec![BULK; CHUNK]);
     loop {
         let (stream, _) = listener.accept().await?;
         let chunk = chunk.clone();
@@ -122,6 +129,14 @@ pub async fn echo(mut stream: TcpStream) -> io::Result<()> {
             return Ok(());
         }
         stream.write_chunk(chunk).await?;
+    }
+}
+
+/// Sends back what comes, to whom it came from.
+async fn datagrams(socket: UdpSocket) -> io::Result<()> {
+    loop {
+        let (said, from) = socket.recv_from().await?;
+        socket.send_to(&said, from).await?;
     }
 }
 

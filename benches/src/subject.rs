@@ -93,6 +93,10 @@ pub struct Ask {
     pub with_stack: bool,
     /// Whether Throng's server sleeps when it has nothing to do.
     pub adaptive: bool,
+    /// Sockets of a server of datagrams.
+    pub sockets: usize,
+    /// Shards of Throng's server on a device.
+    pub shards: usize,
     /// The cores of server and client.
     pub cores: [usize; 2],
 }
@@ -142,7 +146,9 @@ impl Subject {
         // Those with a connection for each operation have few at a time, and one port each.
         let all = if ask.traffic.connects() { 1 } else { ask.connections };
         let count = all.div_ceil(PER_PROCESS);
-        let endpoint = |i: usize| SocketAddr::from((Ipv4Addr::LOCALHOST, PORT + i as u16));
+        let ports = if ask.traffic == Traffic::Udp { ask.sockets } else { 1 };
+        let endpoint =
+            |i: usize| SocketAddr::from((Ipv4Addr::LOCALHOST, PORT + (i * ports) as u16));
         let files = (*self == Subject::Nginx).then(|| Files::new(ask)).transpose()?;
         let mut servers = Vec::new();
         for i in 0..count {
@@ -208,6 +214,7 @@ fn on_kernel(ask: &Ask, core: usize, server: SocketAddr, connections: usize) -> 
         shards: 1,
         adaptive: false,
         size: ask.size,
+        sockets: ask.sockets,
     }
 }
 
@@ -227,13 +234,12 @@ fn client(ask: &Ask, role: Role, window: usize) -> io::Result<Helper> {
     Ok(client)
 }
 
-/// Whether the client without a stack can do it: an answer is one segment.
+/// Whether the client without a stack can do it: what is asked is one short segment.
 fn can_be_raw(ask: &Ask) -> bool {
     match ask.traffic {
         Traffic::Download | Traffic::Upload => false,
-        Traffic::Echo => ask.size <= LONGEST_RAW,
-        Traffic::Accept | Traffic::Http | Traffic::HttpClose => ask.size <= 1_000,
-        Traffic::Websocket | Traffic::Upgrade | Traffic::Broadcast => true,
+        Traffic::Echo | Traffic::Udp => ask.size <= LONGEST_RAW,
+        _ => true,
     }
 }
 
@@ -247,22 +253,23 @@ fn bypass(link: Link, ask: &Ask) -> io::Result<Match> {
     let memif =
         |rest: &str| format!("dpdk:net_memif0,id=0,socket={name},socket-abstract=yes,{rest}");
     let path = std::env::temp_dir().join(&name);
-    let path = path.display();
+    let (path, queues) = (path.display(), ask.shards);
     let (server_device, client_device) = match link {
         Link::Memif => (memif("role=client"), memif("role=server")),
         Link::MemifZeroCopy => (memif("role=client,zero-copy=yes"), memif("role=server")),
         Link::Virtio => (
             format!(
-                "dpdk:net_virtio_user0,path={path},queues=1,queue_size=1024,packed_vq=1,\
+                "dpdk:net_virtio_user0,path={path},queues={queues},queue_size=1024,packed_vq=1,\
                  in_order=1,mrg_rxbuf=0"
             ),
-            format!("dpdk:net_vhost0,iface={path},queues=1"),
+            format!("dpdk:net_vhost0,iface={path},queues={queues}"),
         ),
     };
     let endpoint = SocketAddr::from(([10, 96, 0, 1], PORT));
     let role = |device: String, address: &str, core: usize| Role {
         device,
         address: Some(address.to_owned()),
+        shards: ask.shards,
         ..on_kernel(ask, core, endpoint, ask.connections)
     };
     let mut server = role(server_device, "10.96.0.1/24", ask.cores[0]);
@@ -293,6 +300,7 @@ fn peer(kind: &str, listen: SocketAddr, ask: &Ask) -> io::Result<Helper> {
         .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "THRONG_PEERS names no program"))?;
     let mut command = pinned(ask.cores[0], &program);
     command.args([kind, "--listen", &listen.to_string(), "--body", &ask.size.to_string()]);
+    command.args(["--sockets", &ask.sockets.to_string()]);
     Helper::start(&mut command)
 }
 

@@ -26,6 +26,9 @@ struct Args {
     /// Bytes of an HTTP response's body, or of a client's message
     #[arg(long, default_value_t = 6)]
     body: usize,
+    /// Sockets of datagrams, at as many ports from the one given
+    #[arg(long, default_value_t = 1)]
+    sockets: u16,
     /// Others listen there, too, and the kernel divides the connections
     #[arg(long)]
     shared: bool,

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -25,7 +26,7 @@ pub(crate) fn run(kind: Kind, args: &Args) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     LocalSet::new().block_on(&runtime, async {
         if matches!(kind, Kind::TokioUdp) {
-            return datagrams(UdpSocket::bind(args.listen).await?).await;
+            return all_datagrams(args).await;
         }
         let listener = TcpListener::from_std(crate::listen(args)?)?;
         let body = Bytes::from(page(args.body));
@@ -87,8 +88,20 @@ async fn bulk(mut stream: TcpStream, chunk: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-async fn datagrams(socket: UdpSocket) -> io::Result<()> {
+async fn all_datagrams(args: &Args) -> io::Result<()> {
+    let mut serving = Vec::new();
+    for i in 0..args.sockets {
+        let listen = SocketAddr::new(args.listen.ip(), args.listen.port() + i);
+        serving.push(spawn_local(datagrams(UdpSocket::bind(listen).await?)));
+    }
     crate::listening();
+    for one in serving {
+        one.await.map_err(io::Error::other)??;
+    }
+    Ok(())
+}
+
+async fn datagrams(socket: UdpSocket) -> io::Result<()> {
     let mut buffer = [0; MESSAGE];
     loop {
         let (len, from) = socket.recv_from(&mut buffer).await?;

@@ -1,6 +1,6 @@
-//! The frames of the client without a stack: IPv4, TCP with timestamps, nothing else.
+//! The frames of the client without a stack: IPv4, TCP with timestamps or UDP, nothing else.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use crate::role::{FIRST_PORT, PER_PORT};
 use crate::subject::LONGEST_RAW;
@@ -16,6 +16,7 @@ const IP: usize = ETHERNET + 20;
 /// With timestamps (RFC 7323 appendix A); a SYN has as many bytes of options again and some.
 const TCP: usize = 32;
 const SYN_TCP: usize = 40;
+const UDP: usize = 8;
 const LONGEST: usize = IP + SYN_TCP + LONGEST_RAW;
 
 /// What varies of a segment.
@@ -35,17 +36,87 @@ pub(super) struct Frame {
     ours: Ipv4Addr,
     server: Ipv4Addr,
     port: u16,
+    /// Of flows of datagrams: the server's sockets, each at a port of its own, which they take in turn.
+    sockets: Option<usize>,
     /// Our clock, in milliseconds.
     pub(super) stamp: u32,
 }
 
 impl Frame {
     pub(super) fn new(mac: [u8; 6], ours: Ipv4Addr, server: Ipv4Addr, port: u16) -> Frame {
-        Frame { mac, server_mac: None, ours, server, port, stamp: 0 }
+        Frame { mac, server_mac: None, ours, server, port, sockets: None, stamp: 0 }
+    }
+
+    /// Of flows of datagrams to so many sockets.
+    pub(super) fn to_sockets(self, sockets: usize) -> Frame {
+        Frame { sockets: Some(sockets), ..self }
     }
 
     pub(super) fn knows_server(&self) -> bool {
         self.server_mac.is_some()
+    }
+
+    /// The addresses and ports of connection or flow `index`, ours first.
+    pub(super) fn ends(&self, index: usize) -> [SocketAddr; 2] {
+        let port = FIRST_PORT + (index % PER_PORT) as u16;
+        let to = match self.sockets {
+            Some(sockets) => index % sockets,
+            None => index / PER_PORT,
+        };
+        [(self.ours, port).into(), (self.server, self.port + to as u16).into()]
+    }
+
+    /// The headers of Ethernet and IP of a frame of `len` bytes.
+    fn begin(&self, out: &mut [u8; LONGEST], protocol: u8, len: usize) {
+        out[..6].copy_from_slice(&self.server_mac.unwrap_or([0xff; 6]));
+        out[6..12].copy_from_slice(&self.mac);
+        out[12..14].copy_from_slice(&[8, 0]);
+        let ip = &mut out[ETHERNET..IP];
+        ip[..9].copy_from_slice(&[0x45, 0, 0, 0, 0, 0, 0x40, 0, 64]);
+        ip[2..4].copy_from_slice(&((len - ETHERNET) as u16).to_be_bytes());
+        ip[9] = protocol;
+        ip[12..16].copy_from_slice(&self.ours.octets());
+        ip[16..20].copy_from_slice(&self.server.octets());
+        let check = fold(sum(ip));
+        ip[10..12].copy_from_slice(&(!check).to_be_bytes());
+    }
+
+    /// The sum of the pseudo-header (RFC 9293 3.1, RFC 768).
+    fn pseudo(&self, protocol: u8, len: usize) -> u64 {
+        let addresses = sum(&self.ours.octets()) + sum(&self.server.octets());
+        addresses + u64::from(protocol) + len as u64
+    }
+
+    /// A datagram of flow `index` with at most [`LONGEST_RAW`] bytes: bytes, of which so many count.
+    pub(super) fn udp(&self, index: usize, data: &[u8]) -> ([u8; LONGEST], usize) {
+        let mut out = [0; LONGEST];
+        let len = IP + UDP + data.len();
+        self.begin(&mut out, 17, len);
+        let [ours, server] = self.ends(index).map(|end| end.port().to_be_bytes());
+        let udp = &mut out[IP..IP + UDP];
+        udp[..2].copy_from_slice(&ours);
+        udp[2..4].copy_from_slice(&server);
+        udp[4..6].copy_from_slice(&((UDP + data.len()) as u16).to_be_bytes());
+        let check = fold(sum(udp) + self.pseudo(17, UDP + data.len()) + sum(data));
+        // 0 would say that there is none (RFC 768).
+        let check = if check == 0xffff { check } else { !check };
+        udp[6..8].copy_from_slice(&check.to_be_bytes());
+        out[IP + UDP..len].copy_from_slice(data);
+        (out, len)
+    }
+
+    /// A datagram to us from the port that its flow goes to: the flow, and what it says.
+    pub(super) fn read_udp<'a>(&self, frame: &'a [u8]) -> Option<(usize, &'a [u8])> {
+        if frame.get(12..15)? != [8, 0, 0x45] || *frame.get(23)? != 17 {
+            return None;
+        }
+        let udp = frame.get(IP..)?;
+        let word = |at: usize| Some(u16::from_be_bytes(udp.get(at..at + 2)?.try_into().ok()?));
+        let index = usize::from(word(2)?.checked_sub(FIRST_PORT)?);
+        let [_, server] = self.ends(index);
+        let from = Ipv4Addr::from(<[u8; 4]>::try_from(frame.get(26..30)?).ok()?);
+        let right = index < PER_PORT && server == (from, word(0)?).into();
+        right.then(|| udp.get(UDP..usize::from(word(4)?)).map(|said| (index, said)))?
     }
 
     /// A segment of connection `index` with at most [`LONGEST_RAW`] bytes of data: bytes, of which
@@ -60,20 +131,11 @@ impl Frame {
         let syn = segment.flags & SYN != 0;
         let header = if syn { SYN_TCP } else { TCP };
         let len = IP + header + data.len();
-        out[..6].copy_from_slice(&self.server_mac.unwrap_or([0xff; 6]));
-        out[6..12].copy_from_slice(&self.mac);
-        out[12..14].copy_from_slice(&[8, 0]);
-        let ip = &mut out[ETHERNET..IP];
-        ip[..9].copy_from_slice(&[0x45, 0, 0, 0, 0, 0, 0x40, 0, 64]);
-        ip[2..4].copy_from_slice(&((len - ETHERNET) as u16).to_be_bytes());
-        ip[9] = 6;
-        ip[12..16].copy_from_slice(&self.ours.octets());
-        ip[16..20].copy_from_slice(&self.server.octets());
-        let check = fold(sum(ip));
-        ip[10..12].copy_from_slice(&(!check).to_be_bytes());
+        self.begin(&mut out, 6, len);
+        let [ours, server] = self.ends(index).map(|end| end.port().to_be_bytes());
         let tcp = &mut out[IP..IP + header];
-        tcp[..2].copy_from_slice(&(FIRST_PORT + (index % PER_PORT) as u16).to_be_bytes());
-        tcp[2..4].copy_from_slice(&(self.port + (index / PER_PORT) as u16).to_be_bytes());
+        tcp[..2].copy_from_slice(&ours);
+        tcp[2..4].copy_from_slice(&server);
         tcp[4..8].copy_from_slice(&segment.seq.to_be_bytes());
         tcp[8..12].copy_from_slice(&segment.ack.to_be_bytes());
         tcp[12] = ((header / 4) as u8) << 4;
@@ -92,9 +154,7 @@ impl Frame {
         tcp[stamps..stamps + 2].copy_from_slice(&[8, 10]);
         tcp[stamps + 2..stamps + 6].copy_from_slice(&self.stamp.to_be_bytes());
         tcp[stamps + 6..stamps + 10].copy_from_slice(&segment.stamp.to_be_bytes());
-        let pseudo = sum(&self.ours.octets()) + sum(&self.server.octets()) + 6;
-        let lengths = (header + data.len()) as u64;
-        let check = fold(sum(tcp) + pseudo + lengths + sum(data));
+        let check = fold(sum(tcp) + self.pseudo(6, header + data.len()) + sum(data));
         tcp[16..18].copy_from_slice(&(!check).to_be_bytes());
         out[IP + header..len].copy_from_slice(data);
         (out, len)
@@ -216,6 +276,29 @@ mod tests {
                 |pair: &[u8]| u64::from(pair[0]) << 8 | u64::from(*pair.get(1).unwrap_or(&0));
             let pairs = bytes[..len].chunks(2).map(pair).sum();
             assert_eq!(fold(sum(&bytes[..len])), fold(pairs), "{len} bytes");
+        }
+    }
+
+    #[test]
+    fn datagrams_are_right_and_understood() {
+        let [ours, server] = [Ipv4Addr::new(10, 0, 0, 2), Ipv4Addr::new(10, 0, 0, 1)];
+        let frame = Frame::new([2; 6], ours, server, 9_000).to_sockets(3);
+        for (index, data) in [(0, &b""[..]), (7, b"hello"), (PER_PORT - 1, b"even")] {
+            let (mut bytes, len) = frame.udp(index, data);
+            assert_eq!(fold(sum(&bytes[ETHERNET..IP])), 0xffff);
+            let pseudo = sum(&bytes[ETHERNET + 12..IP]) + 17 + (len - IP) as u64;
+            assert_eq!(fold(pseudo + sum(&bytes[IP..len])), 0xffff);
+            assert_eq!(bytes[IP + 2..IP + 4], (9_000 + (index % 3) as u16).to_be_bytes());
+            assert!(frame.read_udp(&bytes[..len]).is_none(), "it is to the server");
+            // As the other end would answer: addresses and ports change places.
+            for (at, size) in [(ETHERNET + 12, 4), (IP, 2)] {
+                let (from, to) = bytes[at..at + 2 * size].split_at_mut(size);
+                from.swap_with_slice(to);
+            }
+            assert_eq!(frame.read_udp(&bytes[..len]), Some((index, data)));
+            assert!(frame.read_udp(&bytes[..len - 1]).is_none() && frame.read(&bytes).is_none());
+            bytes[IP + 1] ^= 1;
+            assert!(frame.read_udp(&bytes[..len]).is_none(), "another socket's");
         }
     }
 

@@ -5,6 +5,8 @@
 //! then prints `begun`, and at the end what it has done as a JSON object, [`Done`]. When its
 //! standard input ends, so does it.
 
+mod answer;
+mod datagrams;
 mod frame;
 mod over_websocket;
 mod raw;
@@ -128,8 +130,10 @@ struct Shared {
     /// With a rate: operations that are due, and who waits for one.
     due: RefCell<VecDeque<Instant>>,
     waiting: RefCell<Vec<Waker>>,
-    /// Bytes of a response, once one was seen.
-    response: Cell<usize>,
+    /// What is answered to a request, once an answer was seen.
+    page: RefCell<Option<Rc<answer::Page>>>,
+    /// Flows of datagrams that nothing is on its way on.
+    flows: RefCell<Vec<datagrams::Flow>>,
     /// What is said on WebSockets.
     talk: Option<Talk>,
     /// The newest message to all, and how many have not got it.
@@ -170,7 +174,8 @@ impl Shared {
             random: Cell::new(0x9e37_79b9_7f4a_7c15),
             due: RefCell::default(),
             waiting: RefCell::default(),
-            response: Cell::new(0),
+            page: RefCell::default(),
+            flows: RefCell::default(),
         }))
     }
 
@@ -226,8 +231,10 @@ pub fn run(load: &Load) -> io::Result<()> {
             if next_line().await?.is_none() {
                 return Ok(());
             }
-            if !shared.load.role.traffic.connects() {
-                open(&shared).await?;
+            match shared.load.role.traffic {
+                Traffic::Udp => datagrams::open(&shared)?,
+                traffic if traffic.connects() => {}
+                _ => open(&shared).await?,
             }
             println!("ready");
             while let Some(line) = next_line().await? {
@@ -292,8 +299,11 @@ async fn work(shared: &Rc<Shared>, time: Duration) -> io::Result<Done> {
         _ if role.traffic.connects() => shared.load.window,
         _ => shared.load.window.min(role.connections),
     };
-    let workers: Vec<_> =
-        (0..workers).map(|_| spawn_local(traffic::worker(shared.clone()))).collect();
+    let worker = |_| match role.traffic {
+        Traffic::Udp => spawn_local(datagrams::worker(shared.clone())),
+        _ => spawn_local(traffic::worker(shared.clone())),
+    };
+    let workers: Vec<_> = (0..workers).map(worker).collect();
     let pacer = shared.load.rate.map(|rate| spawn_local(pace(shared.clone(), rate)));
     throng::sleep(warm_up(time)).await;
     println!("begun");
@@ -389,6 +399,7 @@ mod tests {
             shards: 1,
             adaptive: true,
             size: 64,
+            sockets: 1,
         };
         let (window, rate) = (1, Some(1_000.0));
         let load =

@@ -5,12 +5,15 @@
 //! acknowledgement would. Nothing is sent again: what a server drops is an error at the end. Lines
 //! in and out are those of the client on the runtime.
 
+mod datagrams;
+mod pages;
+mod queues;
 mod ramp;
 #[cfg(test)]
 mod tests;
 mod websocket;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -22,13 +25,15 @@ use throng::net::device::{Device, DeviceSpec, OpenOptions, open};
 use throng::net::packet::Packet;
 use throng::runtime::Instant;
 
+use super::answer::Page;
 use super::frame::{ACK, FIN, Frame, PSH, RST, SYN, Segment};
 use super::websocket::{Label, Talk};
 use super::{Done, Load, parse_go, traffic, warm_up};
 use crate::helper;
-use crate::role::Traffic;
+use crate::role::{PER_PORT, Traffic};
 use crate::stats::UNTIMED;
 use crate::subject::LONGEST_RAW;
+use queues::Queues;
 
 /// Handshakes under way at a time.
 const OPENING: usize = 512;
@@ -49,10 +54,12 @@ struct Conn {
     missing: u32,
 }
 
-/// A page of which nothing has come.
-const UNANSWERED: u32 = 1;
+/// A page that was asked for before it was known how long it is,
+const UNANSWERED: u32 = u32::MAX;
+/// and a connection that failed.
+const FAILED: u32 = u32::MAX - 1;
 
-/// A WebSocket on which nothing is awaited,
+/// A WebSocket, or a flow of datagrams, on which nothing is awaited,
 const IDLE: u32 = 0;
 /// one that an echo is to come on,
 const ASKED: u32 = 1;
@@ -63,7 +70,7 @@ const OVER: u32 = 3;
 
 struct Raw {
     load: Load,
-    device: Box<dyn Device>,
+    queues: Queues,
     frame: Frame,
     conns: Vec<Conn>,
     idle: Vec<u32>,
@@ -72,8 +79,7 @@ struct Raw {
     /// Connections to be opened.
     wanted: usize,
     established: usize,
-    outgoing: VecDeque<Packet>,
-    /// What is said for one operation, where that is always the same.
+    /// What asks for a page.
     message: Bytes,
     /// What is said on WebSockets, and of what was said the part that has come.
     talk: Option<Rc<Talk>>,
@@ -82,8 +88,8 @@ struct Raw {
     published: Label,
     /// Opens connections, and has messages fall due, by the clock.
     pace: Option<ramp::Pace>,
-    /// Length of an answer; 0: none was seen.
-    answer: usize,
+    /// What is answered to a request, once an answer was seen.
+    page: Option<Rc<Page>>,
     on_way: usize,
     running: bool,
     done: u64,
@@ -103,9 +109,7 @@ pub(super) fn run(load: &Load) -> io::Result<()> {
     core.set(role.core);
     rustix::thread::sched_setaffinity(None, &core)?;
     let spec: DeviceSpec = role.device.parse().map_err(io::Error::other)?;
-    let device = open(&spec, 1, &OpenOptions::default())?.pop();
-    let device = device.ok_or_else(|| io::Error::other("the device has no queue"))?;
-    let mut raw = Raw::new(load, device)?;
+    let mut raw = Raw::new(load, open(&spec, role.shards, &OpenOptions::default())?)?;
     println!("open");
     let (tell, told) = channel();
     std::thread::spawn(move || {
@@ -116,8 +120,10 @@ pub(super) fn run(load: &Load) -> io::Result<()> {
     // Frames are answered while we wait, too: the server looks for our address.
     while raw.told(&told)?.is_none() {}
     raw.find_server()?;
-    if !role.traffic.connects() {
-        raw.open()?;
+    match role.traffic {
+        Traffic::Udp => raw.open_flows(),
+        traffic if traffic.connects() => {}
+        _ => raw.open()?,
     }
     println!("ready");
     loop {
@@ -133,23 +139,32 @@ pub(super) fn run(load: &Load) -> io::Result<()> {
 
 impl Raw {
     /// A client of as many connections as `load` says, none of them open.
-    fn new(load: &Load, device: Box<dyn Device>) -> io::Result<Raw> {
+    fn new(load: &Load, devices: Vec<Box<dyn Device>>) -> io::Result<Raw> {
         let role = &load.role;
         let address = role.address.as_deref().and_then(|address| address.split('/').next());
         let address: Option<IpAddr> = address.and_then(|address| address.parse().ok());
         let (Some(IpAddr::V4(ours)), IpAddr::V4(server)) = (address, role.server.ip()) else {
             return Err(io::Error::other("this client has IPv4 only"));
         };
-        let message = traffic::message(role);
-        if message.len() > LONGEST_RAW {
+        let message = traffic::request(role.traffic);
+        let said = matches!(role.traffic, Traffic::Echo | Traffic::Udp);
+        if said && role.size > LONGEST_RAW {
             return Err(io::Error::other(format!("a message of more than {LONGEST_RAW} bytes")));
         }
+        if role.traffic == Traffic::Udp && role.connections > PER_PORT {
+            return Err(io::Error::other(format!("more than {PER_PORT} flows")));
+        }
         let talk = role.traffic.is_websocket().then(|| Talk::new(role.size)).transpose()?;
+        let queues = Queues::new(devices);
+        let frame = Frame::new(queues.mac(), ours, server, role.server.port());
         let first = load.ramp.map(|_| ramp::FIRST);
         let wanted = first.unwrap_or(usize::MAX).min(role.connections);
         Ok(Raw {
-            frame: Frame::new(device.capabilities().mac.0, ours, server, role.server.port()),
-            device,
+            frame: match role.traffic {
+                Traffic::Udp => frame.to_sockets(role.sockets),
+                _ => frame,
+            },
+            queues,
             message,
             talk: talk.map(Rc::new),
             partial: HashMap::new(),
@@ -160,8 +175,7 @@ impl Raw {
             next: 0,
             wanted,
             established: 0,
-            outgoing: VecDeque::new(),
-            answer: if role.traffic == Traffic::Echo { role.size } else { 0 },
+            page: None,
             on_way: 0,
             running: false,
             done: 0,
@@ -186,16 +200,16 @@ impl Raw {
     fn turns(&mut self) {
         let mut frames = Vec::new();
         for _ in 0..TURNS {
-            let now = Instant::from_nanos(self.begin.elapsed().as_nanos() as u64);
+            let now = since(self.begin);
             self.frame.stamp = now.as_nanos().wrapping_div(1_000_000) as u32;
-            self.device.receive(&mut frames, 64, now);
+            self.queues.receive(&mut frames, now);
             for frame in frames.drain(..) {
                 self.received(&frame);
             }
             if self.pace.is_some() {
                 self.keep_pace();
             }
-            self.device.transmit(&mut self.outgoing, now);
+            self.queues.transmit(now);
         }
     }
 
@@ -217,7 +231,7 @@ impl Raw {
     fn find_server(&mut self) -> io::Result<()> {
         for _ in 0..50 {
             let frame = self.frame.arp_request();
-            self.send(&frame);
+            self.send_on(0, &frame);
             let end = Clock::now() + Duration::from_millis(100);
             while Clock::now() < end {
                 self.turns();
@@ -259,7 +273,7 @@ impl Raw {
 
     fn emit(&mut self, index: usize, segment: Segment, data: &[u8]) {
         let (bytes, len) = self.frame.tcp(index, segment, data);
-        self.send(&bytes[..len]);
+        self.send(index, &bytes[..len]);
     }
 
     /// Data on a connection, with what it acknowledges.
@@ -270,17 +284,23 @@ impl Raw {
         self.emit(index, Segment { seq, ack, stamp, flags: ACK | PSH }, data);
     }
 
-    fn send(&mut self, bytes: &[u8]) {
-        // Buffers come back when the server has taken what is on its way.
-        for _ in 0..1_000_000 {
-            if let Some(mut packet) = self.device.allocate(bytes.len())
-                && packet.append(bytes)
-            {
-                self.outgoing.push_back(packet);
-                return;
-            }
-            let now = Instant::from_nanos(self.begin.elapsed().as_nanos() as u64);
-            self.device.transmit(&mut self.outgoing, now);
+    /// A frame of a connection or flow.
+    fn send(&mut self, index: usize, bytes: &[u8]) {
+        let [ours, server] = self.frame.ends(index);
+        self.send_on(self.queues.of(ours, server), bytes);
+    }
+
+    fn send_on(&mut self, queue: usize, bytes: &[u8]) {
+        let begin = self.begin;
+        if !self.queues.send(queue, bytes, || since(begin)) {
+            self.note("no buffer comes back");
+        }
+    }
+
+    /// Counts an error, and tells of the first.
+    fn note(&mut self, why: &str) {
+        if self.errors == 0 {
+            eprintln!("client: {why}");
         }
         self.errors += 1;
     }
@@ -305,7 +325,10 @@ impl Raw {
         self.for_a_while(time);
         let (seconds, done) = (begin.elapsed().as_secs_f64(), self.done - done);
         self.running = false;
-        self.until("the last", |raw| raw.on_way == 0)?;
+        match self.load.role.traffic {
+            Traffic::Udp => self.last_datagrams()?,
+            _ => self.until("the last", |raw| raw.on_way == 0)?,
+        }
         let errors = self.errors - errors;
         Ok(Done { done, errors, seconds, quantiles: UNTIMED })
     }
@@ -356,12 +379,12 @@ impl Raw {
     }
 
     fn ask(&mut self, index: usize) {
-        if self.talk.is_some() {
-            return self.ask_websocket(index, 0);
+        match self.load.role.traffic {
+            _ if self.talk.is_some() => self.ask_websocket(index, 0),
+            Traffic::Udp => self.ask_by_datagram(index),
+            Traffic::Echo => self.ask_for_echo(index),
+            _ => self.ask_for_page(index),
         }
-        self.conns[index].missing = self.answer as u32;
-        let message = self.message.clone();
-        self.say(index, &message);
     }
 
     fn acknowledge(&mut self, index: usize) {
@@ -372,21 +395,22 @@ impl Raw {
     fn received(&mut self, packet: &Packet) {
         let bytes = packet.data();
         if let Some(answer) = self.frame.arp(bytes) {
-            return self.send(&answer);
+            return self.send_on(0, &answer);
+        }
+        if self.load.role.traffic == Traffic::Udp {
+            return self.on_datagram(bytes);
         }
         let Some((index, segment, data)) = self.frame.read(bytes) else { return };
-        if index >= self.conns.len() {
+        let Some(conn) = self.conns.get_mut(index).filter(|conn| conn.missing != FAILED) else {
             return;
-        }
+        };
         self.active = Clock::now();
-        let conn = &mut self.conns[index];
         conn.stamp = segment.stamp;
         if segment.flags & RST != 0 {
-            if self.talk.is_some() {
-                return self.closed(index);
-            }
-            self.errors += 1;
-            return self.ended();
+            return match self.talk {
+                Some(_) => self.closed(index),
+                None => self.gone(index, "reset by the server"),
+            };
         }
         if segment.flags & SYN != 0 {
             conn.ack = segment.seq.wrapping_add(1);
@@ -397,51 +421,35 @@ impl Raw {
             return self.acknowledge(index);
         }
         conn.ack = conn.ack.wrapping_add(data.len() as u32);
-        if self.talk.is_some() {
-            self.on_websocket(index, data);
-        } else if self.load.role.traffic.connects() && !data.is_empty() {
-            conn.missing = 0;
+        match self.talk {
+            Some(_) => self.on_websocket(index, data),
+            None if !data.is_empty() => self.on_answer(index, data, segment.flags & FIN != 0),
+            None => {}
         }
         if segment.flags & FIN != 0 {
-            let conn = &mut self.conns[index];
-            conn.ack = conn.ack.wrapping_add(1);
-            let Conn { seq, ack, stamp, .. } = *conn;
-            conn.seq = seq.wrapping_add(1);
-            self.emit(index, Segment { seq, ack, stamp, flags: ACK | FIN }, &[]);
-            if self.talk.is_some() {
-                return self.closed(index);
-            }
-            // Only where every operation has a connection of its own is its end one's success.
-            let well = self.load.role.traffic.connects() && self.conns[index].missing == 0;
-            *if well { &mut self.done } else { &mut self.errors } += 1;
-            return self.ended();
+            self.on_end(index);
         }
-        if self.talk.is_some() {
-            return;
-        }
+    }
+
+    /// The server ends the connection.
+    fn on_end(&mut self, index: usize) {
         let conn = &mut self.conns[index];
-        if data.is_empty() || self.load.role.traffic.connects() {
+        if conn.missing == FAILED {
             return;
         }
-        if conn.missing == 0 {
-            // The first answer says how long all are, if it is whole.
-            match traffic::response_len(data) {
-                Ok(Some(len)) if len >= data.len() => {
-                    self.answer = len;
-                    conn.missing = len as u32;
-                }
-                _ => {
-                    self.errors += 1;
-                    return self.answered(index);
-                }
-            }
+        conn.ack = conn.ack.wrapping_add(1);
+        let Conn { seq, ack, stamp, .. } = *conn;
+        conn.seq = seq.wrapping_add(1);
+        self.emit(index, Segment { seq, ack, stamp, flags: ACK | FIN }, &[]);
+        if self.talk.is_some() {
+            return self.closed(index);
         }
-        conn.missing = conn.missing.saturating_sub(data.len() as u32);
-        if conn.missing > 0 {
-            return self.acknowledge(index);
+        // Only where every operation has a connection of its own is its end one's success.
+        if !self.load.role.traffic.connects() || self.conns[index].missing != 0 {
+            return self.failed(index, "ended by the server");
         }
         self.done += 1;
-        self.answered(index);
+        self.ended();
     }
 
     /// Well or not: the connection is free again, and the next is asked.
@@ -458,10 +466,7 @@ impl Raw {
         self.acknowledge(index);
         match self.load.role.traffic {
             Traffic::Accept => {}
-            Traffic::HttpClose => {
-                self.ask(index);
-                self.conns[index].missing = UNANSWERED;
-            }
+            Traffic::HttpClose => self.ask(index),
             _ => self.is_open(index),
         }
     }
@@ -484,4 +489,9 @@ impl Raw {
             }
         }
     }
+}
+
+/// The device's time.
+fn since(begin: Clock) -> Instant {
+    Instant::from_nanos(begin.elapsed().as_nanos() as u64)
 }

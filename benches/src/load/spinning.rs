@@ -4,7 +4,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use super::{Done, parse_go, warm_up};
+use super::{Done, answer, parse_go, warm_up};
 use crate::helper;
 use crate::role::Role;
 use crate::stats::Histogram;
@@ -14,17 +14,18 @@ pub(super) fn run(role: &Role) -> io::Result<()> {
     if helper::next_line().is_none() {
         return Ok(());
     }
-    let mut stream = TcpStream::connect(role.server)?;
+    let stream = TcpStream::connect(role.server)?;
     stream.set_nodelay(true)?;
     stream.set_nonblocking(true)?;
-    let mut buffer = vec![0x55; role.size];
+    let mut asking =
+        Asking { stream, number: 0, said: vec![0; role.size], read: vec![0; role.size] };
     println!("ready");
     while let Some(line) = helper::next_line() {
         let time = parse_go(&line)?;
-        for_a_while(warm_up(time), || round_trip(&mut stream, &mut buffer))?;
+        for_a_while(warm_up(time), || asking.round_trip())?;
         println!("begun");
         let begin = Instant::now();
-        let times = for_a_while(time, || round_trip(&mut stream, &mut buffer))?;
+        let times = for_a_while(time, || asking.round_trip())?;
         let done = Done {
             done: times.total(),
             errors: 0,
@@ -49,16 +50,28 @@ fn for_a_while(time: Duration, mut once: impl FnMut() -> io::Result<()>) -> io::
     }
 }
 
-fn round_trip(stream: &mut TcpStream, buffer: &mut [u8]) -> io::Result<()> {
-    stream.write_all(buffer)?;
-    let mut read = 0;
-    while read < buffer.len() {
-        match stream.read(&mut buffer[read..]) {
-            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
-            Ok(more) => read += more,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => std::hint::spin_loop(),
-            Err(error) => return Err(error),
+struct Asking {
+    stream: TcpStream,
+    number: u32,
+    said: Vec<u8>,
+    read: Vec<u8>,
+}
+
+impl Asking {
+    /// A message and its echo.
+    fn round_trip(&mut self) -> io::Result<()> {
+        self.number = self.number.wrapping_add(1);
+        answer::message(0, self.number, &mut self.said);
+        self.stream.write_all(&self.said)?;
+        let mut read = 0;
+        while read < self.read.len() {
+            match self.stream.read(&mut self.read[read..]) {
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(more) => read += more,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => std::hint::spin_loop(),
+                Err(error) => return Err(error),
+            }
         }
+        if self.read == self.said { Ok(()) } else { Err(io::Error::other("not the echo")) }
     }
-    Ok(())
 }

@@ -9,8 +9,10 @@ use std::time::Instant;
 use bytes::Bytes;
 use throng::TcpStream;
 
-use super::{Shared, over_websocket};
-use crate::role::{Role, Traffic};
+use super::answer::{self, Page};
+use super::{Conn, Shared, over_websocket};
+use crate::role::Traffic;
+use crate::serve;
 
 /// Bytes written at a time in bulk.
 const CHUNK: usize = 256 << 10;
@@ -18,19 +20,18 @@ const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: throng.example\r\nAccept: */*\r
 const LAST_REQUEST: &[u8] =
     b"GET / HTTP/1.1\r\nHost: throng.example\r\nAccept: */*\r\nConnection: close\r\n\r\n";
 
-/// What is said for one operation.
-pub(super) fn message(role: &Role) -> Bytes {
-    match role.traffic {
-        Traffic::Http => Bytes::from_static(REQUEST),
+/// What asks for a page.
+pub(super) fn request(traffic: Traffic) -> Bytes {
+    match traffic {
         Traffic::HttpClose => Bytes::from_static(LAST_REQUEST),
-        _ => Bytes::from(vec![0x55; role.size]),
+        _ => Bytes::from_static(REQUEST),
     }
 }
 
 /// Does one after the other until the run is over.
 pub(super) async fn worker(shared: Rc<Shared>) {
     let traffic = shared.load.role.traffic;
-    let message = message(&shared.load.role);
+    let request = request(traffic);
     let mut number = shared.random(usize::from(u16::MAX));
     while shared.running.get() {
         let begin = match shared.load.rate {
@@ -44,12 +45,12 @@ pub(super) async fn worker(shared: Rc<Shared>) {
             number += 1;
             match traffic {
                 Traffic::Upgrade => over_websocket::once(&shared, number).await,
-                _ => once(&shared, number, &message).await,
+                _ => once(&shared, number, &request).await,
             }
         } else {
             let Some(mut conn) = shared.take() else { return };
             let did = match traffic {
-                Traffic::Http => exchange(&shared, &mut conn.stream, &message).await,
+                Traffic::Http => exchange(&shared, &mut conn.stream, &request).await,
                 Traffic::Websocket => over_websocket::echo(&shared, &mut conn).await,
                 Traffic::Download | Traffic::Upload | Traffic::Broadcast => {
                     let did = match traffic {
@@ -61,7 +62,7 @@ pub(super) async fn worker(shared: Rc<Shared>) {
                     }
                     return;
                 }
-                _ => echo(&mut conn.stream, &message).await,
+                _ => echo(&mut conn, shared.load.role.size).await,
             };
             if did.is_ok() {
                 shared.idle.borrow_mut().push(conn);
@@ -91,46 +92,60 @@ async fn due(shared: &Shared) -> Option<Instant> {
     .await
 }
 
-async fn echo(stream: &mut TcpStream, message: &Bytes) -> io::Result<()> {
-    stream.write_chunk(message.clone()).await?;
-    let mut missing = message.len();
-    while missing > 0 {
-        let chunk = stream.read_chunk(missing).await?;
+async fn echo(conn: &mut Conn, size: usize) -> io::Result<()> {
+    conn.number = conn.number.wrapping_add(1);
+    let mut said = vec![0; size];
+    answer::message(conn.index, conn.number, &mut said);
+    let said = Bytes::from(said);
+    conn.stream.write_chunk(said.clone()).await?;
+    let mut missing = &said[..];
+    while !missing.is_empty() {
+        let chunk = conn.stream.read_chunk(missing.len()).await?;
         if chunk.is_empty() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        missing -= chunk.len();
+        missing = missing.strip_prefix(&chunk[..]).ok_or_else(|| {
+            io::Error::other(format!("not the echo of connection {}", conn.index))
+        })?;
     }
     Ok(())
 }
 
-/// A request and its response, of which all are as long as the first.
+/// A request and its response, all of it as it must be.
 async fn exchange(shared: &Shared, stream: &mut TcpStream, request: &Bytes) -> io::Result<()> {
     stream.write_chunk(request.clone()).await?;
-    if shared.response.get() == 0 {
-        let mut answer = Vec::new();
-        let len = loop {
-            answer.extend_from_slice(&more(stream).await?);
-            if let Some(len) = response_len(&answer)? {
-                break len;
-            }
-        };
-        while answer.len() < len {
-            answer.extend_from_slice(&more(stream).await?);
-        }
-        shared.response.set(len);
-        return Ok(());
-    }
-    let mut missing = shared.response.get();
-    while missing > 0 {
+    let (page, mut come) = page(shared, stream).await?;
+    while come < page.len() {
         let chunk = more(stream).await?;
-        missing = missing.checked_sub(chunk.len()).ok_or_else(|| longer(chunk.len()))?;
+        right(&page, come, &chunk)?;
+        come += chunk.len();
     }
     Ok(())
 }
 
-fn longer(len: usize) -> io::Error {
-    io::Error::other(format!("{len} bytes are more than a response"))
+/// What is answered, which the first answer tells, and how much of this answer has come.
+async fn page(shared: &Shared, stream: &mut TcpStream) -> io::Result<(Rc<Page>, usize)> {
+    let known = shared.page.borrow().clone();
+    if let Some(page) = known {
+        return Ok((page, 0));
+    }
+    let mut answer = Vec::new();
+    let page = loop {
+        answer.extend_from_slice(&more(stream).await?);
+        if let Some(page) = Page::of(&answer, shared.load.role.size)? {
+            break Rc::new(page);
+        }
+    };
+    right(&page, 0, &answer)?;
+    *shared.page.borrow_mut() = Some(page.clone());
+    Ok((page, answer.len()))
+}
+
+fn right(page: &Page, at: usize, data: &[u8]) -> io::Result<()> {
+    if page.has(at, data) {
+        return Ok(());
+    }
+    Err(io::Error::other(format!("other bytes than the page's, from byte {at} of {}", page.len())))
 }
 
 pub(super) async fn more(stream: &mut TcpStream) -> io::Result<Bytes> {
@@ -138,38 +153,17 @@ pub(super) async fn more(stream: &mut TcpStream) -> io::Result<Bytes> {
     if chunk.is_empty() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(chunk) }
 }
 
-/// Length of the response that begins here, head and body, when its head is whole.
-pub(super) fn response_len(answer: &[u8]) -> io::Result<Option<usize>> {
-    let Some(end) = answer.windows(4).position(|four| four == b"\r\n\r\n") else { return Ok(None) };
-    let head = String::from_utf8_lossy(&answer[..end]).to_ascii_lowercase();
-    let mut lines = head.split("\r\n");
-    let status = lines.next().unwrap_or_default();
-    let length: Option<usize> =
-        lines.find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok());
-    match length {
-        Some(length) if status.starts_with("http/1.1 200") => Ok(Some(end + 4 + length)),
-        _ => Err(io::Error::other(format!("not a response that was asked for: {head}"))),
-    }
-}
-
 /// A connection, and on it a request where there is one to be made, to its end.
 async fn once(shared: &Shared, number: usize, request: &Bytes) -> io::Result<()> {
     let role = &shared.load.role;
     let mut stream = TcpStream::connect(role.endpoint(number % role.connections)).await?;
     if role.traffic == Traffic::HttpClose {
-        stream.write_chunk(request.clone()).await?;
+        exchange(shared, &mut stream, request).await?;
     }
-    let mut read = 0;
-    loop {
-        let chunk = stream.read_chunk(usize::MAX).await?;
-        if chunk.is_empty() {
-            break;
-        }
-        read += chunk.len();
-    }
-    match role.traffic {
-        Traffic::HttpClose if read == 0 => Err(io::ErrorKind::UnexpectedEof.into()),
-        _ => Ok(()),
+    // Then the server ends it.
+    match stream.read_chunk(usize::MAX).await?.len() {
+        0 => Ok(()),
+        len => Err(io::Error::other(format!("{len} bytes more than were asked for"))),
     }
 }
 
@@ -178,8 +172,13 @@ async fn bulk(shared: &Shared, mut stream: TcpStream) -> io::Result<()> {
     let count = |bytes: usize| shared.done.set(shared.done.get() + bytes as u64);
     if shared.load.role.traffic == Traffic::Download {
         stream.write_chunk(Bytes::from_static(b"d")).await?;
+        let right = vec![serve::BULK; CHUNK];
         while shared.running.get() {
-            count(more(&mut stream).await?.len());
+            let chunk = stream.read_chunk(CHUNK).await?;
+            if chunk.is_empty() || chunk != right[..chunk.len()] {
+                return Err(io::Error::other("an end, or other bytes than the server's"));
+            }
+            count(chunk.len());
         }
     } else {
         let chunk = Bytes::from(vec![b'u'; CHUNK]);
@@ -189,18 +188,4 @@ async fn bulk(shared: &Shared, mut stream: TcpStream) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_response_is_as_long_as_it_says() {
-        let whole = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\nx: y\r\n\r\nhello\n";
-        assert_eq!(response_len(whole).ok(), Some(Some(whole.len())));
-        assert_eq!(response_len(&whole[..30]).ok(), Some(None));
-        assert!(response_len(b"HTTP/1.1 200 OK\r\n\r\n").is_err(), "it has no length");
-        assert!(response_len(b"HTTP/1.1 404 No\r\nContent-Length: 1\r\n\r\n").is_err());
-    }
 }

@@ -10,13 +10,14 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
 use futures::{SinkExt, StreamExt};
+use http_body_util::Full;
 use hyper::Response;
 use hyper::service::service_fn;
 use throng::net::device::memory;
 use throng::net::stats;
 use throng::ws::topic::{Hub, TopicConfig};
 use throng::ws::{self, CloseCode, CloseFrame, Message};
-use throng::{Builder, TcpListener, runtime, spawn_local};
+use throng::{Builder, TcpListener, UdpSocket, runtime, spawn_local};
 
 use super::*;
 use crate::role::Role;
@@ -32,9 +33,23 @@ enum Serves {
     /// Another byte of the message.
     Lies,
     Pages,
+    /// The same with another byte of the body.
+    OtherPages,
+    /// Sends back what comes, without WebSockets.
+    Bytes,
+    /// The same, but now and then with another byte.
+    OtherBytes,
+    /// Datagrams, likewise.
+    Datagrams,
+    OtherDatagrams,
     /// Reads what is asked for and ends the connection.
     Nothing,
 }
+
+/// Bytes of a page: many segments.
+const PAGE: usize = 20_000;
+/// Sockets of a server of datagrams.
+const SOCKETS: u16 = 3;
 
 struct Bed {
     raw: Raw,
@@ -62,11 +77,27 @@ impl Bed {
                         Serves::Broadcast => {
                             spawn_local(servers::broadcast(listener, all)).detach();
                         }
-                        Serves::Pages => {
-                            let page = service_fn(|_| async {
-                                Ok::<_, Infallible>(Response::new(String::from("hello\n")))
+                        Serves::Pages | Serves::OtherPages => {
+                            let mut body = crate::serve::page(PAGE);
+                            if matches!(serves, Serves::OtherPages) {
+                                body[PAGE - 1] ^= 1;
+                            }
+                            let body = Bytes::from(body);
+                            let page = service_fn(move |_| {
+                                let body = body.clone();
+                                async { Ok::<_, Infallible>(Response::new(Full::new(body))) }
                             });
                             spawn_local(throng::http::serve(listener, page)).detach();
+                        }
+                        Serves::Bytes | Serves::OtherBytes => {
+                            spawn_local(bytes(listener, serves)).detach();
+                        }
+                        Serves::Datagrams | Serves::OtherDatagrams => {
+                            for port in 0..SOCKETS {
+                                let addr = SocketAddr::new(server.ip(), server.port() + port);
+                                let socket = UdpSocket::bind(addr)?;
+                                spawn_local(datagrams(socket, serves)).detach();
+                            }
                         }
                         Serves::Nothing => spawn_local(silent(listener)).detach(),
                         Serves::Goodbye | Serves::Lies => {
@@ -91,7 +122,11 @@ impl Bed {
             core: 0,
             shards: 1,
             adaptive: true,
-            size: 64,
+            size: match traffic {
+                Traffic::Http | Traffic::HttpClose => PAGE,
+                _ => 64,
+            },
+            sockets: usize::from(SOCKETS),
         };
         let load = Load {
             role,
@@ -103,7 +138,7 @@ impl Bed {
             ramp: None,
         };
         let queue = memory::open(link, 1, memory::Options::default()).unwrap().pop().unwrap();
-        let mut raw = Raw::new(&load, Box::new(queue)).unwrap();
+        let mut raw = Raw::new(&load, vec![Box::new(queue)]).unwrap();
         raw.find_server().unwrap();
         Bed { raw, stop, server: serving, left }
     }
@@ -131,6 +166,36 @@ impl Bed {
         }
         self.server.join().unwrap();
     }
+}
+
+/// An echo; the eleventh message of each connection is another.
+async fn bytes(listener: TcpListener, serves: Serves) -> io::Result<()> {
+    loop {
+        let (mut stream, _) = listener.accept().await?;
+        let serving = async move {
+            for number in 1.. {
+                let mut said = stream.read_chunk(usize::MAX).await?.to_vec();
+                if said.is_empty() {
+                    break;
+                }
+                said[0] ^= u8::from(number == 11 && matches!(serves, Serves::OtherBytes));
+                stream.write_chunk(said.into()).await?;
+            }
+            io::Result::Ok(())
+        };
+        spawn_local(serving).detach();
+    }
+}
+
+/// An echo; the eleventh datagram of each socket is answered by another.
+async fn datagrams(socket: UdpSocket, serves: Serves) -> io::Result<()> {
+    for number in 1.. {
+        let (said, from) = socket.recv_from().await?;
+        let mut said = said.to_vec();
+        said[0] ^= u8::from(number == 11 && matches!(serves, Serves::OtherDatagrams));
+        socket.send_to(&said, from).await?;
+    }
+    Ok(())
 }
 
 async fn silent(listener: TcpListener) -> io::Result<()> {
@@ -185,6 +250,48 @@ fn every_echo_is_its_own() {
 fn connections_that_are_upgraded_are_gone_at_both_ends() {
     let mut bed = Bed::new("raw-upgrade", Serves::Echo, Traffic::Upgrade, 100);
     bed.work(200);
+    bed.ends_with(0);
+}
+
+#[test]
+fn every_byte_of_an_echo_is_compared() {
+    let mut bed = Bed::new("raw-bytes", Serves::Bytes, Traffic::Echo, 20);
+    bed.raw.open().unwrap();
+    bed.work(1_000);
+    bed.ends_with(20);
+    let mut bed = Bed::new("raw-other-bytes", Serves::OtherBytes, Traffic::Echo, 3);
+    bed.raw.open().unwrap();
+    let done = bed.raw.work(Duration::from_millis(200)).unwrap();
+    assert_eq!((bed.raw.done, bed.raw.errors), (30, 3), "{done:?}");
+    // It has reset the connections that lied.
+    bed.ends_with(0);
+}
+
+#[test]
+fn every_byte_of_a_page_is_compared() {
+    let mut bed = Bed::new("raw-long-pages", Serves::Pages, Traffic::Http, 20);
+    bed.raw.open().unwrap();
+    bed.work(500);
+    assert!(bed.raw.page.as_ref().is_some_and(|page| page.len() > PAGE));
+    bed.ends_with(20);
+    let mut bed = Bed::new("raw-other-pages", Serves::OtherPages, Traffic::Http, 3);
+    bed.raw.open().unwrap();
+    bed.raw.work(Duration::from_millis(200)).unwrap();
+    assert_eq!((bed.raw.done, bed.raw.errors, bed.raw.on_way), (0, 3, 0));
+    bed.ends_with(0);
+}
+
+#[test]
+fn every_byte_of_a_datagram_is_compared() {
+    let mut bed = Bed::new("raw-datagrams", Serves::Datagrams, Traffic::Udp, 20);
+    bed.raw.open_flows();
+    bed.work(1_000);
+    bed.ends_with(0);
+    let mut bed = Bed::new("raw-other-datagrams", Serves::OtherDatagrams, Traffic::Udp, 3);
+    bed.raw.open_flows();
+    bed.raw.work(Duration::from_millis(200)).unwrap();
+    // What is wrong is an error, and what never came one more.
+    assert_eq!((bed.raw.done, bed.raw.errors, bed.raw.on_way), (30, 6, 0));
     bed.ends_with(0);
 }
 
