@@ -19,7 +19,6 @@ use throng::net::device::memory;
 use throng::runtime::stages::{self, Stage};
 use throng::{Builder, Limits, runtime};
 use throng_bench::clocked::{Clocked, PATIENCE};
-use throng_bench::compare::peers_are_built;
 use throng_bench::count::{Counting, Heap};
 use throng_bench::crowd::{Crowd, SERVER};
 use throng_bench::idle_peer;
@@ -154,7 +153,10 @@ fn all(args: &Args) -> io::Result<bool> {
     );
     println!("  {:<40} {:>8.1}", "with a ping timer each", number(&pinging, "bytes"));
     println!("opened in {:.1} s", number(&handler, "seconds"));
-    let peers = peers(args);
+    let (peers, failures) = peers(args);
+    for failure in &failures {
+        println!("FAILED: {failure}");
+    }
     for (name, found) in &peers {
         println!(
             "{name}, of {}: {:.1}, {:.1} of its own and {:.1} of the kernel's; all slabs {:.1}, no \
@@ -193,6 +195,7 @@ fn all(args: &Args) -> io::Result<bool> {
             "ratio": best.map(|(_, peer)| total / number(peer, "bytes")),
             // Bytes are the same beside other work; what of it is not is in the details.
             "noisy": false,
+            "failures": failures,
             "details": peers,
             "connections": connections,
             "bytes_per_connection": total,
@@ -208,24 +211,21 @@ fn all(args: &Args) -> io::Result<bool> {
         });
         println!("{line}");
     }
-    Ok(total <= MOST && left_over <= LEFT_OVER as f64)
+    Ok(total <= MOST && left_over <= LEFT_OVER as f64 && failures.is_empty())
 }
 
-/// What the peers take that are wanted and there, by their names.
-fn peers(args: &Args) -> Map<String, Value> {
+/// What the peers take that are wanted, by their names, and what failed.
+fn peers(args: &Args) -> (Map<String, Value>, Vec<String>) {
     let wanted = |name: &str| args.peers.as_ref().is_none_or(|part| name.contains(part.as_str()));
-    let mut found = Map::new();
-    if !peers_are_built() {
-        return found;
-    }
+    let (mut found, mut failures) = (Map::new(), Vec::new());
     for (name, most) in PEERS.into_iter().filter(|(name, _)| wanted(name)) {
         let connections = args.of_peer(most).to_string();
         match again(&["--peer", name, "--peer-connections", &connections]) {
             Ok(one) => drop(found.insert(name.to_owned(), one)),
-            Err(error) => eprintln!("{name}: {error}"),
+            Err(error) => failures.push(format!("{name}: {error}")),
         }
     }
-    found
+    (found, failures)
 }
 
 fn peer(args: &Args) -> io::Result<bool> {

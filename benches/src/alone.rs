@@ -59,6 +59,7 @@ pub fn measure(
         throng: Samples::from(figures),
         peers: Vec::new(),
         others: Samples::from(others),
+        failures: Vec::new(),
         more: Map::new(),
     })
 }

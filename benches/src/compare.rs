@@ -1,8 +1,6 @@
 //! Rounds: every subject in turn, again and again, so that what the machine does meets them all.
 
 use std::io;
-use std::net::SocketAddr;
-use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
@@ -11,8 +9,9 @@ use crate::load::Done;
 use crate::memory::{forget_peak, peak_and_now};
 use crate::noise::Watch;
 use crate::report::Report;
+use crate::role::Traffic;
 use crate::stats::{Samples, UNTIMED};
-use crate::subject::{Ask, Match, Subject, peers_program};
+use crate::subject::{Ask, Subject};
 
 /// Longest wait for a client beyond the time that it was given.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -84,16 +83,16 @@ impl Measure {
 }
 
 impl Comparison {
-    /// Measures all subjects in turn. One that fails is named and left out.
+    /// Measures all subjects in turn. One that fails is named among the report's failures, and left out.
     ///
     /// # Errors
     /// Throng itself fails, or the machine cannot be watched.
     pub fn run(&self) -> io::Result<Report> {
         let mut found: Vec<Vec<Found>> = vec![Vec::new(); self.subjects.len()];
-        let mut failed = vec![false; self.subjects.len()];
+        let mut failed = vec![None; self.subjects.len()];
         for round in 0..self.rounds {
             for (index, subject) in self.subjects.iter().enumerate() {
-                if failed[index] {
+                if failed[index].is_some() {
                     continue;
                 }
                 match self.measure(subject) {
@@ -113,12 +112,14 @@ impl Comparison {
                     Err(error) if matches!(subject, Subject::Throng(_)) => return Err(error),
                     Err(error) => {
                         eprintln!("  {}: {error}", subject.name());
-                        failed[index] = true;
+                        failed[index] = Some(format!("{}: {error}", subject.name()));
                     }
                 }
             }
         }
-        Ok(self.report(&found))
+        let mut report = self.report(&found);
+        report.failures.extend(failed.into_iter().flatten());
+        Ok(report)
     }
 
     fn polls(&self, subject: &Subject) -> bool {
@@ -174,6 +175,10 @@ impl Comparison {
         });
         let throng = figures.next().map(|(_, samples)| samples).unwrap_or_default();
         let peers = figures.collect();
+        let errors = self.subjects.iter().zip(found).filter_map(|(subject, found)| {
+            let errors: u64 = found.iter().map(|one| one.done.errors).sum();
+            (errors > 0).then(|| format!("{}: {errors} errors", subject.name()))
+        });
         let others: Vec<f64> = found.iter().flatten().map(|one| one.others).collect();
         Report {
             bench: self.bench.to_owned(),
@@ -183,17 +188,19 @@ impl Comparison {
             throng,
             peers,
             others: Samples::from(others),
+            failures: errors.collect(),
             more: self.details(found),
         }
     }
 
     fn params(&self) -> Value {
-        let Ask { connections, size, window, cores, adaptive, rate, .. } = &self.ask;
+        let Ask { traffic, connections, size, window, cores, adaptive, rate, sockets, .. } =
+            &self.ask;
         let link = self.subjects.iter().find_map(|subject| match subject {
             Subject::Throng(link) => Some(link.name()),
             _ => None,
         });
-        json!({
+        let mut params = json!({
             "connections": connections,
             "peers_connections": connections.min(&self.of_peers),
             "size": size,
@@ -204,7 +211,11 @@ impl Comparison {
             "cores": cores,
             "rounds": self.rounds,
             "seconds": self.time.as_secs_f64(),
-        })
+        });
+        if *traffic == Traffic::Udp {
+            params["sockets"] = json!(sockets);
+        }
+        params
     }
 
     /// What each subject did, by its name.
@@ -232,85 +243,9 @@ impl Comparison {
     }
 }
 
-/// Whether the programs of `benches/peers` are there; says so when they are not.
-pub fn peers_are_built() -> bool {
-    let there = peers_program().is_some();
-    if !there {
-        eprintln!("without the peers of benches/peers, which `cargo xtask bench` builds");
-    }
-    there
-}
-
-/// Has wrk ask `subject` for pages, whether our generator judges it fairly. Returns requests per
-/// second of the server's CPU time.
-///
-/// # Errors
-/// wrk is missing or fails, or the server does not start.
-pub fn wrk(subject: &Subject, ask: &Ask, time: Duration) -> io::Result<f64> {
-    asked_by(subject, ask, requests, |endpoint| {
-        let mut command = Command::new("wrk");
-        command.arg("-t1");
-        command.args([format!("-c{}", ask.connections), format!("-d{}", time.as_secs().max(1))]);
-        command.arg(format!("http://{endpoint}/"));
-        command
-    })
-}
-
-/// Has tungstenite's own client ask `subject` for echoes, likewise.
-///
-/// # Errors
-/// The peers are not built, their client fails, or the server does not start.
-pub fn tungstenite(subject: &Subject, ask: &Ask, time: Duration) -> io::Result<f64> {
-    let program = peers_program().ok_or(io::ErrorKind::NotFound)?;
-    let last = |text: &str| text.lines().last()?.trim().parse().ok();
-    asked_by(subject, ask, last, |endpoint| {
-        let mut command = Command::new(program);
-        command.args(["tungstenite-client", "--listen", &endpoint.to_string()]);
-        command.args(["--connections", &ask.connections.to_string()]);
-        command.args(["--body", &ask.size.to_string()]);
-        command.args(["--seconds", &time.as_secs_f64().to_string()]);
-        command
-    })
-}
-
-/// Operations per second of the server's CPU time as another program finds them, which runs on the
-/// client's core and prints what `done` understands.
-fn asked_by(
-    subject: &Subject,
-    ask: &Ask,
-    done: impl Fn(&str) -> Option<u64>,
-    command: impl FnOnce(SocketAddr) -> Command,
-) -> io::Result<f64> {
-    // One connection of ours, which only shows that the server is there.
-    let this = subject.start(&Ask { connections: 1, window: 1, ..ask.clone() })?;
-    let Match { servers, endpoint, .. } = &this;
-    let cpu = || servers.iter().map(|server| server.cpu()).sum::<io::Result<Duration>>();
-    let command = command(*endpoint);
-    let before = cpu()?;
-    let output = Command::new("taskset")
-        .args(["-c", &ask.cores[1].to_string()])
-        .arg(command.get_program())
-        .args(command.get_args())
-        .output()?;
-    let spent = cpu()? - before;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let done = done(&text).filter(|_| output.status.success()).ok_or_else(|| {
-        let said = String::from_utf8_lossy(&output.stderr);
-        io::Error::other(format!("{:?}: {text}{said}", command.get_program()))
-    })?;
-    Ok(done as f64 / spent.as_secs_f64())
-}
-
-/// `  434005 requests in 2.00s, 40.1MB read`.
-fn requests(text: &str) -> Option<u64> {
-    let line = text.lines().find(|line| line.contains(" requests in "))?;
-    line.split_whitespace().next()?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::role::Traffic;
     use crate::subject::Link;
 
     fn comparison(measure: Measure) -> Comparison {
@@ -347,13 +282,9 @@ mod tests {
         assert_eq!(report["params"]["link"], json!("memif"));
         let report = comparison(Measure::Latency).report(&[vec![found], Vec::new()]);
         assert_eq!((report.throng.median(), report.best_peer().is_none()), (7.0, true));
-    }
-
-    #[test]
-    fn wrk_is_understood() {
-        let text =
-            "Running 1s test @ http://127.0.0.1:9000/\n  434005 requests in 2.00s, 40MB read\n";
-        assert_eq!(requests(text), Some(434_005));
-        assert_eq!(requests("unable to connect"), None);
+        assert!(report.failures.is_empty());
+        let wrong = Found { done: Done { errors: 2, ..done }, ..found };
+        let report = comparison(Measure::Rate).report(&[vec![found], vec![found, wrong]]);
+        assert_eq!(report.failures, ["tokio-echo: 2 errors"]);
     }
 }

@@ -15,7 +15,7 @@ use crate::crowd::{Crowd, PORT, SERVER};
 use crate::helper::Helper;
 use crate::memory::{Kernel, proportional};
 use crate::network;
-use crate::subject::peers_program;
+use crate::subject::{no_peers, peers_program};
 
 /// Connections of one process, which may have 20,000 descriptors on many machines; the kernel
 /// divides them by chance, so not to the last one.
@@ -32,8 +32,7 @@ const INTERFACE: &str = "idle-peer";
 /// # Errors
 /// No rights, no such peer, or a client that does not come through.
 pub fn measure(kind: &str, connections: u32) -> io::Result<Value> {
-    let program = peers_program()
-        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "THRONG_PEERS names no program"))?;
+    let program = peers_program().ok_or_else(no_peers)?;
     network::own()?;
     for file in ["core/somaxconn", "ipv4/tcp_max_syn_backlog"] {
         std::fs::write(format!("/proc/sys/net/{file}"), "65535")?;

@@ -274,6 +274,7 @@ pub fn measure(
         throng: Samples::from(figures),
         peers: Vec::new(),
         others: Samples::from(vec![0.0; rounds]),
+        failures: Vec::new(),
         more: Map::new(),
     })
 }

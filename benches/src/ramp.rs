@@ -74,10 +74,11 @@ fn report(ask: &Ask, link: Link, rounds: &[Round]) -> Report {
     let stages: Vec<(String, f64)> = rounds.iter().map(|round| longest(&round.server)).collect();
     let worst = stages.iter().max_by(|a, b| a.1.total_cmp(&b.1));
     let slow: u64 = rounds.iter().map(|round| slow(&round.server)).sum();
+    let errors: u64 = rounds.iter().filter_map(|round| round.client["errors"].as_u64()).sum();
     let mut more = Map::new();
     for (key, value) in [
         ("seconds", json!(samples(&|round: &Round| number(&round.client["seconds"])).median())),
-        ("errors", json!(rounds.iter().filter_map(|r| r.client["errors"].as_u64()).sum::<u64>())),
+        ("errors", json!(errors)),
         ("p50_us", json!(client("meanwhile", "p50_us").median())),
         ("p99_us", json!(client("meanwhile", "p99_us").median())),
         ("p999_us", json!(meanwhile.median())),
@@ -110,6 +111,10 @@ fn report(ask: &Ask, link: Link, rounds: &[Round]) -> Report {
         throng: meanwhile,
         peers: Vec::new(),
         others: samples(&|round: &Round| round.others),
+        failures: match errors {
+            0 => Vec::new(),
+            errors => vec![format!("throng: {errors} errors")],
+        },
         more,
     }
 }

@@ -25,6 +25,8 @@ pub struct Report {
     pub peers: Vec<(String, Samples)>,
     /// The share of the cores' time that went to others, 0 to 1, one for each measurement.
     pub others: Samples,
+    /// Who failed or answered wrongly, and how: a figure beside which something failed is none.
+    pub failures: Vec<String>,
     /// The bench's own.
     pub more: Map<String, Value>,
 }
@@ -70,6 +72,7 @@ impl Report {
             "ratio": self.ratio(),
             "noisy": self.noisy(),
             "others": self.others.median(),
+            "failures": self.failures,
         });
         if let Some(all) = all.as_object_mut() {
             all.extend(self.more.clone());
@@ -92,6 +95,9 @@ impl Report {
         }
         if let Some((name, _)) = self.best_peer() {
             println!("  {:<16} {:>14.2}  to {name}", "ratio", self.ratio());
+        }
+        for failure in &self.failures {
+            println!("  FAILED: {failure}");
         }
         if self.noisy() {
             println!(
@@ -129,6 +135,7 @@ mod tests {
                 ("gone".into(), Samples::default()),
             ],
             others: samples(&[others]),
+            failures: Vec::new(),
             more: Map::from_iter([("own".to_owned(), json!(7))]),
         }
     }

@@ -11,15 +11,15 @@ use clap::ValueEnum;
 use crate::helper::Helper;
 use crate::load::Load;
 use crate::role::{Role, Traffic};
-use crate::serve;
+use crate::web::{Files, Site, Web, pinned};
 
 /// Connections of one process on the host's sockets, below the usual bound of descriptors.
 const PER_PROCESS: usize = 16_000;
 const PORT: u16 = 9_000;
 /// The longest message of the client that makes frames by hand.
 pub(crate) const LONGEST_RAW: usize = 160;
-/// The longest text that nginx's configuration takes; longer pages are files.
-const LONGEST_TEXT: usize = 2_000;
+/// And what a web server makes room for.
+const ROOM: usize = 19_000;
 /// Longest wait for a server to listen.
 const START: Duration = Duration::from_secs(30);
 
@@ -66,8 +66,8 @@ pub enum Subject {
     OnKernel,
     /// One of the programs in `benches/peers`, by its name.
     Peer(&'static str),
-    /// nginx, its pages in its configuration.
-    Nginx,
+    /// A web server of Debian's.
+    Web(Web),
 }
 
 /// What all subjects of a comparison are asked for.
@@ -127,7 +127,7 @@ impl Subject {
             Subject::Throng(_) => "throng".into(),
             Subject::OnKernel => "throng-on-kernel".into(),
             Subject::Peer(name) => (*name).into(),
-            Subject::Nginx => "nginx".into(),
+            Subject::Web(web) => web.name().into(),
         }
     }
 
@@ -149,13 +149,15 @@ impl Subject {
         let ports = if ask.traffic == Traffic::Udp { ask.sockets } else { 1 };
         let endpoint =
             |i: usize| SocketAddr::from((Ipv4Addr::LOCALHOST, PORT + (i * ports) as u16));
-        let files = (*self == Subject::Nginx).then(|| Files::new(ask)).transpose()?;
+        let files = matches!(self, Subject::Web(_)).then(Files::new).transpose()?;
         let mut servers = Vec::new();
         for i in 0..count {
             let mut server = match self {
-                Subject::Nginx => {
+                Subject::Web(web) => {
                     let files = files.as_ref().ok_or(io::ErrorKind::NotFound)?;
-                    files.nginx(endpoint(i), ask)?
+                    let (size, core) = (ask.size, Some(ask.cores[0]));
+                    let site = Site { listen: endpoint(i), size, room: ROOM, shared: false, core };
+                    web.start(files, &site)?
                 }
                 Subject::Peer(kind) => peer(kind, endpoint(i), ask)?,
                 _ => {
@@ -166,7 +168,7 @@ impl Subject {
                 }
             };
             match self {
-                Subject::Nginx => wait_for(endpoint(i))?,
+                Subject::Web(_) => wait_for(endpoint(i))?,
                 _ => server.expect("listening", START)?,
             }
             servers.push(server);
@@ -283,21 +285,19 @@ fn bypass(link: Link, ask: &Ask) -> io::Result<Match> {
     Match { servers, clients, endpoint, _files: None }.connected(ask)
 }
 
-/// `program` on one core.
-fn pinned(core: usize, program: &std::path::Path) -> Command {
-    let mut command = Command::new("taskset");
-    command.args(["-c", &core.to_string()]).arg(program);
-    command
-}
-
 /// The program of `benches/peers`, which `cargo xtask bench` builds and names.
 pub fn peers_program() -> Option<PathBuf> {
     std::env::var_os("THRONG_PEERS").map(PathBuf::from).filter(|program| program.exists())
 }
 
+/// What to say where they are not built.
+pub(crate) fn no_peers() -> io::Error {
+    let text = "the peers of benches/peers are not built (THRONG_PEERS): run `cargo xtask bench`";
+    io::Error::new(io::ErrorKind::NotFound, text)
+}
+
 fn peer(kind: &str, listen: SocketAddr, ask: &Ask) -> io::Result<Helper> {
-    let program = peers_program()
-        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "THRONG_PEERS names no program"))?;
+    let program = peers_program().ok_or_else(no_peers)?;
     let mut command = pinned(ask.cores[0], &program);
     command.args([kind, "--listen", &listen.to_string(), "--body", &ask.size.to_string()]);
     command.args(["--sockets", &ask.sockets.to_string()]);
@@ -314,46 +314,4 @@ fn wait_for(endpoint: SocketAddr) -> io::Result<()> {
         std::thread::sleep(Duration::from_millis(10));
     }
     Ok(())
-}
-
-/// What nginx reads and writes, in a directory of its own.
-struct Files(PathBuf);
-
-impl Files {
-    fn new(ask: &Ask) -> io::Result<Files> {
-        let dir = std::env::temp_dir().join(format!("throng-bench-nginx-{}", std::process::id()));
-        std::fs::create_dir_all(&dir)?;
-        std::fs::write(dir.join("index.html"), serve::page(ask.size))?;
-        Ok(Files(dir))
-    }
-
-    fn nginx(&self, listen: SocketAddr, ask: &Ask) -> io::Result<Helper> {
-        let dir = self.0.display();
-        let page = match String::from_utf8(serve::page(ask.size)) {
-            Ok(text) if text.len() <= LONGEST_TEXT => format!("return 200 \"{text}\";"),
-            _ => format!("root {dir}; open_file_cache max=16;"),
-        };
-        let text = format!(
-            "daemon off; master_process off; worker_processes 1; pid {dir}/pid;\n\
-             error_log {dir}/error.log; worker_rlimit_nofile 20000;\n\
-             events {{ worker_connections 19000; }}\n\
-             http {{ access_log off; keepalive_requests 1000000000; keepalive_timeout 600;\n\
-             client_body_temp_path {dir}/body; proxy_temp_path {dir}/proxy;\n\
-             fastcgi_temp_path {dir}/fastcgi; uwsgi_temp_path {dir}/uwsgi;\n\
-             scgi_temp_path {dir}/scgi; sendfile on;\n\
-             server {{ listen {listen} backlog=65535; {page} }} }}\n"
-        );
-        let config = self.0.join(format!("{}.conf", listen.port()));
-        std::fs::write(&config, text)?;
-        let mut command = pinned(ask.cores[0], std::path::Path::new("nginx"));
-        let path = std::env::var("PATH").unwrap_or_default();
-        command.env("PATH", format!("{path}:/usr/sbin")).arg("-c").arg(config);
-        Ok(Helper::start(&mut command)?.ended_by_signal())
-    }
-}
-
-impl Drop for Files {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }

@@ -47,6 +47,7 @@ pub(crate) fn command(name: Option<&str>, args: &[String]) -> io::Result<ExitCod
             run = run.args(["--features", "dpdk"]);
         }
         if name == WITH_PEERS {
+            setup::packages(Need::Compare)?;
             let Some(peers) = peers()? else { return Ok(ExitCode::FAILURE) };
             run = run.env("THRONG_PEERS", peers);
         }

@@ -46,6 +46,7 @@ const TOOLS: &[Package] = &[
     Package { name: "curl", probe: Program("curl"), why: "HTTP/1.1 and HTTP/2 client" },
     Package { name: "wrk", probe: Program("wrk"), why: "HTTP load" },
     Package { name: "nginx-light", probe: Program("nginx"), why: "HTTP server for our client" },
+    Package { name: "haproxy", probe: Program("haproxy"), why: "a balancer beside ours" },
     Package { name: "nghttp2-client", probe: Program("h2load"), why: "HTTP/2 load" },
     Package { name: "redis-server", probe: Program("redis-server"), why: "peer of an example" },
     Package { name: "openssl", probe: Program("openssl"), why: "certificates, TLS client" },
@@ -56,8 +57,8 @@ const TOOLS: &[Package] = &[
     Package { name: "python3-venv", probe: Venv, why: "websockets, kosoku, grpcio" },
 ];
 
-/// Those of them that the comparisons take: a peer, and a check of our generator.
-const PEERS: &[&str] = &["iproute2", "nginx-light", "wrk"];
+/// Those of them that the comparisons take: peers, and checks of our generator.
+const PEERS: &[&str] = &["iproute2", "nginx-light", "wrk", "haproxy", "nghttp2-client"];
 
 /// What `cargo xtask test --guest` takes beside those.
 const GUEST: &[Package] = &[

@@ -12,15 +12,18 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use serde_json::{Value, json};
 use throng_bench::alone;
-use throng_bench::compare::{Comparison, Measure, peers_are_built, tungstenite, wrk};
+use throng_bench::compare::{Comparison, Measure};
+use throng_bench::cross;
 use throng_bench::load::{self, Load};
 use throng_bench::network;
+use throng_bench::options::Options;
 use throng_bench::path::{self, Server};
 use throng_bench::ramp::measure as measure_ramp;
 use throng_bench::report::Report;
 use throng_bench::role::{Role, Traffic};
 use throng_bench::serve;
 use throng_bench::subject::{Ask, Link, Subject};
+use throng_bench::web::Web;
 
 #[derive(Parser)]
 #[command(name = "throng-bench", about = "Throng beside its peers, measured in the same run")]
@@ -43,6 +46,8 @@ enum Command {
     Latency(Options),
     /// As much as goes, both ways
     Bulk(Options),
+    /// Datagrams of 64 bytes and back
+    Udp(Options),
     /// WebSocket messages of 64 bytes and back
     WsEcho(Options),
     /// Connections that become WebSockets
@@ -63,54 +68,6 @@ enum Command {
     Load(Load),
 }
 
-#[derive(Clone, clap::Args)]
-struct Options {
-    /// One short round
-    #[arg(long)]
-    quick: bool,
-    /// One JSON object on the last line
-    #[arg(long)]
-    json: bool,
-    /// These numbers of connections in place of the usual ones
-    #[arg(long, value_delimiter = ',')]
-    connections: Vec<usize>,
-    /// Bytes of a message or a body
-    #[arg(long)]
-    size: Option<usize>,
-    /// Most operations on their way at a time
-    #[arg(long)]
-    window: Option<usize>,
-    /// Operations that fall due each second, of `latency` on many connections, default: half of what
-    /// tokio can do; of `ramp`, default: 1,000
-    #[arg(long)]
-    rate: Option<f64>,
-    /// WebSockets that `ramp` opens each second
-    #[arg(long, default_value_t = 40_000.0)]
-    opens: f64,
-    /// How often each is measured
-    #[arg(long)]
-    rounds: Option<usize>,
-    /// For how many seconds
-    #[arg(long)]
-    seconds: Option<f64>,
-    /// What joins Throng's server with the client; default: memif-zero-copy, or memif where there are
-    /// too few hugepages for it
-    #[arg(long)]
-    link: Option<Link>,
-    /// The client of Throng's server has a stack, Throng's own, in place of frames made by hand
-    #[arg(long)]
-    with_stack: bool,
-    /// Throng's server may sleep, as it does on devices that can wake it
-    #[arg(long)]
-    adaptive: bool,
-    /// The cores of server and client
-    #[arg(long, value_delimiter = ',', default_values_t = [0, 1])]
-    cores: Vec<usize>,
-    /// Only the peers whose name contains this; `none` for none
-    #[arg(long)]
-    peers: Option<String>,
-}
-
 /// A bench: a report for each number of connections.
 type Bench = fn(&Options) -> io::Result<Vec<Report>>;
 
@@ -121,6 +78,7 @@ const ALL: &[Bench] = &[
     connect_rate,
     latency,
     bulk,
+    udp,
     ws_echo,
     upgrade_rate,
     broadcast,
@@ -163,6 +121,7 @@ fn compare(command: Command) -> io::Result<()> {
         Command::ConnectRate(options) => (&[connect_rate], options),
         Command::Latency(options) => (&[latency], options),
         Command::Bulk(options) => (&[bulk], options),
+        Command::Udp(options) => (&[udp], options),
         Command::WsEcho(options) => (&[ws_echo], options),
         Command::UpgradeRate(options) => (&[upgrade_rate], options),
         Command::Broadcast(options) => (&[broadcast], options),
@@ -172,13 +131,20 @@ fn compare(command: Command) -> io::Result<()> {
         Command::All(options) => (ALL, options),
         Command::Serve(_) | Command::Load(_) => return Ok(()),
     };
+    let mut failures = 0;
     for bench in benches {
         let reports = bench(options)?;
         if options.json {
             println!("{}", whole(&reports));
         }
+        failures += reports.iter().map(|report| report.failures.len()).sum::<usize>();
     }
-    Ok(())
+    match failures {
+        0 => Ok(()),
+        failures => {
+            Err(io::Error::other(format!("{failures} of what was measured failed, see above")))
+        }
+    }
 }
 
 /// One object for all of a bench: the first one's, with the others beside it.
@@ -191,73 +157,6 @@ fn whole(reports: &[Report]) -> Value {
         first.insert("cases".to_owned(), all.into());
     }
     first
-}
-
-impl Options {
-    fn connections(&self, usual: &[usize], quick: &[usize]) -> Vec<usize> {
-        match self.connections.is_empty() {
-            true if self.quick => quick.to_vec(),
-            true => usual.to_vec(),
-            false => self.connections.clone(),
-        }
-    }
-
-    fn ask(&self, traffic: Traffic, connections: usize, size: usize, window: usize) -> Ask {
-        let core = |i: usize| self.cores.get(i).or(self.cores.first()).copied().unwrap_or(0);
-        Ask {
-            traffic,
-            connections,
-            size: self.size.unwrap_or(size),
-            window: self.window.unwrap_or(window),
-            rate: None,
-            ramp: None,
-            timed: false,
-            spinning: false,
-            with_stack: self.with_stack,
-            adaptive: self.adaptive,
-            cores: [core(0), core(1)],
-        }
-    }
-
-    /// Throng, and those of `peers` that are wanted and there.
-    fn subjects(&self, peers: &[Subject]) -> Vec<Subject> {
-        let built = peers_are_built();
-        let wanted = |peer: &&Subject| {
-            let name = peer.name();
-            (built || !matches!(peer, Subject::Peer(_)))
-                && self.peers.as_ref().is_none_or(|part| name.contains(part.as_str()))
-        };
-        let link = self.link.unwrap_or_else(Link::best);
-        let peers = peers.iter().filter(wanted).cloned();
-        std::iter::once(Subject::Throng(link)).chain(peers).collect()
-    }
-
-    fn comparison(
-        &self,
-        bench: &'static str,
-        measure: Measure,
-        ask: Ask,
-        subjects: Vec<Subject>,
-    ) -> Comparison {
-        let (rounds, seconds) = if self.quick { (1, 0.2) } else { (5, 3.0) };
-        let time = Duration::from_secs_f64(self.seconds.unwrap_or(seconds));
-        let rounds = self.rounds.unwrap_or(rounds);
-        let of_peers = usize::MAX;
-        Comparison { bench, ask, subjects, rounds, time, measure, of_peers }
-    }
-
-    fn run(
-        &self,
-        bench: &'static str,
-        measure: Measure,
-        ask: Ask,
-        peers: &[Subject],
-    ) -> io::Result<Report> {
-        eprintln!("{bench}, {} connections", ask.connections);
-        let report = self.comparison(bench, measure, ask, self.subjects(peers)).run()?;
-        report.print();
-        Ok(report)
-    }
 }
 
 fn engine(options: &Options) -> io::Result<Vec<Report>> {
@@ -306,24 +205,67 @@ fn echo(options: &Options) -> io::Result<Vec<Report>> {
     Ok(reports)
 }
 
-const PAGES: [Subject; 3] = [Subject::Peer("tokio-http"), Subject::Nginx, Subject::OnKernel];
+const PAGES: [Subject; 4] = [
+    Subject::Peer("tokio-http"),
+    Subject::Web(Web::Nginx),
+    Subject::Web(Web::Haproxy),
+    Subject::OnKernel,
+];
+
+/// `hello`, and other bodies.
+const HELLO: usize = 6;
+const BODIES: [usize; 4] = [HELLO, 0, 1 << 10, 100 << 10];
 
 fn http(options: &Options) -> io::Result<Vec<Report>> {
+    let sizes: Vec<usize> = options.size.into_iter().collect();
     let mut reports = Vec::new();
-    for connections in options.connections(&[64, 4_096], &[64]) {
-        let ask = options.ask(Traffic::Http, connections, 6, connections);
-        let mut report = options.run("http", Measure::Rate, ask.clone(), &PAGES)?;
-        if let Some(tokio) = PAGES.first().filter(|tokio| options.subjects(&PAGES).contains(tokio))
-        {
-            match wrk(tokio, &ask, Duration::from_secs(if options.quick { 1 } else { 3 })) {
-                Ok(rate) => {
-                    println!("  wrk: tokio-http {rate:.0} per second of its CPU time");
-                    report.more.insert("wrk".into(), json!({ "tokio-http": rate }));
+    for size in options.of(&sizes, &BODIES, &[HELLO, 100 << 10]) {
+        for connections in options.connections(&[64, 4_096], &[64]) {
+            let mut ask = options.ask(Traffic::Http, connections, size, connections);
+            ask.size = size;
+            let mut report = options.run("http", Measure::Rate, ask.clone(), &PAGES)?;
+            if size == HELLO && options.subjects(&PAGES).contains(&PAGES[0]) {
+                for (name, check) in [("wrk", cross::wrk as Check), ("h2load", cross::h2load)] {
+                    let time = Duration::from_secs(if options.quick { 1 } else { 3 });
+                    let rate = check(&PAGES[0], &ask, time);
+                    checked(&mut report, name, "tokio-http", rate);
                 }
-                Err(error) => eprintln!("  wrk: {error}"),
             }
+            reports.push(report);
         }
-        reports.push(report);
+    }
+    Ok(reports)
+}
+
+/// What somebody else's client finds of a peer.
+type Check = fn(&Subject, &Ask, Duration) -> io::Result<f64>;
+
+fn checked(report: &mut Report, name: &str, peer: &str, rate: io::Result<f64>) {
+    match rate {
+        Ok(rate) => {
+            println!("  {name}: {peer} {rate:.0} per second of its CPU time");
+            report.more.insert(name.into(), json!({ peer: rate }));
+        }
+        Err(error) => {
+            println!("  FAILED: {name}: {error}");
+            report.failures.push(format!("{name}: {error}"));
+        }
+    }
+}
+
+/// Datagrams on their way at a time, fewer than the kernel keeps for a socket (212,992 bytes, some 768
+/// of them each): none may be lost.
+const DATAGRAMS: usize = 256;
+
+fn udp(options: &Options) -> io::Result<Vec<Report>> {
+    let mut reports = Vec::new();
+    for connections in options.connections(&[1_000], &[100]) {
+        for sockets in options.of(&options.sockets, &[1, 64], &[1, 8]) {
+            let mut ask = options.ask(Traffic::Udp, connections, 64, DATAGRAMS);
+            ask.sockets = sockets;
+            let peers = [Subject::Peer("tokio-udp"), Subject::OnKernel];
+            reports.push(options.run("udp", Measure::Rate, ask, &peers)?);
+        }
     }
     Ok(reports)
 }
@@ -355,18 +297,11 @@ fn ws_echo(options: &Options) -> io::Result<Vec<Report>> {
         let ask = options.ask(Traffic::Websocket, connections, 64, 1_024);
         let peers = if connections <= MOST_OF_HOST { &TUNGSTENITE[..] } else { &[] };
         let mut report = options.run("ws-echo", Measure::Rate, ask.clone(), peers)?;
-        let peer = options.subjects(peers).into_iter().find(|peer| *peer == TUNGSTENITE[0]);
-        if let Some(peer) = peer.filter(|_| connections <= MOST_OF_ONE) {
+        let wanted = options.subjects(peers).contains(&TUNGSTENITE[0]);
+        if wanted && connections <= MOST_OF_ONE {
             let time = Duration::from_millis(if options.quick { 300 } else { 3_000 });
-            match tungstenite(&peer, &ask, time) {
-                Ok(rate) => {
-                    println!(
-                        "  tungstenite's client: {rate:.0} per second of its server's CPU time"
-                    );
-                    report.more.insert("tungstenite_client".into(), json!({ "tungstenite": rate }));
-                }
-                Err(error) => eprintln!("  tungstenite's client: {error}"),
-            }
+            let rate = cross::tungstenite(&TUNGSTENITE[0], &ask, time);
+            checked(&mut report, "tungstenite_client", "tungstenite", rate);
         }
         reports.push(report);
     }

@@ -48,7 +48,7 @@ impl Frame {
     }
 
     /// Of flows of datagrams to so many sockets.
-    pub(super) fn to_sockets(self, sockets: usize) -> Frame {
+    pub(super) fn with_sockets(self, sockets: usize) -> Frame {
         Frame { sockets: Some(sockets), ..self }
     }
 
@@ -282,7 +282,7 @@ mod tests {
     #[test]
     fn datagrams_are_right_and_understood() {
         let [ours, server] = [Ipv4Addr::new(10, 0, 0, 2), Ipv4Addr::new(10, 0, 0, 1)];
-        let frame = Frame::new([2; 6], ours, server, 9_000).to_sockets(3);
+        let frame = Frame::new([2; 6], ours, server, 9_000).with_sockets(3);
         for (index, data) in [(0, &b""[..]), (7, b"hello"), (PER_PORT - 1, b"even")] {
             let (mut bytes, len) = frame.udp(index, data);
             assert_eq!(fold(sum(&bytes[ETHERNET..IP])), 0xffff);

@@ -161,7 +161,7 @@ impl Raw {
         let wanted = first.unwrap_or(usize::MAX).min(role.connections);
         Ok(Raw {
             frame: match role.traffic {
-                Traffic::Udp => frame.to_sockets(role.sockets),
+                Traffic::Udp => frame.with_sockets(role.sockets),
                 _ => frame,
             },
             queues,
