@@ -382,7 +382,8 @@ impl Running {
             let patience = idle.saturating_since(throng_runtime::now());
             let last = async {
                 while let Some((io, peer)) = poll_fn(|cx| listener.poll_last(cx)).await {
-                    self.spawn(io, make(peer));
+                    let service = make(&io, peer);
+                    self.spawn(io, service);
                 }
             };
             let _ = throng_runtime::timeout(patience, last).await;
