@@ -1,5 +1,5 @@
 //! `cargo xtask bench [name]`: runs the workspace's benches, one of which is a test as well, and the
-//! comparisons with peers, which are one program.
+//! comparisons with peers, which are one program. The report of all is in [`crate::figures`].
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::cargo::cargo;
+use crate::figures;
 use crate::host;
 use crate::hugepages::Hugepages;
 use crate::process::{Cmd, Finished};
@@ -24,6 +25,9 @@ const WITH_PEERS: &str = "idle-ws";
 
 /// `cargo xtask bench [name] args...`: without a name all, the comparisons last.
 pub(crate) fn command(name: Option<&str>, args: &[String]) -> io::Result<ExitCode> {
+    if name == Some("report") {
+        return figures::command(args);
+    }
     setup::packages(Need::Bench)?;
     let benches = benches()?;
     let wanted: Vec<&Bench> =

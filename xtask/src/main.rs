@@ -10,6 +10,7 @@ mod bench;
 mod cargo;
 mod demo;
 mod differential;
+mod figures;
 mod fuzz;
 mod guest;
 mod host;
@@ -60,7 +61,7 @@ enum Command {
     },
     /// Run a fuzz target by cargo-fuzz: needs a nightly toolchain
     Fuzz(fuzz::Options),
-    /// Run the benches, or the one that is named
+    /// Run the benches, or the one that is named; `report` writes docs/PERFORMANCE.md's figures
     Bench {
         /// Name of one bench
         name: Option<String>,
