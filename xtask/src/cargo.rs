@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use crate::host;
@@ -24,7 +25,11 @@ pub(crate) fn features() -> String {
     }
 }
 
-/// Builds all programs and examples with every feature that is to be had.
+/// What came of building the programs: once is enough, and a second look would wait for whatever
+/// is being built behind the tests in the same directory.
+static PROGRAMS: OnceLock<Result<(), String>> = OnceLock::new();
+
+/// Builds all programs and examples with every feature that is to be had, the first time.
 ///
 /// The whole workspace with its tests, so that dependencies get the same features as in
 /// `cargo test --workspace` and nothing is compiled once more with others.
@@ -32,6 +37,10 @@ pub(crate) fn features() -> String {
 /// # Errors
 /// What the build said.
 pub(crate) fn build_programs(log: PathBuf) -> Result<(), String> {
+    PROGRAMS.get_or_init(|| build(log)).clone()
+}
+
+fn build(log: PathBuf) -> Result<(), String> {
     // Not this program itself: it is running, and would be another file afterwards.
     let build = cargo(["build", "--locked", "--quiet", "--workspace", "--exclude", "xtask"])
         .args(["--lib", "--bins", "--tests", "--examples"])

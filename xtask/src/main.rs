@@ -5,7 +5,7 @@
 
 #![forbid(unsafe_code)]
 
-mod ahead;
+mod behind;
 mod bench;
 mod cargo;
 mod demo;

@@ -3,6 +3,7 @@
 //! Every child leads its own process group. The group is killed when its time is up, when
 //! its handle is dropped, and when a signal ends xtask: nothing outlives the run.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -15,7 +16,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill, killpg};
-use nix::unistd::Pid;
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::{Pid, SysconfVar, sysconf};
 
 /// Process groups that are alive, and what to undo, if a signal ends xtask.
 static AT_EXIT: Mutex<AtExit> = Mutex::new(AtExit {
@@ -85,6 +87,26 @@ pub(crate) fn undo_on_signal(undo: fn()) -> u64 {
 /// Takes back what [`undo_on_signal`] registered.
 pub(crate) fn forget(key: u64) {
     AT_EXIT.lock().unwrap_or_else(|poison| poison.into_inner()).undo.remove(&key);
+}
+
+thread_local! {
+    static CPU: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+}
+
+/// Processor time of the children that this thread has waited for, and of those they waited for.
+pub(crate) fn cpu_of_children() -> Duration {
+    CPU.get()
+}
+
+/// Adds to that what a child has used that has ended and is not waited for yet.
+fn account(child: Pid) {
+    let stat = std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
+    // What follows the name, which may hold anything: state is field 3, utime 14, cstime 17.
+    let after = stat.rsplit_once(')').map_or("", |(_, after)| after);
+    let times = after.split_whitespace().skip(11).take(4);
+    let ticks: u64 = times.filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
+    let second = sysconf(SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100).unsigned_abs();
+    CPU.set(CPU.get() + Duration::from_millis(ticks * 1_000 / second.max(1)));
 }
 
 /// A command to be run to its end.
@@ -355,7 +377,7 @@ impl Background {
     /// It has not ended yet.
     pub(crate) fn alive(&mut self) -> bool {
         match &mut self.group {
-            Some(group) => matches!(group.child.try_wait(), Ok(None)),
+            Some(group) => matches!(group.try_wait(), Ok(None)),
             None => false,
         }
     }
@@ -394,11 +416,23 @@ impl Group {
         Ok(Group { child, id })
     }
 
+    /// Its status once it has ended.
+    fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        match waitid(Id::Pid(self.id), flags) {
+            Ok(WaitStatus::StillAlive) => return Ok(None),
+            Ok(_) => account(self.id),
+            // It was waited for before; its status is kept.
+            Err(_) => {}
+        }
+        self.child.try_wait()
+    }
+
     fn wait(mut self, limit: Duration) -> io::Result<(ExitStatus, bool)> {
         let start = Instant::now();
         let mut pause = Duration::from_millis(1);
         loop {
-            if let Some(status) = self.child.try_wait()? {
+            if let Some(status) = self.try_wait()? {
                 return Ok((status, false));
             }
             let left = limit.saturating_sub(start.elapsed());
@@ -411,7 +445,7 @@ impl Group {
         let _ = killpg(self.id, Signal::SIGTERM);
         let start = Instant::now();
         while start.elapsed() < Duration::from_secs(2) {
-            if let Some(status) = self.child.try_wait()? {
+            if let Some(status) = self.try_wait()? {
                 return Ok((status, true));
             }
             thread::sleep(Duration::from_millis(20));
@@ -425,6 +459,9 @@ impl Drop for Group {
     fn drop(&mut self) {
         // What the child has left behind in its group goes with it.
         let _ = killpg(self.id, Signal::SIGKILL);
+        if waitid(Id::Pid(self.id), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT).is_ok() {
+            account(self.id);
+        }
         let _ = self.child.wait();
         let mut state = AT_EXIT.lock().unwrap_or_else(|poison| poison.into_inner());
         state.groups.remove(&self.id.as_raw());

@@ -2,10 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use nix::sys::resource::{UsageWho, getrusage};
-use nix::sys::time::{TimeVal, TimeValLike};
-
-use crate::process::Finished;
+use crate::process::{self, Finished};
 
 /// What one step came to, in tests (a step that is one check counts as one test).
 #[derive(Default)]
@@ -184,9 +181,15 @@ impl Report {
             return;
         }
         println!("==> {name}");
-        let (start, cpu) = (Instant::now(), children_cpu());
-        let outcome = run().or_nothing(name);
-        let (took, cpu) = (start.elapsed(), children_cpu().saturating_sub(cpu));
+        let (start, cpu) = (Instant::now(), process::cpu_of_children());
+        let outcome = run();
+        let cpu = process::cpu_of_children().saturating_sub(cpu);
+        self.ended(name, outcome, start.elapsed(), cpu);
+    }
+
+    /// Says how a step went that is asked for and has been run.
+    pub(crate) fn ended(&mut self, name: &str, outcome: Outcome, took: Duration, cpu: Duration) {
+        let outcome = outcome.or_nothing(name);
         for (test, why) in &outcome.skipped {
             println!("    skipped {test}: {why}");
         }
@@ -241,13 +244,6 @@ impl Report {
         println!("\n{}", counts(&total));
         total.failed.is_empty() && total.passed > 0
     }
-}
-
-/// Processor time of the children that have ended.
-fn children_cpu() -> Duration {
-    let Ok(usage) = getrusage(UsageWho::RUSAGE_CHILDREN) else { return Duration::ZERO };
-    let time = |value: TimeVal| Duration::from_micros(value.num_microseconds().unsigned_abs());
-    time(usage.user_time()) + time(usage.system_time())
 }
 
 fn counts(outcome: &Outcome) -> String {

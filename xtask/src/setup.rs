@@ -259,12 +259,6 @@ pub(crate) fn cargo_fuzz() -> Result<PathBuf, String> {
     cargo_tool("cargo-fuzz", CARGO_FUZZ)
 }
 
-/// The command that builds cargo-deny for [`cargo_deny`] to find; `None` when it is there.
-pub(crate) fn build_cargo_deny() -> Option<Cmd> {
-    let missing = find_cargo_tool("cargo-deny", CARGO_DENY).is_none();
-    missing.then(|| build_cargo_tool("cargo-deny", CARGO_DENY))
-}
-
 fn cargo_tool(name: &str, version: &str) -> Result<PathBuf, String> {
     if find_cargo_tool(name, version).is_none() {
         println!("building {name} {version} (once, about a minute)");

@@ -1,12 +1,13 @@
-//! `cargo xtask test`: every check and every test, in order, from cheap to dear.
+//! `cargo xtask test`: every check and every test.
 
 use std::io;
 use std::process::ExitCode;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crate::ahead::Ahead;
+use crate::behind::{Behind, Job};
 use crate::bench;
-use crate::cargo::{cargo, features};
+use crate::cargo::{build_programs, cargo, features};
 use crate::demo;
 use crate::differential;
 use crate::host;
@@ -31,38 +32,119 @@ pub(crate) struct Options {
     list: bool,
 }
 
-/// A step's command may take this long, building included.
-const LIMIT: Duration = Duration::from_secs(900);
+/// A step's command may take this long, building included, behind others or not.
+const LIMIT: Duration = Duration::from_secs(1_200);
 
 /// `cargo xtask test`.
+///
+/// A run of everything has its compilers busy while tests wait: first what the tests need is
+/// built, and then, behind the tests and the interop runs, what checks and counts need.
 pub(crate) fn command(options: &Options) -> io::Result<ExitCode> {
     let mut report = Report::new(&options.only, options.list);
+    let mut tools = Tools(None);
     let pages = if options.list {
         None
     } else {
         let _ = std::fs::remove_dir_all(host::logs());
         std::fs::create_dir_all(host::logs())?;
-        setup::packages(if options.guest { Need::Guest } else { Need::Everything })?;
+        setup::packages(Need::Build)?;
+        tools.install(if options.guest { Need::Guest } else { Need::Everything });
         if let Err(why) = host::dpdk() {
             println!("without DPDK: {why}");
         }
         Some(Hugepages::reserve(HUGEPAGES))
     };
     if options.guest {
+        tools.ready();
         interop::steps(&mut report, &[Backend::Guest], &[]);
     } else {
-        static_checks(&mut report);
-        cargo_tests(&mut report, options.only.is_empty());
-        cargo_deny(&mut report);
-        report.step("sim", || sim::check(&log_of("sim")));
-        report.step("goodput", || sim::check_goodput(&log_of("goodput")));
-        interop::steps(&mut report, &[], &[]);
-        differential::step(&mut report, &differential::Options::default());
-        report.step("demo", demo::check);
-        report.step("instructions", || bench::check(&log_of("instructions")));
+        let mut behind = Behind::default();
+        let all = options.only.is_empty() && !options.list;
+        every_step(&mut report, &mut tools, all.then_some(&mut behind));
+        behind.report(&mut report, true);
     }
+    tools.ready();
     drop(pages);
     Ok(if report.finish() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// All steps in their order; what can run behind the others does so, if `behind` is given, and
+/// comes last otherwise.
+fn every_step(report: &mut Report, tools: &mut Tools, mut behind: Option<&mut Behind>) {
+    report.step("rustfmt", || {
+        let command = logged("rustfmt", &["fmt", "--all", "--check"]);
+        Outcome::of_check("rustfmt", command.run())
+    });
+    // Those two build in directories of their own.
+    let mut apart = vec![cargo_deny(), loom()];
+    if let Some(behind) = &mut behind {
+        behind.start(std::mem::take(&mut apart));
+    }
+    // These have code that is there or not by feature; clippy builds the rest without.
+    let by_feature = ["--package=throng-net", "--lib", "--test=api", "--test=memory"];
+    report.step("tests without features", || {
+        let name = "tests without features";
+        build_tests(name, &by_feature, tools).unwrap_or_else(|| run_tests(name, &by_feature))
+    });
+
+    // The first has another directory than the others, which is what the tests run from and what
+    // cargo looks through at the begin of their run.
+    let mut checks = vec![
+        Job::new("instructions", || bench::check(&log_of("instructions"))),
+        clippy("clippy with features", Some(features())),
+        clippy("clippy", None),
+        rustdoc(),
+        doctests(),
+    ];
+    let with = features();
+    let everything = ["--workspace", "--lib", "--bins", "--tests", &with];
+    report.step("tests", || {
+        if let Some(failed) = build_tests("tests", &everything, tools) {
+            return failed;
+        }
+        if let Some(behind) = &mut behind {
+            // What the steps to come run; what is wrong with it they say.
+            let _ = build_programs(log_of("programs"));
+            behind.start(std::mem::take(&mut checks));
+        }
+        run_tests("tests", &everything)
+    });
+    let mut then = |report: &mut Report| {
+        if let Some(behind) = &mut behind {
+            behind.report(report, false);
+        }
+    };
+    tools.ready();
+    then(report);
+    report.step("sim", || sim::check(&log_of("sim")));
+    report.step("goodput", || sim::check_goodput(&log_of("goodput")));
+    for backend in Backend::ALL {
+        then(report);
+        interop::steps(report, &[backend], &[]);
+    }
+    differential::step(report, &differential::Options::default());
+    then(report);
+    report.step("demo", demo::check);
+    // What was not started, because it was not to be or because the tests do not build.
+    for job in apart.into_iter().chain(checks) {
+        report.step(job.name, job.run);
+    }
+}
+
+/// The packages that no build needs, which are installed meanwhile.
+struct Tools(Option<JoinHandle<io::Result<()>>>);
+
+impl Tools {
+    fn install(&mut self, need: Need) {
+        self.0 = Some(thread::spawn(move || setup::packages(need)));
+    }
+
+    /// Waits until they are there, or cannot be had, which what needs them says.
+    fn ready(&mut self) {
+        if let Some(Ok(Err(error))) = self.0.take().map(JoinHandle::join) {
+            println!("packages: {error}");
+        }
+    }
 }
 
 /// A cargo command whose output goes to the step's log.
@@ -74,27 +156,38 @@ fn log_of(step: &str) -> std::path::PathBuf {
     host::logs().join(format!("{}.log", step.replace([' ', ',', '/'], "-")))
 }
 
-fn static_checks(report: &mut Report) {
-    let with = features();
-    let check = |report: &mut Report, name: &str, command: Cmd| {
-        report.step(name, || Outcome::of_check(name, command.run()));
-    };
-
-    check(report, "rustfmt", logged("rustfmt", &["fmt", "--all", "--check"]));
-
-    let clippy = ["clippy", "--locked", "--quiet", "--workspace", "--all-targets"];
-    let deny = ["--", "-D", "warnings"];
-    check(report, "clippy", logged("clippy", &clippy).args(deny));
-    let name = "clippy with features";
-    check(report, name, logged(name, &clippy).arg(&with).args(deny));
-
-    let doc = ["doc", "--locked", "--quiet", "--workspace", "--no-deps"];
-    let command = logged("rustdoc", &doc).arg(&with).env("RUSTDOCFLAGS", "-D warnings");
-    check(report, "rustdoc", command);
+fn clippy(name: &'static str, features: Option<String>) -> Job {
+    let command = logged(name, &["clippy", "--locked", "--quiet", "--workspace", "--all-targets"])
+        .args(features)
+        .args(["--", "-D", "warnings"]);
+    Job::new(name, move || Outcome::of_check(name, command.run()))
 }
 
-fn cargo_deny(report: &mut Report) {
-    report.step("cargo-deny", || match setup::cargo_deny() {
+fn rustdoc() -> Job {
+    let command = logged("rustdoc", &["doc", "--locked", "--quiet", "--workspace", "--no-deps"])
+        .arg(features())
+        .env("RUSTDOCFLAGS", "-D warnings");
+    Job::new("rustdoc", move || Outcome::of_check("rustdoc", command.run()))
+}
+
+fn doctests() -> Job {
+    let command =
+        logged("doctests", &["test", "--locked", "--workspace", "--doc"]).arg(features()).args(RUN);
+    Job::new("doctests", move || Outcome::of_tests("doctests", command.run()))
+}
+
+fn loom() -> Job {
+    // Another cfg makes other artifacts of every dependency: they get a place of their own.
+    let command = logged("loom", &["test", "--locked", "--package", "throng-runtime"])
+        .args(["--test", "loom", "--target-dir"])
+        .arg(host::target().join("loom"))
+        .env("RUSTFLAGS", "--cfg loom")
+        .args(RUN);
+    Job::new("loom", move || Outcome::of_tests("loom", command.run()))
+}
+
+fn cargo_deny() -> Job {
+    Job::new("cargo-deny", || match setup::cargo_deny() {
         Ok(program) => Outcome::of_check(
             "cargo-deny",
             Cmd::new(program)
@@ -105,59 +198,37 @@ fn cargo_deny(report: &mut Report) {
                 .run(),
         ),
         Err(why) => Outcome::fail("cargo-deny", why),
-    });
+    })
 }
 
-/// `cargo test` in all its kinds; `all` when every later step is to come, too.
-fn cargo_tests(report: &mut Report, all: bool) {
-    let with = features();
-    let own_network = host::can_own_network();
-    let run = ["--no-fail-fast", "--", "--show-output"];
+/// What `cargo test` is told about running.
+const RUN: [&str; 3] = ["--no-fail-fast", "--", "--show-output"];
 
-    // Building is apart from running, so that a broken build and a slow test are told apart,
-    // and because the runs below have no way to the registry.
-    let tests = |report: &mut Report, name: &str, extra: &[&str], meanwhile: Vec<Cmd>| {
-        report.step(name, || {
-            // The peers of some tests, which cannot be fetched any more when they run.
-            if let Err(why) = setup::python() {
-                println!("without Python's packages: {why}");
-            }
-            let test = || logged(name, &["test", "--locked"]).args(extra);
-            let build = test().args(["--no-run", "--quiet"]).run();
-            match build {
-                Ok(done) if done.ok() => {}
-                other => return Outcome::of_check(name, other),
-            }
-            let _meanwhile = Ahead::start(meanwhile);
-            let mut command = test().arg("--offline").args(run);
-            if own_network.is_ok() {
-                command = command.wrapped(host::own_network());
-            }
-            Outcome::of_tests(name, command.run())
-        });
-    };
-    // These have code that is there or not by feature; clippy builds the rest without.
-    let by_feature = ["--package=throng-net", "--lib", "--test=api", "--test=memory"];
-    tests(report, "tests without features", &by_feature, Vec::new());
-    // Another cfg makes other artifacts of every dependency: they get a place of their own.
-    let loom = logged("loom", &["test", "--locked", "--package", "throng-runtime"])
-        .args(["--test", "loom", "--target-dir"])
-        .arg(host::target().join("loom"))
-        .env("RUSTFLAGS", "--cfg loom");
-    // What the steps to come would build, if all of them are to come.
-    let mut ahead = Vec::new();
-    if all {
-        ahead.push(bench::build_icount(&log_of("instructions")));
-        ahead.push(loom.clone().arg("--no-run"));
-        ahead.push(sim::build(&log_of("sim")));
-        ahead.extend(setup::build_cargo_deny());
+fn test(name: &str, which: &[&str]) -> Cmd {
+    logged(name, &["test", "--locked"]).args(which)
+}
+
+/// Builds tests; what came of it if they cannot be run.
+///
+/// Building is apart from running, so that a broken build and a slow test are told apart,
+/// and because the runs have no way to the registry.
+fn build_tests(name: &str, which: &[&str], tools: &mut Tools) -> Option<Outcome> {
+    let build = test(name, which).args(["--no-run", "--quiet"]).run();
+    tools.ready();
+    // The peers of some tests, which cannot be fetched any more when they run.
+    if let Err(why) = setup::python() {
+        println!("without Python's packages: {why}");
     }
-    tests(report, "tests", &["--workspace", "--lib", "--bins", "--tests", &with], ahead);
+    match build {
+        Ok(done) if done.ok() => None,
+        other => Some(Outcome::of_check(name, other)),
+    }
+}
 
-    report.step("doctests", || {
-        let command = logged("doctests", &["test", "--locked", "--workspace", "--doc"]);
-        Outcome::of_tests("doctests", command.arg(&with).args(run).run())
-    });
-
-    report.step("loom", || Outcome::of_tests("loom", loom.args(run).run()));
+fn run_tests(name: &str, which: &[&str]) -> Outcome {
+    let mut command = test(name, which).arg("--offline").args(RUN);
+    if host::can_own_network().is_ok() {
+        command = command.wrapped(host::own_network());
+    }
+    Outcome::of_tests(name, command.run())
 }
