@@ -2,6 +2,8 @@
 
 #include <stddef.h>
 #include <string.h>
+#include <unistd.h>
+#include <rte_mbuf_pool_ops.h>
 #include <rte_prefetch.h>
 
 #define SAME_PLACE(ours, theirs)                                                         \
@@ -31,6 +33,43 @@ static inline struct rte_mbuf *theirs(struct throng_mbuf *m)
 int throng_errno(void)
 {
 	return rte_errno;
+}
+
+struct rte_mempool *throng_page_pool(const char *name, uint32_t n, uint32_t cache, uint16_t room,
+				     int socket)
+{
+	/* Spreading would pad an object to more than its page. */
+	const uint32_t flags = RTE_MEMPOOL_F_NO_SPREAD;
+	const uint32_t page = (uint32_t)sysconf(_SC_PAGESIZE);
+	uint32_t element = sizeof(struct rte_mbuf) + room;
+	uint32_t object = rte_mempool_calc_obj_size(element, flags, NULL);
+	struct rte_pktmbuf_pool_private private;
+	struct rte_mempool *pool;
+	int code;
+
+	if (object > page || page - object + room > UINT16_MAX) {
+		rte_errno = EINVAL;
+		return NULL;
+	}
+	/* What is left of the page goes to the data. */
+	element += page - object;
+	memset(&private, 0, sizeof(private));
+	private.mbuf_data_room_size = element - sizeof(struct rte_mbuf);
+	pool = rte_mempool_create_empty(name, n, element, cache, sizeof(private), socket, flags);
+	if (pool == NULL)
+		return NULL;
+	code = rte_mempool_set_ops_byname(pool, rte_mbuf_best_mempool_ops(), NULL);
+	if (code == 0) {
+		rte_pktmbuf_pool_init(pool, &private);
+		code = rte_mempool_populate_default(pool);
+	}
+	if (code < 0) {
+		rte_mempool_free(pool);
+		rte_errno = -code;
+		return NULL;
+	}
+	rte_mempool_obj_iter(pool, rte_pktmbuf_init, NULL);
+	return pool;
 }
 
 uint16_t throng_rx_burst(uint16_t port, uint16_t queue, struct throng_mbuf **frames, uint16_t n)

@@ -96,6 +96,12 @@ int throng_errno(void);
 typedef void throng_log_fn(uint32_t level, const char *text, size_t len);
 int throng_log_to(throng_log_fn *fn);
 
+/* rte_pktmbuf_pool_create, but every buffer has a page of memory to itself, header and all, so that
+ * the pages one after the other hold as many bytes as objects and objects of a page's size do. NULL:
+ * see throng_errno(). */
+struct rte_mempool *throng_page_pool(const char *name, uint32_t n, uint32_t cache, uint16_t room,
+				     int socket);
+
 /* Receives up to n frames of a queue and prefetches their headers. */
 uint16_t throng_rx_burst(uint16_t port, uint16_t queue, struct throng_mbuf **frames, uint16_t n);
 

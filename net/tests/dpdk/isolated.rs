@@ -14,6 +14,8 @@ pub(crate) enum Need {
     Nothing,
     /// Interfaces of its own: a new network namespace, by root or by a user namespace.
     Network,
+    /// Likewise, and DPDK's memory on ordinary pages, though there may be huge ones.
+    NetworkOnSmallPages,
 }
 
 /// Runs `body` in a new process, this binary again, asked for the one test `name` (its
@@ -29,7 +31,7 @@ pub(crate) fn isolated(name: &str, need: Need, body: fn()) {
     }
     let mut command = match need {
         Need::Nothing => again(name),
-        Need::Network => match namespace() {
+        Need::Network | Need::NetworkOnSmallPages => match namespace() {
             Ok(mut command) => {
                 command.arg(this_program());
                 only(command, name)
@@ -40,6 +42,9 @@ pub(crate) fn isolated(name: &str, need: Need, body: fn()) {
             }
         },
     };
+    if need == Need::NetworkOnSmallPages {
+        command.env("THRONG_EAL_ARGS", "--no-huge");
+    }
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let (mut out, mut err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
     let errors = std::thread::spawn(move || {

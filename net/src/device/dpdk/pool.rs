@@ -31,6 +31,7 @@ struct Shape {
     buffers: usize,
     room: usize,
     socket: i32,
+    paged: bool,
 }
 
 struct Handle(NonNull<sys::rte_mempool>);
@@ -58,8 +59,18 @@ pub(super) fn room(mtu: usize) -> usize {
 
 impl Pool {
     /// A pool of `options.buffers` buffers on a NUMA node (negative: any).
-    pub(super) fn new(options: &OpenOptions, mtu: usize, socket: i32) -> io::Result<Pool> {
-        let shape = Shape { buffers: options.buffers, room: room(mtu), socket };
+    ///
+    /// `paged` for AF_XDP, whose driver tells the kernel of a region from the first buffer on that is
+    /// as long as the buffers together. They lie so without gaps only where each fills a page: no
+    /// buffer lies across two, so what is left of a page of 4 KiB, or of 2 MiB, is a gap, by which
+    /// the last buffers are outside the region. The kernel drops those for good, one after the other.
+    pub(super) fn new(
+        options: &OpenOptions,
+        mtu: usize,
+        socket: i32,
+        paged: bool,
+    ) -> io::Result<Pool> {
+        let shape = Shape { buffers: options.buffers, room: room(mtu), socket, paged };
         let handle = match take_idle(shape) {
             Some(handle) => handle,
             None => create(shape)?,
@@ -108,7 +119,11 @@ fn create(shape: Shape) -> io::Result<Handle> {
     let cache = CACHE.min(shape.buffers / 4) as u32;
     // SAFETY: a NUL-terminated name; DPDK is started (a port exists).
     let pool = unsafe {
-        sys::rte_pktmbuf_pool_create(name.as_ptr(), buffers, cache, 0, room, shape.socket)
+        if shape.paged {
+            sys::throng_page_pool(name.as_ptr(), buffers, cache, room, shape.socket)
+        } else {
+            sys::rte_pktmbuf_pool_create(name.as_ptr(), buffers, cache, 0, room, shape.socket)
+        }
     };
     NonNull::new(pool).map(Handle).ok_or_else(|| {
         // SAFETY: reads a thread-local of this thread.

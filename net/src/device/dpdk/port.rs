@@ -29,6 +29,8 @@ pub(super) enum Driver {
     Memif,
     /// vhost and virtio: a checksum that the peer left out is no error.
     Virtio,
+    /// The kernel's sockets on memory of ours, which it is told of as one region.
+    AfXdp,
     Other,
 }
 
@@ -39,6 +41,7 @@ impl Driver {
             "net_ring" | "net_null" => Driver::Pipe,
             "net_memif" => Driver::Memif,
             "net_vhost" | "net_virtio" | "net_virtio_user" => Driver::Virtio,
+            "net_af_xdp" => Driver::AfXdp,
             _ => Driver::Other,
         }
     }
@@ -213,7 +216,7 @@ impl Port {
         let socket = unsafe { sys::rte_eth_dev_socket_id(self.id) };
         let mut pools = Vec::with_capacity(queues);
         for queue in 0..count {
-            let pool = Pool::new(options, mtu, socket)?;
+            let pool = Pool::new(options, mtu, socket, self.driver == Driver::AfXdp)?;
             let mut rx = info.default_rxconf;
             rx.offloads = conf.rxmode.offloads;
             // SAFETY: the pool outlives the port (pools are never freed), rx is valid for
@@ -313,11 +316,12 @@ impl Port {
         self.check("MAC address", code)?;
         let own = EthernetAddress(address.addr_bytes);
         if let Some(wanted) = options.mac {
-            if wanted != own && matches!(self.driver, Driver::Other | Driver::Virtio) {
+            let must = matches!(self.driver, Driver::AfXdp | Driver::Other);
+            if wanted != own && (must || self.driver == Driver::Virtio) {
                 address.addr_bytes = wanted.0;
                 // SAFETY: an in-parameter.
                 let code = unsafe { sys::rte_eth_dev_default_mac_addr_set(self.id, &mut address) };
-                if self.driver == Driver::Other {
+                if must {
                     self.check("setting the MAC address", code)?;
                 }
             }
