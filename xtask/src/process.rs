@@ -109,6 +109,11 @@ fn account(child: Pid) {
     CPU.set(CPU.get() + Duration::from_millis(ticks * 1_000 / second.max(1)));
 }
 
+/// The process groups of the children that are alive.
+pub(crate) fn groups() -> BTreeSet<i32> {
+    AT_EXIT.lock().unwrap_or_else(|poison| poison.into_inner()).groups.clone()
+}
+
 /// A command to be run to its end.
 #[derive(Clone)]
 pub(crate) struct Cmd {
