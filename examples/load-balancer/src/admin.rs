@@ -20,12 +20,13 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use serde::Serialize;
-use throng::http::{Drain, Server, Stage, service_fn};
+use throng::http::{Server, Stage, service_fn};
 use throng::runtime::{now, shard_count};
-use throng::{ShardId, TcpListener, spawn_local, spawn_on, timeout};
+use throng::{ShardId, spawn_local, spawn_on, timeout};
 
 use crate::config::{Admin, ServerAddress};
 use crate::group::{self, Group};
+use crate::life::{Ends, Life};
 use crate::reload;
 use crate::shard::{Counts, Shard};
 
@@ -70,27 +71,31 @@ struct ServerState {
 struct Endpoint {
     /// What has to be known to change anything; nothing can be changed without.
     token: Option<String>,
-    drain: Drain,
+    ends: Ends,
 }
 
 /// Starts it on this shard.
 ///
 /// # Errors
 /// The address cannot be bound, or the token not read.
-pub(crate) fn start(config: &Admin, drain: Drain) -> io::Result<()> {
+pub(crate) fn start(config: &Admin, life: &Life, ends: &Ends) -> io::Result<()> {
     let named = |error: io::Error| {
         io::Error::new(error.kind(), format!("admin.address {}: {error}", config.address))
     };
     let token = config.token_file.as_ref().map(|file| read_token(file)).transpose()?;
-    let listener = TcpListener::bind_kernel(config.address).map_err(named)?;
-    tracing::info!(address = %listener.local_addr()?, "metrics and state");
-    let running = Server::new().max_connections(64).http2(false).start();
-    let endpoint = Rc::new(Endpoint { token, drain });
-    let service = service_fn(move |request| answer(endpoint.clone(), request));
-    let serving = async move {
-        running.serve(listener, service).await;
-    };
-    spawn_local(serving).detach();
+    let endpoint = Rc::new(Endpoint { token, ends: ends.clone() });
+    let server = Server::new().max_connections(64).http2(false).drain_idle(Duration::from_secs(1));
+    for listener in life.listen_on_host(config.address).map_err(named)? {
+        tracing::info!(address = %listener.local_addr()?, "metrics and state");
+        let (running, endpoint, ends) = (server.clone().start(), endpoint.clone(), ends.clone());
+        let service = service_fn(move |request| answer(endpoint.clone(), request));
+        // To the end of the process, so that the operator sees how it goes; but there is no
+        // other one to ask.
+        let serving = async move {
+            running.serve_until(&ends.replaced, listener, service).await;
+        };
+        spawn_local(serving).detach();
+    }
     Ok(())
 }
 
@@ -140,6 +145,8 @@ async fn answer(endpoint: Rc<Endpoint>, request: Request<Incoming>) -> Result<An
         "/metrics" => reply(StatusCode::OK, PLAIN, metrics(&states().await)),
         "/state.json" => {
             let body = serde_json::to_string(&serde_json::json!({
+                "pid": std::process::id(),
+                "version": env!("CARGO_PKG_VERSION"),
                 "reloads": reload::DONE.load(Relaxed),
                 "reloads_refused": reload::REFUSED.load(Relaxed),
                 "log_lines_dropped": dropped(),
@@ -147,7 +154,7 @@ async fn answer(endpoint: Rc<Endpoint>, request: Request<Incoming>) -> Result<An
             }));
             reply(StatusCode::OK, "application/json", body.unwrap_or_default() + "\n")
         }
-        "/healthz" if endpoint.drain.stage() == Stage::Serving => {
+        "/healthz" if endpoint.ends.leaving.stage() == Stage::Serving => {
             reply(StatusCode::OK, PLAIN, "ok\n")
         }
         "/healthz" => reply(StatusCode::SERVICE_UNAVAILABLE, PLAIN, "draining\n"),

@@ -6,8 +6,11 @@ mod admin;
 mod balance;
 mod config;
 mod group;
+mod handover;
 mod health;
+mod life;
 mod log;
+mod notify;
 mod proxy;
 mod random;
 mod rate;
@@ -16,6 +19,7 @@ mod resolve;
 mod route;
 mod run;
 mod shard;
+mod sockets;
 mod tcp;
 mod tls;
 mod tunnel;
@@ -64,7 +68,8 @@ fn main() -> ExitCode {
     }
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    match run::run(world, args.device) {
+    let begun = life::Life::begin();
+    match begun.and_then(|(life, handed)| run::run(life, world.inherit(&handed), args.device)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("throng-lb: {error}");

@@ -1,21 +1,21 @@
 //! What changes while the balancer runs. SIGHUP: the file is read again; what is right takes force
-//! on all shards, what is wrong is said and changes nothing. And names whose addresses change.
+//! on all shards, what is wrong is said and changes nothing. SIGUSR2: the program is started anew,
+//! in this one's place. And names whose addresses change.
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::thread;
 
 use futures::StreamExt;
 use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
-use signal_hook::consts::SIGHUP;
-use signal_hook::iterator::Signals;
 use throng::runtime::shard_count;
-use throng::{ShardId, spawn_blocking, spawn_on};
+use throng::runtime::signal::{Kind, signals};
+use throng::{ShardId, spawn_blocking, spawn_local, spawn_on};
 
 use crate::config::{self, ServerAddress};
 use crate::health::Checks;
+use crate::life::Life;
 use crate::log::Sink;
 use crate::resolve::Lookups;
 use crate::shard::Shard;
@@ -29,6 +29,8 @@ pub(crate) static REFUSED: AtomicU64 = AtomicU64::new(0);
 pub(crate) enum Event {
     /// SIGHUP.
     Hangup,
+    /// SIGUSR2.
+    Replace,
     /// A name has other addresses than before.
     Resolved(ServerAddress, Vec<SocketAddr>),
 }
@@ -36,27 +38,29 @@ pub(crate) enum Event {
 /// Where events come in, and where they are told.
 pub(crate) type Events = (UnboundedSender<Event>, UnboundedReceiver<Event>);
 
-/// Every SIGHUP from now on. A thread waits for them, for as long as the process lives.
-///
-/// # Errors
-/// The handler cannot be installed.
-pub(crate) fn hangups() -> io::Result<Events> {
-    let mut signals = Signals::new([SIGHUP])?;
+/// What signals say, from now on.
+pub(crate) fn events() -> Events {
     let (sender, receiver) = unbounded();
-    let events = sender.clone();
-    let waiting = move || {
-        for _ in signals.forever() {
-            if events.unbounded_send(Event::Hangup).is_err() {
-                return;
+    let hear = |kind: Kind, event: fn() -> Event| {
+        let (mut signals, events) = (signals(kind), sender.clone());
+        let hearing = async move {
+            loop {
+                signals.next().await;
+                if events.unbounded_send(event()).is_err() {
+                    return;
+                }
             }
-        }
+        };
+        spawn_local(hearing).detach();
     };
-    thread::Builder::new().name("hangups".into()).spawn(waiting)?;
-    Ok((sender, receiver))
+    hear(Kind::Hangup, || Event::Hangup);
+    hear(Kind::User2, || Event::Replace);
+    (sender, receiver)
 }
 
 /// What is done once for all shards: active checks, looking names up, reloading.
 pub(crate) struct Reloader {
+    life: Arc<Life>,
     world: Arc<World>,
     events: UnboundedSender<Event>,
     checks: Checks,
@@ -65,24 +69,38 @@ pub(crate) struct Reloader {
 
 impl Reloader {
     /// On a shard, with the configuration in force.
-    pub(crate) fn new(world: Arc<World>, events: UnboundedSender<Event>) -> Reloader {
+    pub(crate) fn new(
+        life: Arc<Life>,
+        world: Arc<World>,
+        events: UnboundedSender<Event>,
+    ) -> Reloader {
         let (checks, lookups) = (Checks::start(&world), Lookups::start(&world, &events));
-        Reloader { world, events, checks, lookups }
+        Reloader { life, world, events, checks, lookups }
     }
 
     pub(crate) async fn run(mut self, mut events: UnboundedReceiver<Event>) {
         while let Some(event) = events.next().await {
             match event {
-                Event::Hangup => match self.reload().await {
-                    Ok(()) => {
-                        DONE.fetch_add(1, Relaxed);
-                        tracing::info!(file = %self.world.file.display(), "reloaded");
+                Event::Hangup => {
+                    self.life.notifier.reloading();
+                    match self.reload().await {
+                        Ok(()) => {
+                            DONE.fetch_add(1, Relaxed);
+                            tracing::info!(file = %self.world.file.display(), "reloaded");
+                            self.life.notifier.ready("serving");
+                        }
+                        Err(error) => {
+                            REFUSED.fetch_add(1, Relaxed);
+                            tracing::error!("not reloaded, the old configuration stays: {error}");
+                            self.life.notifier.ready(&format!("serving, not reloaded: {error}"));
+                        }
                     }
-                    Err(error) => {
-                        REFUSED.fetch_add(1, Relaxed);
-                        tracing::error!("not reloaded, the old configuration stays: {error}");
+                }
+                Event::Replace => {
+                    if let Err(error) = self.life.replace(self.world.bequeath()).await {
+                        tracing::error!("not replaced, this process stays: {error}");
                     }
-                },
+                }
                 Event::Resolved(name, addresses) => {
                     let world = Arc::new(self.world.with_resolved(name, addresses));
                     match publish(&world).await {

@@ -2,37 +2,34 @@
 
 use std::io;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::{Either, join_all, join3};
-use throng::http::{Drain, Server, service_fn};
-use throng::runtime::shard_count;
+use futures::future::{Either, join, join_all};
+use throng::http::{Server, service_fn};
+use throng::runtime::{current_shard, shard_count};
 use throng::tls::TlsListener;
-use throng::{Builder, ShardId, TcpListener, sleep, spawn_on};
+use throng::{Builder, ShardId, sleep, spawn_on};
 
 use crate::config::{Http, Network};
+use crate::life::{Ends, Life, end_on_signal};
 use crate::log::{Log, Sink, Writer};
-use crate::reload::{self, Events, Reloader};
+use crate::reload::{self, Reloader};
 use crate::shard::Shard;
 use crate::world::World;
 use crate::{admin, proxy, tcp};
 
-/// Serves until SIGTERM or SIGINT.
+/// Serves until SIGTERM or SIGINT, or until a successor does.
 ///
 /// # Errors
 /// What cannot be opened or bound, a network that cannot be had.
-pub(crate) fn run(world: World, device: Option<String>) -> io::Result<()> {
+pub(crate) fn run(life: Life, world: World, device: Option<String>) -> io::Result<()> {
     let writer = Writer::start(Sink::open(&world.config.access_log)?)?;
     let log = writer.log();
     let builder = builder(&world.config.network, device)?;
-    let events = Mutex::new(Some(reload::hangups()?));
-    let world = Arc::new(world);
-    let results = builder.run(|shard| {
-        // Shard 0 reloads for all.
-        let first = shard == ShardId(0);
-        let taken = || events.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let serving = serve(world.clone(), log.clone(), first.then(taken).flatten());
+    let (life, world) = (Arc::new(life), Arc::new(world));
+    let results = builder.run(|_| {
+        let serving = serve(life.clone(), world.clone(), log.clone());
         async {
             let result = serving.await;
             if result.is_err() {
@@ -79,44 +76,51 @@ fn server(http: &Http) -> Server {
         .idle_timeout(http.idle_timeout.0)
 }
 
-/// One shard. The one with `events` does what has to be done once.
-async fn serve(world: Arc<World>, log: Log, events: Option<Events>) -> io::Result<()> {
-    let deadline = world.config.shutdown.deadline.0;
-    let drain = Drain::on_terminate(deadline);
-    throng::http::admin::start_from_env(Some(&drain))?;
+/// One shard. The first does what has to be done once.
+async fn serve(life: Arc<Life>, world: Arc<World>, log: Log) -> io::Result<()> {
+    let is_first = current_shard() == ShardId(0);
+    // Before anybody can know of the process, so that no signal ends it by mistake.
+    let events = is_first.then(reload::events);
+    let shutdown = &world.config.shutdown;
+    let ends = Ends::default();
+    end_on_signal(&life, shutdown, &ends);
+    throng::http::admin::start_from_env(Some(&ends.leaving))?;
     let mut listeners = Vec::new();
     for listener in &world.config.listener {
         let address = listener.as_ref().address;
-        let bound = TcpListener::bind(address);
-        let named = |error: io::Error| io::Error::new(error.kind(), format!("{address}: {error}"));
-        listeners.push((bound.map_err(named)?, world.acceptors.get(&address).cloned()));
+        let acceptor = world.acceptors.get(&address);
+        for bound in life.listen(address)? {
+            listeners.push((bound, acceptor.cloned()));
+        }
     }
     let mut passing = Vec::new();
     for tcp in &world.config.tcp {
         let (address, max) = (tcp.as_ref().address, tcp.as_ref().max_connections.0);
-        let bound = TcpListener::bind(address);
-        let named = |error: io::Error| io::Error::new(error.kind(), format!("{address}: {error}"));
-        passing.push((bound.map_err(named)?, address, max));
+        for bound in life.listen(address)? {
+            passing.push((bound, address, max));
+        }
     }
-    let shard = Shard::start(world.clone(), log, drain.clone())?;
+    let shard = Shard::start(world.clone(), log, ends.clone())?;
     if let Some((sender, receiver)) = events {
         if let Some(config) = &world.config.admin {
-            admin::start(config, drain.clone())?;
+            admin::start(config, &life, &ends)?;
         }
         for (listener, acceptor) in &listeners {
             let tls = acceptor.is_some();
             tracing::info!(address = %listener.local_addr()?, tls, "listening");
         }
-        throng::spawn_local(Reloader::new(world.clone(), sender).run(receiver)).detach();
+        let reloader = Reloader::new(life.clone(), world.clone(), sender);
+        throng::spawn_local(reloader.run(receiver)).detach();
+        throng::spawn_local(life.clone().watch()).detach();
     }
-    let running = server(&world.config.http).start();
+    let running = server(&world.config.http).drain_idle(shutdown.idle.0).start();
     let refusing = shard.clone();
     running.on_refused(move |refused| {
         refusing.count(|counts| counts.refused(refused.status));
         refusing.log.refused(refused);
     });
     // Until the servers have ended, and then until the upgraded connections have.
-    let guest = drain.enter();
+    let (drain, guest) = (&ends.drain, ends.drain.enter());
     let serving = listeners.into_iter().map(|(listener, acceptor)| {
         let (shard, secure): (&Rc<Shard>, _) = (&shard, acceptor.is_some());
         let service = move |peer| {
@@ -126,22 +130,23 @@ async fn serve(world: Arc<World>, log: Log, events: Option<Events>) -> io::Resul
         match acceptor {
             Some(acceptor) => {
                 let listener = TlsListener::new(listener, acceptor);
-                Either::Left(running.serve_each(listener, service))
+                Either::Left(running.serve_each_until(drain, listener, service))
             }
-            None => Either::Right(running.serve_each(listener, service)),
+            None => Either::Right(running.serve_each_until(drain, listener, service)),
         }
     });
     let passing = passing
         .into_iter()
         .map(|(listener, address, max)| tcp::serve(shard.clone(), listener, address, max));
-    let draining = async {
-        drain.begun().await;
-        running.drain(deadline).await
-    };
-    let (drained, ..) = join3(draining, join_all(serving), join_all(passing)).await;
+    let serving = join(join_all(serving), join_all(passing));
+    life.started();
+    serving.await;
     drop(guest);
     let rest = drain.ended().await;
-    tracing::info!(?drained, ?rest, "ended");
+    if life.is_replaced() {
+        ends.replaced.ended().await;
+    }
+    tracing::info!(?rest, "ended");
     Ok(())
 }
 
@@ -152,7 +157,7 @@ fn end_others() {
             // It may not have begun yet.
             loop {
                 if let Some(shard) = Shard::here() {
-                    return shard.drain.begin(Duration::ZERO);
+                    return shard.ends.drain.begin(Duration::ZERO);
                 }
                 sleep(Duration::from_millis(10)).await;
             }

@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
-use throng::http::Drain;
 
 use crate::group::Group;
+use crate::life::Ends;
 use crate::log::Log;
 use crate::random::Random;
 use crate::rate::Limiter;
@@ -92,7 +92,7 @@ pub(crate) struct Shard {
     state: RefCell<Rc<State>>,
     pub(crate) random: RefCell<Random>,
     pub(crate) log: Log,
-    pub(crate) drain: Drain,
+    pub(crate) ends: Ends,
     counts: Cell<Counts>,
 }
 
@@ -106,12 +106,12 @@ impl Shard {
     ///
     /// # Errors
     /// There is no randomness.
-    pub(crate) fn start(world: Arc<World>, log: Log, drain: Drain) -> io::Result<Rc<Shard>> {
+    pub(crate) fn start(world: Arc<World>, log: Log, ends: Ends) -> io::Result<Rc<Shard>> {
         let shard = Rc::new(Shard {
             state: RefCell::new(Rc::new(State::new(world, None)?)),
             random: RefCell::new(Random::from_system()?),
             log,
-            drain,
+            ends,
             counts: Cell::default(),
         });
         HERE.set(Some(shard.clone()));

@@ -60,7 +60,7 @@ impl Places {
 /// Passes a listener's connections on, until the drain begins.
 pub(crate) async fn serve(shard: Rc<Shard>, listener: TcpListener, address: SocketAddr, max: u32) {
     let places = Rc::new(Places { max, taken: Cell::new(0), accepting: Cell::default() });
-    let drain = shard.drain.clone();
+    let drain = shard.ends.drain.clone();
     loop {
         let accepting = async { (places.take().await, listener.accept().await) };
         let Some((place, accepted)) = drain.until(accepting).await else { return };

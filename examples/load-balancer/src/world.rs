@@ -11,6 +11,7 @@ use std::sync::Arc;
 use throng::tls::Connector;
 
 use crate::config::{self, Config, Server, ServerAddress, Upstream};
+use crate::handover::{Handed, Mark};
 use crate::tls::{self, Acceptors};
 use crate::vitals::Vitals;
 
@@ -78,6 +79,38 @@ impl World {
             acceptors: self.acceptors.clone(),
             file: self.file.clone(),
         }
+    }
+
+    /// The same with what a predecessor knew of servers.
+    pub(crate) fn inherit(mut self, handed: &Handed) -> World {
+        let names = handed.resolved.iter();
+        let names = names.filter_map(|(name, at)| Some((ServerAddress::parse(name)?, at.clone())));
+        self.resolved = names.collect();
+        self.members = members(&self.config, &self.resolved, None);
+        for mark in &handed.marks {
+            let mut members = self.members(&mark.upstream).iter();
+            let is_this = |member: &&Member| member.config.address.to_string() == mark.server;
+            if let Some(member) = members.find(is_this) {
+                member.vitals.set_drained(mark.drained, 0);
+                member.vitals.set_up(mark.up, 0);
+            }
+        }
+        self
+    }
+
+    /// What a successor has to know of servers.
+    pub(crate) fn bequeath(&self) -> Handed {
+        let names = self.resolved.iter().map(|(name, at)| (name.to_string(), at.clone()));
+        let marks = self.members.iter().flat_map(|(upstream, members)| {
+            members.iter().map(|Member { config, vitals }| Mark {
+                upstream: upstream.clone(),
+                server: config.address.to_string(),
+                drained: vitals.is_drained(),
+                up: vitals.is_up(),
+            })
+        });
+        let marks = marks.filter(|mark| mark.drained || !mark.up).collect();
+        Handed { resolved: names.collect(), marks, ..Handed::default() }
     }
 
     /// The addresses of a name as they were found last.

@@ -523,10 +523,14 @@ pub(crate) struct Admin {
 pub(crate) struct Shutdown {
     /// How long requests under way may take to end.
     pub(crate) deadline: Time,
+    /// How long everything goes on after SIGTERM while `/healthz` says that it will not.
+    pub(crate) delay: Time,
+    /// How long connections without a request are left for one that may be on its way.
+    pub(crate) idle: Time,
 }
 
 impl Default for Shutdown {
     fn default() -> Self {
-        Shutdown { deadline: Time::secs(30) }
+        Shutdown { deadline: Time::secs(30), delay: Time::secs(0), idle: Time::secs(1) }
     }
 }

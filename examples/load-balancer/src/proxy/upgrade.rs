@@ -18,7 +18,7 @@ pub(super) fn start(
     ours: OnUpgrade,
     response: Response<client::Body>,
 ) {
-    let guest = shard.drain.enter();
+    let guest = shard.ends.drain.enter();
     let idle = slot.group.config.timeout.tunnel.0;
     let counted = shard.clone();
     let joined = async move {

@@ -4,6 +4,7 @@
 mod discovery;
 mod failover;
 mod forwarding;
+mod lifecycle;
 mod operating;
 mod secure;
 mod strictness;

@@ -17,6 +17,9 @@ use nix::unistd::Pid;
 pub(crate) const LB: &str = "127.0.0.1:8080";
 pub(crate) const ADMIN: &str = "127.0.0.1:9100";
 
+/// The balancer.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_throng-lb");
+
 /// What nothing here should take, on a machine that is busy with others.
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -24,6 +27,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 pub(crate) struct World {
     folder: PathBuf,
     children: Vec<Child>,
+    strangers: Vec<Pid>,
 }
 
 impl World {
@@ -43,7 +47,7 @@ impl World {
         let name = format!("throng-lb-{}-{number}", std::process::id());
         let folder = std::env::temp_dir().join(name);
         fs::create_dir_all(&folder).unwrap();
-        Some(World { folder, children: Vec::new() })
+        Some(World { folder, children: Vec::new(), strangers: Vec::new() })
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -103,9 +107,14 @@ impl World {
 
     /// Starts the balancer. It is ended with the world, or by the caller by its number.
     pub(crate) fn start(&mut self, config: &str) -> usize {
+        self.start_by(config, Command::new(PROGRAM))
+    }
+
+    /// The same with a command that lacks only the configuration.
+    pub(crate) fn start_by(&mut self, config: &str, mut command: Command) -> usize {
         self.write("lb.toml", config);
         let log = fs::File::create(self.path("lb.log")).unwrap();
-        let balancer = Command::new(env!("CARGO_BIN_EXE_throng-lb"))
+        let balancer = command
             .arg(self.path("lb.toml"))
             .env("THRONG_SHARDS", "2")
             .env("THRONG_IDLE", "adaptive")
@@ -113,13 +122,17 @@ impl World {
             .stderr(log)
             .spawn()
             .unwrap();
-        self.children.push(balancer);
-        self.children.len() - 1
+        self.adopt(balancer)
     }
 
     /// Starts the balancer and waits until it answers.
     pub(crate) fn balancer(&mut self, config: &str) -> usize {
-        let balancer = self.start(config);
+        self.balancer_by(config, Command::new(PROGRAM))
+    }
+
+    /// The same with a command that lacks only the configuration.
+    pub(crate) fn balancer_by(&mut self, config: &str, command: Command) -> usize {
+        let balancer = self.start_by(config, command);
         wait_until("the balancer listens", || {
             if let Some(status) = self.children.last_mut().unwrap().try_wait().unwrap() {
                 panic!("the balancer: {status}: {}", self.read("lb.log"));
@@ -155,6 +168,11 @@ impl World {
         let _ = self.children[child].wait();
     }
 
+    /// Has a process that is nobody's child end with the world.
+    pub(crate) fn adopt_stranger(&mut self, pid: i32) {
+        self.strangers.push(Pid::from_raw(pid));
+    }
+
     pub(crate) fn last_child(&self) -> usize {
         self.children.len() - 1
     }
@@ -165,6 +183,9 @@ impl Drop for World {
         for child in &mut self.children {
             let _ = child.kill();
             let _ = child.wait();
+        }
+        for stranger in &self.strangers {
+            let _ = kill(*stranger, Signal::SIGKILL);
         }
         if thread::panicking() {
             eprintln!("the balancer's log:\n{}", self.read("lb.log"));
