@@ -7,37 +7,24 @@
 //! ([`throng_bench::idle_peer`]).
 
 use std::io;
-use std::process::{Command, ExitCode};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use serde_json::{Map, Value, json};
-use throng::net::device::memory;
-use throng::runtime::stages::{self, Stage};
-use throng::{Builder, Limits, runtime};
-use throng_bench::clocked::{Clocked, PATIENCE};
-use throng_bench::count::{Counting, Heap};
-use throng_bench::crowd::{Crowd, SERVER};
+use throng_bench::count::Counting;
+use throng_bench::idle::Style;
 use throng_bench::idle_peer;
-use throng_bench::idle_ws::{self, Server, Style};
+use throng_bench::resting::{self, LEFT_OVER, Plan, again};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
 /// Bytes that issue 5 allows for an idle WebSocket.
 const MOST: f64 = 600.0;
-/// Clients on their way at a time.
-const AT_ONCE: u32 = 128;
 /// How long all are silent before memory is measured: every timer of the traffic before is over.
 const REST: Duration = Duration::from_secs(4);
 const QUICK_REST: Duration = Duration::from_millis(500);
-/// What may be left of it all a minute after the clients have gone, in bytes.
-const LEFT_OVER: i64 = 16 << 20;
-const MINUTE: Duration = Duration::from_secs(60);
-const LINK: &str = "idle-ws";
 /// Of `benches/peers`: the buffers as small as they can be, and as one gets them, which are 137 KB each
 /// and so not of as many as are asked for.
 const PEERS: [(&str, u32); 2] = [("tungstenite", u32::MAX), ("tungstenite-defaults", 20_000)];
@@ -83,29 +70,11 @@ enum Written {
     Loop,
 }
 
-/// Memory at one moment.
-struct Snapshot {
-    resident: i64,
-    heap: Heap,
-    server: Server,
-}
-
-#[derive(Default)]
-struct Shared {
-    stop: AtomicBool,
-    server: Mutex<Option<Server>>,
-    /// Whether to measure the loop's stages, and the one that took longest.
-    stages: bool,
-    longest: Mutex<Option<(Stage, Duration)>>,
-}
-
 fn main() -> ExitCode {
     let args = Args::parse();
     let outcome = match args.only {
         None if args.peer.is_some() => peer(&args),
-        Some(Written::Handler) => alone(&args, Style::Handler),
-        Some(Written::Pinging) => alone(&args, Style::Pinging),
-        Some(Written::Loop) => alone(&args, Style::Loop),
+        Some(written) => alone(&args, written),
         None => all(&args),
     };
     match outcome {
@@ -234,6 +203,18 @@ fn peer(args: &Args) -> io::Result<bool> {
     Ok(true)
 }
 
+fn alone(args: &Args, written: Written) -> io::Result<bool> {
+    let style = match written {
+        Written::Handler => Style::Handler,
+        Written::Pinging => Style::Pinging,
+        Written::Loop => Style::Loop,
+    };
+    let (connections, resting) = (args.connections(), args.rest());
+    let plan = Plan { style, connections, resting, stages: args.stages };
+    println!("{}", resting::measure(&plan)?);
+    Ok(true)
+}
+
 /// Throng's server of one kind.
 fn child(args: &Args, written: &str) -> io::Result<Value> {
     let connections = args.connections().to_string();
@@ -241,151 +222,4 @@ fn child(args: &Args, written: &str) -> io::Result<Value> {
     all.extend(args.stages.then_some("--stages"));
     all.extend(args.quick.then_some("--quick"));
     again(&all)
-}
-
-/// This program again; returns the object it prints.
-fn again(arguments: &[&str]) -> io::Result<Value> {
-    let output = Command::new(std::env::current_exe()?)
-        .args(arguments)
-        .stderr(std::process::Stdio::inherit())
-        .output()?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let found = text.lines().last().and_then(|line| serde_json::from_str(line).ok());
-    found
-        .filter(|_| output.status.success())
-        .ok_or_else(|| io::Error::other(format!("{arguments:?} failed: {text}")))
-}
-
-/// Measures one kind of server in this process.
-fn alone(args: &Args, style: Style) -> io::Result<bool> {
-    let (connections, resting) = (args.connections(), args.rest());
-    let shared = Arc::new(Shared { stages: args.stages, ..Shared::default() });
-    let mut limits = Limits::default();
-    limits.connections = connections as usize + 1_024;
-    limits.tasks = connections as usize + 1_024;
-    let inside = shared.clone();
-    let server = thread::spawn(move || {
-        let builder = Builder::new()
-            .device(format!("memory:{LINK}"))
-            .address(format!("{SERVER}/8"))
-            .limits(limits);
-        builder.shards(1).run(move |_| serve(style, inside.clone()))?.into_iter().collect()
-    });
-    let measured = measure(connections, resting, &shared);
-    shared.stop.store(true, Ordering::Release);
-    let served: io::Result<()> =
-        server.join().map_err(|_| io::Error::other("the server panicked"))?;
-    let (before, after, left, seconds) = measured?;
-    served?;
-    let mut found = found(style, connections, &before, &after, seconds);
-    found["left_over"] = (left - before.resident).into();
-    let longest = *shared.longest.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((stage, took)) = longest {
-        found["longest_stage"] = stage.name().into();
-        found["longest_stage_us"] = (took.as_nanos() as f64 / 1e3).into();
-    }
-    println!("{found}");
-    Ok(true)
-}
-
-/// Opens all, lets them rest, and has them go; returns memory before and with them, what is resident
-/// in the end, and how long opening took.
-fn measure(
-    connections: u32,
-    resting: Duration,
-    shared: &Shared,
-) -> io::Result<(Snapshot, Snapshot, i64, f64)> {
-    let queue = memory::open(LINK, 1, memory::Options::default())?.into_iter().next();
-    let queue = queue.ok_or_else(|| io::Error::other("a link without a queue"))?;
-    // One frame each way, so that what the link allocates at first is there.
-    let mut crowd = Clocked::new(Crowd::new(AT_ONCE, connections), queue)?;
-    crowd.rest(resting / 4);
-    let before = snapshot(shared)?;
-    let seconds = crowd.open(connections)?.as_secs_f64();
-    crowd.rest(resting);
-    shared.server.lock().unwrap_or_else(PoisonError::into_inner).take();
-    let after = snapshot(shared)?;
-    let (there, wrong) = (after.server.usage.connections, crowd.wrong());
-    if wrong > 0 || there != connections as usize {
-        let text = format!("{there} of {connections} are there, {wrong} segments wrong");
-        return Err(io::Error::other(text));
-    }
-    crowd.leave(connections)?;
-    let gone = Instant::now();
-    while gone.elapsed() < MINUTE && resident()? > before.resident + LEFT_OVER {
-        crowd.rest(Duration::from_millis(500));
-    }
-    let left = resident()?;
-    Ok((before, after, left, seconds))
-}
-
-/// What the server says of itself next, and what the kernel says of the process.
-fn snapshot(shared: &Shared) -> io::Result<Snapshot> {
-    let begin = Instant::now();
-    while begin.elapsed() < PATIENCE {
-        let said = shared.server.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(server) = said {
-            return Ok(Snapshot { resident: resident()?, heap: Heap::now(), server });
-        }
-        thread::sleep(Duration::from_millis(5));
-    }
-    Err(io::Error::new(io::ErrorKind::TimedOut, "the server said nothing"))
-}
-
-/// Bytes of this process in memory, to the page, hugepages included.
-fn resident() -> io::Result<i64> {
-    let text = std::fs::read_to_string("/proc/self/smaps_rollup")?;
-    let field = |name: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-        line.split_whitespace().next()?.parse::<i64>().ok()
-    };
-    let rss = field("Rss:").ok_or_else(|| io::Error::other("no Rss in smaps_rollup"))?;
-    let huge = field("Private_Hugetlb:").unwrap_or(0) + field("Shared_Hugetlb:").unwrap_or(0);
-    Ok((rss + huge) * 1024)
-}
-
-async fn serve(style: Style, shared: Arc<Shared>) -> io::Result<()> {
-    runtime::spawn_local(idle_ws::accept(style)).detach();
-    stages::measure(shared.stages);
-    while !shared.stop.load(Ordering::Acquire) {
-        runtime::sleep(Duration::from_millis(20)).await;
-        if let Some(longest) = stages::take().map(|times| times.longest()) {
-            let mut known = shared.longest.lock().unwrap_or_else(PoisonError::into_inner);
-            if known.is_none_or(|(_, took)| took < longest.1) {
-                *known = Some(longest);
-            }
-        }
-        let said = Server::now()?;
-        *shared.server.lock().unwrap_or_else(PoisonError::into_inner) = Some(said);
-    }
-    Ok(())
-}
-
-fn found(
-    style: Style,
-    connections: u32,
-    before: &Snapshot,
-    after: &Snapshot,
-    seconds: f64,
-) -> Value {
-    let each = |bytes: i64| (bytes as f64 / f64::from(connections) * 100.0).round() / 100.0;
-    let (old, new) = ((&before.server, &before.heap), (&after.server, &after.heap));
-    let parts = idle_ws::parts(style, connections, old, new);
-    let total = after.resident - before.resident;
-    let named: i64 = parts.iter().map(|(_, bytes)| bytes).sum();
-    let mut breakdown: Map<String, Value> =
-        parts.into_iter().map(|(part, bytes)| (part.to_owned(), each(bytes).into())).collect();
-    breakdown.insert("remainder, in none of these".to_owned(), each(total - named).into());
-    let small: Vec<Value> = idle_ws::small_blocks(connections, &before.heap, &after.heap)
-        .into_iter()
-        .map(|(size, count)| json!({ "size": size, "each": count }))
-        .collect();
-    json!({
-        "bytes": each(total),
-        "with_start": each(after.resident),
-        "start": before.resident,
-        "breakdown": breakdown,
-        "small_blocks": small,
-        "seconds": seconds,
-    })
 }

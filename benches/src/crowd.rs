@@ -1,8 +1,8 @@
-//! A crowd of WebSocket clients without any memory of their own: each frame that comes from the
+//! A crowd of clients, of WebSockets or pages, without any memory of their own: each frame that comes from the
 //! server holds all that is needed for the answer.
 //!
 //! A client opens its connection, asks for the upgrade, sends one message, acknowledges its echo
-//! and stays silent until it leaves with a reset. Its own sequence numbers are the same for all, and the
+//! and stays silent until it leaves with a reset; or asks for a page, in place of upgrade and message. Its own sequence numbers are the same for all, and the
 //! server's come back in its segments, so that a million clients are a few counters here, and
 //! what the process holds is the server's.
 
@@ -36,10 +36,48 @@ pub(crate) const ECHO: [u8; 34] = {
     frame
 };
 
-/// Where a client's sequence numbers are behind the request.
-const ASKED: u32 = 1 + REQUEST.len() as u32;
-/// And behind the message.
-const SPOKEN: u32 = ASKED + MESSAGE.len() as u32;
+pub(crate) const PAGE_REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: crowd\r\n\r\n";
+/// The first and the last bytes of what is answered to it, in one segment.
+const PAGE: [&[u8]; 2] = [b"HTTP/1.1 200 OK\r\n", b"\r\n\r\nhello\n"];
+
+/// What clients want.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// A WebSocket and an echo on it.
+    WebSocket,
+    /// `hello` as an HTTP/1.1 page, on a connection that stays.
+    Page,
+}
+
+impl Wish {
+    fn request(self) -> &'static [u8] {
+        match self {
+            Wish::WebSocket => REQUEST,
+            Wish::Page => PAGE_REQUEST,
+        }
+    }
+
+    /// Where a client's sequence numbers are behind the request.
+    fn asked(self) -> u32 {
+        1 + self.request().len() as u32
+    }
+
+    /// And behind all it has to say.
+    fn spoken(self) -> u32 {
+        match self {
+            Wish::WebSocket => self.asked() + MESSAGE.len() as u32,
+            Wish::Page => self.asked(),
+        }
+    }
+
+    /// Whether it is what a client waits for last.
+    fn is_granted_by(self, payload: &[u8]) -> bool {
+        match self {
+            Wish::WebSocket => payload == ECHO,
+            Wish::Page => payload.starts_with(PAGE[0]) && payload.ends_with(PAGE[1]),
+        }
+    }
+}
 /// Clients that leave at a time.
 const LEAVE: u32 = 64;
 
@@ -51,11 +89,12 @@ const PORTS: u32 = 60_000;
 /// The clients of one server.
 #[derive(Debug)]
 pub struct Crowd {
+    wish: Wish,
     /// The server's station, once it has answered.
     server: Option<[u8; 6]>,
     /// Clients that have sent a SYN.
     begun: u32,
-    /// Clients whose message came back, and how many they are: what is sent twice counts once.
+    /// Clients whose wish was granted, and how many they are: what is sent twice counts once.
     done: Vec<u64>,
     echoed: u32,
     /// Segments that make no sense in the life of a client: resets, ends, other bytes.
@@ -70,9 +109,10 @@ pub struct Crowd {
 
 impl Crowd {
     /// Nobody yet, and never more than `most`; `at_once` clients are on their way at a time.
-    pub fn new(at_once: u32, most: u32) -> Crowd {
+    pub fn new(wish: Wish, at_once: u32, most: u32) -> Crowd {
         let done = vec![0; most.div_ceil(64) as usize];
         Crowd {
+            wish,
             server: None,
             begun: 0,
             done,
@@ -106,7 +146,7 @@ impl Crowd {
         self.left
     }
 
-    /// Clients whose WebSocket is open or has been, and whose message has come back.
+    /// Clients who have got what they wished for.
     pub fn idle(&self) -> u32 {
         self.echoed
     }
@@ -141,7 +181,7 @@ impl Crowd {
         }
         for i in self.left..self.leaving.min(self.left + LEAVE) {
             self.left += 1;
-            send(frame(server, &plain(tuple(i), SPOKEN, SeqNum(0), Flags::RST), &[]));
+            send(frame(server, &plain(tuple(i), self.wish.spoken(), SeqNum(0), Flags::RST), &[]));
         }
     }
 
@@ -174,12 +214,12 @@ impl Crowd {
             return None;
         }
         let (seq, ack, bytes): (u32, SeqNum, &[u8]) = if header.flags.contains(Flags::SYN) {
-            (1, next + 1, REQUEST)
-        } else if payload.starts_with(b"HTTP/1.1 101 ") {
-            (ASKED, next, &MESSAGE)
-        } else if payload == ECHO {
+            (1, next + 1, self.wish.request())
+        } else if self.wish.is_granted_by(&payload) {
             self.note_echo(&tuple);
-            (SPOKEN, next, &[])
+            (self.wish.spoken(), next, &[])
+        } else if self.wish == Wish::WebSocket && payload.starts_with(b"HTTP/1.1 101 ") {
+            (self.wish.asked(), next, &MESSAGE)
         } else {
             self.wrong += u32::from(!payload.is_empty());
             return None;

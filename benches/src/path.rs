@@ -20,7 +20,7 @@ use throng::runtime::sim::World;
 use throng::{TcpListener, spawn_local};
 
 use crate::crowd::{self, ECHO, MESSAGE, PORT, REQUEST, SERVER};
-use crate::idle_ws::{self, Style};
+use crate::idle::{self, Style};
 use crate::report::Report;
 use crate::serve;
 use crate::stats::Samples;
@@ -77,7 +77,7 @@ impl Bed {
         let host = add_host(&mut world, theirs, &config);
         world.spawn(host, ShardId(0), async move {
             match server {
-                Server::WebSocket => idle_ws::accept(Style::Handler).await,
+                Server::WebSocket => idle::accept(Style::Handler).await,
                 Server::Echo => {
                     let listener = TcpListener::bind(SocketAddr::from((SERVER, PORT)))?;
                     loop {

@@ -1,6 +1,6 @@
-//! Bytes per idle WebSocket as a test, in virtual time: counted by the allocator, and pages of the
-//! chunks by the system, so the same on every machine. The bench `idle-ws` measures resident memory
-//! and a million.
+//! Bytes per idle connection as a test, in virtual time: counted by the allocator, and pages of the
+//! chunks by the system, so the same on every machine. The benches `idle-ws` and `idle-http` measure resident
+//! memory and a million.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -13,7 +13,7 @@ use throng::runtime::sim::{HostId, World};
 use throng::runtime::{ShardId, chunks};
 use throng_bench::count::{self, Counting, Heap};
 use throng_bench::crowd::{Crowd, SERVER, Station};
-use throng_bench::idle_ws::{self, Server, Style};
+use throng_bench::idle::{self, Server, Style};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -22,6 +22,9 @@ static ALLOCATOR: Counting = Counting;
 const COMMITTED: f64 = 366.0;
 /// The same with the server written as an `async fn` with a loop.
 const COMMITTED_LOOP: f64 = 558.0;
+
+/// The same of an idle HTTP/1.1 connection that has had a page.
+const COMMITTED_PAGES: f64 = 487.0;
 
 /// Where memory is read. All tables are full to the last place at both, so that the difference
 /// is what a connection takes, not what growing leaves unused.
@@ -47,10 +50,14 @@ impl Bed {
         let address = format!("{SERVER}/8");
         let server = add_host(&mut world, theirs, &HostConfig::new(&[&address], 1));
         world.spawn(server, ShardId(0), async move {
-            idle_ws::accept(style).await.expect("a listener");
+            idle::accept(style).await.expect("a listener");
         });
         let ours = ours.into_iter().next().expect("a queue");
-        Bed { world, server, station: Station::new(Crowd::new(64, LAST.max(MANY)), ours) }
+        Bed {
+            world,
+            server,
+            station: Station::new(Crowd::new(style.wish(), 64, LAST.max(MANY)), ours),
+        }
     }
 
     /// Has clients come until there are `clients`, lets them rest, and looks at the memory.
@@ -112,7 +119,7 @@ fn each(style: Style) -> f64 {
     // In whole pages, of which each table leaves a part of one unused.
     let each = (bytes as f64 + (many - few) as f64) / f64::from(connections);
     println!("{style:?}: {each:.1} bytes");
-    for (part, bytes) in idle_ws::parts(style, connections, (&old, &before), (&new, &after)) {
+    for (part, bytes) in idle::parts(style, connections, (&old, &before), (&new, &after)) {
         println!("  {part:<40} {:>8.1}", bytes as f64 / f64::from(connections));
     }
     each
@@ -125,6 +132,13 @@ fn an_idle_websocket_takes_no_more_than_it_did() {
     assert!(handler <= COMMITTED, "{handler} bytes");
     let by_loop = each(Style::Loop);
     assert!(by_loop <= COMMITTED_LOOP, "{by_loop} bytes");
+}
+
+#[test]
+fn an_idle_http_connection_takes_no_more_than_it_did() {
+    let _alone = ALONE.lock();
+    let pages = each(Style::Pages);
+    assert!(pages <= COMMITTED_PAGES, "{pages} bytes");
 }
 
 #[test]

@@ -39,5 +39,5 @@ pub use crate::accept::{Accept, Connected};
 pub use crate::drain::{Drain, Guest, Stage};
 pub use crate::io::ServerIo;
 pub use crate::refused::Refused;
-pub use crate::server::{BoxError, Running, Server, serve};
+pub use crate::server::{BoxError, Running, Server, serve, size_of_connection};
 pub use crate::shared::{Counters, Drained};

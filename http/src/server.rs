@@ -419,16 +419,7 @@ impl Running {
     {
         let shared = self.0.clone();
         shared.count(|counters| counters.accepted += 1);
-        let connection = Connection::new(io, service, Membership::new(shared.clone()));
-        let contained = AssertUnwindSafe(connection).catch_unwind().map({
-            let shared = shared.clone();
-            move |result| {
-                if result.is_err() {
-                    shared.count(|counters| counters.panics += 1);
-                }
-            }
-        });
-        if throng_runtime::try_spawn_local(contained).is_err() {
+        if throng_runtime::try_spawn_local(contained(shared.clone(), io, service)).is_err() {
             shared.count(|counters| counters.no_task += 1);
         }
     }
@@ -445,6 +436,37 @@ impl Running {
         })
         .await;
     }
+}
+
+/// A connection's task: a panic of its service is its own.
+fn contained<I, S, B>(shared: Rc<Shared>, io: I, service: Rc<S>) -> impl Future<Output = ()>
+where
+    I: Connected + hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>> + 'static,
+    S: Service<Request<Incoming>, Error: Into<BoxError>, Future: 'static>,
+    B: Body<Error: Into<BoxError>> + 'static,
+{
+    let connection = Connection::new(io, service, Membership::new(shared.clone()));
+    AssertUnwindSafe(connection).catch_unwind().map(move |result| {
+        if result.is_err() {
+            shared.count(|counters| counters.panics += 1);
+        }
+    })
+}
+
+/// Bytes of the future that serves a connection of an `A` by such a service, for who accounts for memory.
+/// What hyper has besides is there only while a request is.
+pub fn size_of_connection<A, S, B>(_service: &S) -> usize
+where
+    A: Accept,
+    S: Service<Request<Incoming>, Response = Response<B>> + 'static,
+    S: Service<Request<Incoming>, Error: Into<BoxError>, Future: 'static>,
+    B: Body<Error: Into<BoxError>> + 'static,
+{
+    fn of<I, S, F>(_: fn(Rc<Shared>, I, Rc<S>) -> F) -> usize {
+        size_of::<F>()
+    }
+    of(contained::<A::Io, S, B>)
 }
 
 impl std::fmt::Debug for Running {

@@ -20,8 +20,8 @@ const COUNT: Duration = Duration::from_secs(600);
 
 /// The package whose program compares with peers.
 const PACKAGE: &str = "throng-bench";
-/// The bench beside it that does so, too.
-const WITH_PEERS: &str = "idle-ws";
+/// The benches beside it that do so, too.
+const WITH_PEERS: [&str; 2] = ["idle-ws", "idle-http"];
 
 /// `cargo xtask bench [name] args...`: without a name all, the comparisons last.
 pub(crate) fn command(name: Option<&str>, args: &[String]) -> io::Result<ExitCode> {
@@ -50,7 +50,7 @@ pub(crate) fn command(name: Option<&str>, args: &[String]) -> io::Result<ExitCod
         if *dpdk {
             run = run.args(["--features", "dpdk"]);
         }
-        if name == WITH_PEERS {
+        if WITH_PEERS.contains(&name.as_str()) {
             setup::packages(Need::Compare)?;
             let Some(peers) = peers()? else { return Ok(ExitCode::FAILURE) };
             run = run.env("THRONG_PEERS", peers);

@@ -33,8 +33,8 @@ const fn at(
 
 /// All of them, in the order in which they are measured: what is asked for first.
 pub(crate) const PLAN: &[Entry] = &[
-    at("http-64", "http", 64, "64 connections"),
-    at("http-4096", "http", 4_096, "4,096 connections"),
+    Entry { seconds: 200, ..at("http-64", "http", 64, "64 connections") },
+    Entry { seconds: 200, ..at("http-4096", "http", 4_096, "4,096 connections") },
     compared("http-close", "http-close", "a connection each"),
     at("echo-1", "echo", 1, "1 connection"),
     at("echo-1000", "echo", 1_000, "1,000 connections"),
@@ -68,6 +68,8 @@ pub(crate) const PLAN: &[Entry] = &[
         ..at("broadcast-1000000", "broadcast", 1_000_000, "1,000,000 connections, peers' 10,000")
     },
     Entry { seconds: 110, ..at("ramp", "ramp", 1_000_000, "to 1,000,000 connections") },
+    Entry { seconds: 60, ..at("udp", "udp", 1_000, "1,000 flows") },
+    idle("idle-http", "idle-http", 1_000_000, "1,000,000 connections, peers' 100,000", 150),
     idle("idle-ws-10000", "idle-ws", 10_000, "10,000 connections", 40),
     idle("idle-ws-100000", "idle-ws", 100_000, "100,000 connections", 90),
     idle("idle-ws-1000000", "idle-ws", 1_000_000, "1,000,000 connections, peers' 100,000", 200),

@@ -3,7 +3,7 @@
 use std::io;
 use std::time::{Duration, Instant as Clock};
 
-use super::{ASKED, IDLE, Raw};
+use super::{ASKED, FAILED, IDLE, Raw};
 use crate::load::answer;
 use crate::subject::LONGEST_RAW;
 
@@ -56,6 +56,10 @@ impl Raw {
             let (lost, before) = (std::mem::take(&mut self.on_way) as u64, self.errors);
             self.note(&format!("{lost} datagrams were lost"));
             self.errors = before + lost;
+            // Should one come yet, it is wrong.
+            for conn in self.conns.iter_mut().filter(|conn| conn.missing == ASKED) {
+                conn.missing = FAILED;
+            }
         }
         Ok(())
     }

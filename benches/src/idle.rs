@@ -1,20 +1,26 @@
-//! What the bench of idle WebSockets and its test have in common: the server, and its memory
-//! part by part.
+//! What the benches of idle connections and their test have in common: the server, and its memory part
+//! by part.
 
+use std::convert::Infallible;
 use std::io;
 use std::mem::size_of;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
 use throng::net::stats;
 use throng::net::tcp::Usage;
 use throng::ws::{Config, Error, Message, WebSocket};
-use throng::{TcpListener, TcpStream, runtime};
+use throng::{TcpListener, TcpStream, http, runtime};
 
 use crate::count::{self, Heap};
-use crate::crowd::{PORT, SERVER};
+use crate::crowd::{PORT, SERVER, Wish};
 
 /// How the application is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +31,15 @@ pub enum Style {
     Pinging,
     /// An `async fn` with a loop, as large all its life as it is where it holds most.
     Loop,
+    /// Pages in place of WebSockets, by `http::Server`.
+    Pages,
+}
+
+impl Style {
+    /// What its clients come for.
+    pub fn wish(self) -> Wish {
+        if self == Style::Pages { Wish::Page } else { Wish::WebSocket }
+    }
 }
 
 /// What the server says of itself.
@@ -49,12 +64,18 @@ impl Server {
     }
 }
 
-/// Accepts WebSockets for ever and sends each message back.
+/// Accepts connections for ever, and sends each message back or gives a page.
 ///
 /// # Errors
 /// None can be accepted.
 pub async fn accept(style: Style) -> io::Result<()> {
     let listener = TcpListener::bind(SocketAddr::from((SERVER, PORT)))?;
+    if style == Style::Pages {
+        // Nobody is to be sent away for being idle, as long as this lasts.
+        let server = http::Server::new().idle_timeout(Duration::from_secs(3_600)).start();
+        server.serve(listener, service_fn(page)).await;
+        return Ok(());
+    }
     let pinging = Rc::new(Config::default().ping_interval(Duration::from_secs(3_600)));
     loop {
         let (stream, _) = listener.accept().await?;
@@ -65,7 +86,7 @@ pub async fn accept(style: Style) -> io::Result<()> {
                     throng::ws::accept_with(stream, pinging.clone(), |_, answer| Ok(answer));
                 runtime::spawn_local(throng::ws::serve(opening, echo)).detach();
             }
-            Style::Loop => runtime::spawn_local(by_loop(stream)).detach(),
+            Style::Loop | Style::Pages => runtime::spawn_local(by_loop(stream)).detach(),
         }
     }
 }
@@ -92,6 +113,14 @@ async fn by_loop(stream: TcpStream) -> Result<(), Error> {
     Ok(())
 }
 
+/// The answer to a request.
+type Answer = Result<Response<Full<Bytes>>, Infallible>;
+
+/// `hello`, whatever is asked for.
+async fn page(_: Request<Incoming>) -> Answer {
+    Ok(Response::new(Full::from("hello\n")))
+}
+
 /// Bytes of a connection's future.
 pub fn future_size(style: Style) -> usize {
     fn of<F>(_: fn(TcpStream) -> F) -> usize {
@@ -100,6 +129,7 @@ pub fn future_size(style: Style) -> usize {
     match style {
         Style::Handler | Style::Pinging => of(by_handler),
         Style::Loop => of(by_loop),
+        Style::Pages => http::size_of_connection::<TcpListener, _, _>(&service_fn(page)),
     }
 }
 
@@ -122,7 +152,10 @@ pub fn parts(
     let grown = after.1.since(before.1);
     let usage = |of: fn(&Usage) -> usize| of(&after.0.usage) as i64 - of(&before.0.usage) as i64;
     let stream = size_of::<TcpStream>();
-    let socket = size_of::<WebSocket<TcpStream>>();
+    let socket = match style {
+        Style::Pages => stream,
+        _ => size_of::<WebSocket<TcpStream>>(),
+    };
     let future = future_size(style);
     let blocks = count * BLOCK as i64;
     let wakers = after.0.wakers as i64 - before.0.wakers as i64;
@@ -131,7 +164,7 @@ pub fn parts(
     let small = |(size, live): &(usize, i64)| *size < 4096 && *live * 2 > count;
     let overhead = grown.blocks().filter(small);
     let overhead = overhead.map(|(size, live)| (count::taken(size) - size) as i64 * live).sum();
-    vec![
+    let mut parts = vec![
         ("engine: block", blocks),
         ("engine: unused part of the slab", usage(|u| u.blocks) - blocks),
         ("engine: demultiplexer", usage(|u| u.demux)),
@@ -144,7 +177,9 @@ pub fn parts(
         ("future: parked WebSocket", count * (socket - stream) as i64),
         ("future: the rest", count * (future - socket) as i64),
         ("allocator: headers and rounding", overhead),
-    ]
+    ];
+    parts.retain(|(part, _)| style != Style::Pages || !part.contains("WebSocket"));
+    parts
 }
 
 /// Blocks that every connection has one of at least, in bytes: the heap's own word for what
