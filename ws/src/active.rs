@@ -22,8 +22,9 @@ use crate::track::Tracker;
 #[derive(Debug)]
 pub(crate) struct Active {
     role: Role,
-    /// Made when there is more to do than to send a data message.
-    context: Option<WebSocketContext>,
+    /// Made when there is more to do than to send a data message: in a box, for mostly there is not, and
+    /// it is large.
+    context: Option<Box<WebSocketContext>>,
     /// Encoded frames that go before what the context writes.
     ahead: Vec<u8>,
     tracker: Tracker,
@@ -64,7 +65,7 @@ impl Active {
             // With the room tungstenite asks for, it goes on with this very buffer.
             let mut buf = Vec::with_capacity(config.read_buffer_size.max(part.len()));
             buf.extend_from_slice(part);
-            WebSocketContext::from_partially_read(buf, role, Some(config.protocol()))
+            Box::new(WebSocketContext::from_partially_read(buf, role, Some(config.protocol())))
         });
         Active {
             role,
@@ -155,6 +156,10 @@ impl Active {
         cx: &mut Context<'_>,
         reader: Option<&SmallWaker>,
     ) -> Result<(), tungstenite::Error> {
+        if self.context.is_none() && self.stall.is_none() && self.flush_ahead(io, cx)? {
+            (self.dirty, self.blocked) = (false, false);
+            return Ok(());
+        }
         let other = reader.or(self.writer.as_ref());
         let (tracker, share, ahead) = (&mut self.tracker, &mut self.share, &mut self.ahead);
         let mut bridge = Bridge::new(io, cx, tracker, share, ahead, other);
@@ -173,6 +178,26 @@ impl Active {
             Err(_) => {}
         }
         result
+    }
+
+    /// Whether the stream takes all of `ahead` at once, and has it flushed. If not, what it has not taken
+    /// stays, and is to be tried as anything is.
+    fn flush_ahead<S: AsyncWrite + Unpin>(
+        &mut self,
+        io: &mut S,
+        cx: &mut Context<'_>,
+    ) -> io::Result<bool> {
+        if !self.ahead.is_empty() {
+            let Poll::Ready(n) = Pin::new(&mut *io).poll_write(cx, &self.ahead)? else {
+                return Ok(false);
+            };
+            if n < self.ahead.len() {
+                self.ahead.drain(..n);
+                return Ok(false);
+            }
+            quick::recycle(mem::take(&mut self.ahead));
+        }
+        Ok(Pin::new(io).poll_flush(cx)?.is_ready())
     }
 
     /// Puts a message into the write buffer without touching the stream.
@@ -266,11 +291,11 @@ impl Active {
 
 /// The context, which is made if it is not there.
 fn context<'a>(
-    place: &'a mut Option<WebSocketContext>,
+    place: &'a mut Option<Box<WebSocketContext>>,
     role: Role,
     config: &Config,
 ) -> &'a mut WebSocketContext {
-    place.get_or_insert_with(|| WebSocketContext::new(role, Some(config.protocol())))
+    place.get_or_insert_with(|| Box::new(WebSocketContext::new(role, Some(config.protocol()))))
 }
 
 /// What the peer reads beside the code; at most 123 bytes (RFC 6455 5.5).

@@ -171,14 +171,20 @@ impl TcpStream {
         // Without room the engine is asked all the same, with one byte: it notes who waits,
         // and says so where the connection is over.
         let mut left = total.min(capacity.max(1));
-        let mut copy = Vec::with_capacity(left);
-        for piece in pieces {
-            let part = &piece[..piece.len().min(left)];
-            copy.extend_from_slice(part);
-            left -= part.len();
-        }
+        let copy = match pieces {
+            [piece] => Bytes::copy_from_slice(&piece[..left]),
+            _ => {
+                let mut copy = Vec::with_capacity(left);
+                for piece in pieces {
+                    let part = &piece[..piece.len().min(left)];
+                    copy.extend_from_slice(part);
+                    left -= part.len();
+                }
+                Bytes::from(copy)
+            }
+        };
         let len = copy.len();
-        ready!(self.poll_write_chunk(cx, &mut Some(Bytes::from(copy))))?;
+        ready!(self.poll_write_chunk(cx, &mut Some(copy)))?;
         Poll::Ready(Ok(len))
     }
 
