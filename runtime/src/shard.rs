@@ -277,6 +277,10 @@ impl Shard {
     #[inline(always)]
     pub(crate) fn take_remote_wakes(&self, budget: usize) -> usize {
         let mut chain = self.chain.get();
+        if chain.is_empty() && self.arena().wakes().is_empty() {
+            self.arena().shrink();
+            return 0;
+        }
         let mut taken = 0;
         while taken < budget {
             if chain.is_empty() {

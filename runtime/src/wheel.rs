@@ -42,6 +42,15 @@ impl TimerKey {
     }
 }
 
+/// The ends of a slot's list.
+#[derive(Clone, Copy)]
+struct Ends {
+    first: u32,
+    last: u32,
+}
+
+const EMPTY: Ends = Ends { first: NIL, last: NIL };
+
 struct Node<T> {
     /// Tick in the upper 48 bits, slot number in the lower 16.
     when: u64,
@@ -80,8 +89,9 @@ pub struct TimerWheel<T> {
     armed: u32,
     /// Bit `s` of level `l`: slot `s` holds anything.
     occupied: [u64; LEVELS],
-    /// First node of each slot; its `prev` is the last one.
-    heads: Box<[u32; LEVELS * SLOTS]>,
+    /// First and last node of each slot: here, so that a timer is added behind a million others
+    /// without a look at the first of them.
+    ends: Box<[Ends; LEVELS * SLOTS]>,
     nodes: Slab<Node<T>>,
 }
 
@@ -105,7 +115,7 @@ impl<T> TimerWheel<T> {
             levels: 0,
             armed: 0,
             occupied: [0; LEVELS],
-            heads: Box::new([NIL; LEVELS * SLOTS]),
+            ends: Box::new([EMPTY; LEVELS * SLOTS]),
             nodes: Slab::new(),
         }
     }
@@ -130,8 +140,13 @@ impl<T> TimerWheel<T> {
     /// # Panics
     /// With more than 2^32 - 2 timers.
     pub fn insert(&mut self, at: Instant, value: T) -> TimerKey {
-        let index = self.allocate(value);
         let tick = at.as_nanos().div_ceil(Self::TICK_NANOS).min(MAX_TICK);
+        let index = self.nodes.insert(Node {
+            when: u64::from(FREE),
+            next: NIL,
+            prev: NIL,
+            value: MaybeUninit::new(value),
+        });
         self.link(index, tick);
         self.armed += 1;
         TimerKey(NonZeroU32::MIN.saturating_add(index))
@@ -275,18 +290,16 @@ impl<T> TimerWheel<T> {
         let level = (63 - (difference | 1).leading_zeros()) / DIGIT_BITS;
         let shift = level * DIGIT_BITS;
         let position = (tick >> shift) & (SLOTS as u64 - 1);
-        let slot = level as usize * SLOTS + position as usize;
+        // No tick is beyond the last level, so the remainder is no other slot.
+        let slot = (level as usize * SLOTS + position as usize) % (LEVELS * SLOTS);
         self.earliest = self.earliest.min((tick >> shift) << shift);
-        let head = self.heads[slot];
-        let last = if head == NIL {
-            self.heads[slot] = index;
+        let last = std::mem::replace(&mut self.ends[slot].last, index);
+        if last == NIL {
+            self.ends[slot].first = index;
             self.occupy(slot);
-            index
         } else {
-            let last = std::mem::replace(&mut self.node_mut(head).prev, index);
             self.node_mut(last).next = index;
-            last
-        };
+        }
         let node = self.node_mut(index);
         node.when = (tick << 16) | slot as u64;
         node.next = NIL;
@@ -294,19 +307,17 @@ impl<T> TimerWheel<T> {
     }
 
     fn unlink(&mut self, index: u32, slot: u16) {
-        let slot = usize::from(slot);
+        let slot = usize::from(slot) % self.ends.len();
         let (next, prev) = (self.node(index).next, self.node(index).prev);
-        let head = self.heads[slot];
-        if head == index {
-            self.heads[slot] = next;
-        } else {
-            self.node_mut(prev).next = next;
+        match prev {
+            NIL => self.ends[slot].first = next,
+            prev => self.node_mut(prev).next = next,
         }
-        if next != NIL {
-            self.node_mut(next).prev = prev;
-        } else if head != index {
-            self.node_mut(head).prev = prev;
-        } else {
+        match next {
+            NIL => self.ends[slot].last = prev,
+            next => self.node_mut(next).prev = prev,
+        }
+        if next == NIL && prev == NIL {
             self.vacate(slot);
         }
     }
@@ -327,15 +338,6 @@ impl<T> TimerWheel<T> {
         if self.occupied[level] == 0 {
             self.levels &= !(1 << level);
         }
-    }
-
-    fn allocate(&mut self, value: T) -> u32 {
-        self.nodes.insert(Node {
-            when: u64::from(FREE),
-            next: NIL,
-            prev: NIL,
-            value: MaybeUninit::new(value),
-        })
     }
 
     /// Frees an unlinked node.
@@ -382,8 +384,7 @@ struct Rest<'a, T> {
 
 impl<'a, T> Rest<'a, T> {
     fn take(wheel: &'a mut TimerWheel<T>, slot: usize) -> Self {
-        let first = std::mem::replace(&mut wheel.heads[slot], NIL);
-        let last = wheel.node(first).prev;
+        let Ends { first, last } = std::mem::replace(&mut wheel.ends[slot], EMPTY);
         wheel.vacate(slot);
         Rest { wheel, slot, first, last }
     }
@@ -393,8 +394,8 @@ impl<T> Drop for Rest<'_, T> {
     fn drop(&mut self) {
         if self.first != NIL {
             // The slot is still empty: timers only move to lower levels meanwhile.
-            self.wheel.heads[self.slot] = self.first;
-            self.wheel.node_mut(self.first).prev = self.last;
+            self.wheel.ends[self.slot] = Ends { first: self.first, last: self.last };
+            self.wheel.node_mut(self.first).prev = NIL;
             self.wheel.occupy(self.slot);
             if self.slot >= SLOTS {
                 self.wheel.partial = self.slot as u16;
