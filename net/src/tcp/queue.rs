@@ -43,17 +43,20 @@ impl ChunkQueue {
     // Inlined, so that the chunk is written where it stays: a copy of what was written a moment
     // ago, by loads wider than those stores, waits until they have left for the cache.
     #[inline(always)]
-    pub(super) fn push(&mut self, bytes: Bytes, charge: u32) {
+    pub(super) fn push(&mut self, bytes: Bytes, charge: u32) -> &mut Chunk {
         if self.head.is_none() {
-            self.head = Some(Chunk { bytes, charge });
+            self.head.insert(Chunk { bytes, charge })
         } else {
-            self.push_behind(Chunk { bytes, charge });
+            self.push_behind(Chunk { bytes, charge })
         }
     }
 
     #[inline(never)]
-    fn push_behind(&mut self, chunk: Chunk) {
-        self.rest_mut().queue.push_back(chunk);
+    fn push_behind(&mut self, chunk: Chunk) -> &mut Chunk {
+        let queue = &mut self.rest_mut().queue;
+        queue.push_back(chunk);
+        let last = queue.len() - 1;
+        &mut queue[last]
     }
 
     pub(super) fn push_front(&mut self, chunk: Chunk) {

@@ -67,10 +67,15 @@ impl SendQueue {
     #[inline(always)]
     pub(super) fn push(&mut self, bytes: Bytes) -> u32 {
         let len = bytes.len() as u32;
-        let charge = CHUNK_OVERHEAD + if bytes.is_unique() { len } else { 0 };
+        // Asked about in its place: what has an address before is moved there by way of memory, and
+        // waited for.
+        let chunk = self.chunks.push(bytes, CHUNK_OVERHEAD);
+        if chunk.bytes.is_unique() {
+            chunk.charge += len;
+        }
+        let charge = chunk.charge;
         self.len += len;
         self.charge += charge;
-        self.chunks.push(bytes, charge);
         charge
     }
 

@@ -19,6 +19,9 @@ use super::tlp;
 /// Timers run by one `on_timeout`.
 const BUDGET: usize = 4096;
 
+/// Connections with a timer that is due of which the cache is asked for at a time.
+const AHEAD: usize = 32;
+
 /// A clock that goes on by more than this at once goes in steps.
 const LEAP: Duration = Duration::from_secs(20 * 86_400);
 
@@ -51,10 +54,16 @@ impl Engine {
     }
 
     fn run_timers(&mut self, now: Clock) -> bool {
-        let mut due = Vec::new();
+        let mut due = std::mem::take(&mut self.due);
         self.core.wheel.advance(now.instant, BUDGET, &mut |slot| due.push(slot));
         let mut any = !due.is_empty();
-        for slot in due {
+        for (at, &slot) in due.iter().enumerate() {
+            // Nobody has looked at most of these connections since their timers were armed.
+            if at % AHEAD == 0 {
+                let next = due[at..].iter().take(AHEAD);
+                next.filter(|slot| slot.kind() == Kind::Conn)
+                    .for_each(|slot| self.conns.get(slot.index()).prefetch());
+            }
             match slot.kind() {
                 _ if slot.is_paced() => {
                     if let Some(conn) = self.conns.try_get_mut(slot.index()) {
@@ -70,6 +79,8 @@ impl Engine {
                 }
             }
         }
+        due.clear();
+        self.due = due;
         if self.core.has_starved() {
             self.wake_starved();
             any = true;
