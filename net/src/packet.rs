@@ -134,6 +134,23 @@ impl Packet {
         }
     }
 
+    /// Makes the frame longer by `len` bytes, which are there to be written and mean nothing yet: `None`,
+    /// and nothing done, where there is no room for them in one piece.
+    #[inline(always)]
+    pub(crate) fn grow(&mut self, len: usize) -> Option<&mut [u8]> {
+        match &mut self.storage {
+            Storage::Heap(heap) => {
+                heap.try_reserve(len).ok()?;
+                let at = heap.len();
+                heap.resize(at + len, 0);
+                Some(&mut heap[at..])
+            }
+            Storage::Pooled(buffer) => buffer.grow(len),
+            #[cfg(feature = "dpdk")]
+            Storage::Mbuf(mbuf) => mbuf.grow(len),
+        }
+    }
+
     /// A heap copy of the frame with the same metadata, in one piece.
     ///
     /// # Errors
@@ -186,7 +203,18 @@ impl Packet {
 }
 
 #[cfg(feature = "dpdk")]
+impl Packet {
+    /// A frame that has come. Made at once where it stays: what is set later has to be waited for when
+    /// it is moved.
+    #[inline(always)]
+    pub(crate) fn received(mbuf: Mbuf, rx: RxMeta) -> Packet {
+        Packet { storage: Storage::Mbuf(mbuf), rx, tx: TxMeta::default() }
+    }
+}
+
+#[cfg(feature = "dpdk")]
 impl From<Mbuf> for Packet {
+    #[inline(always)]
     fn from(mbuf: Mbuf) -> Packet {
         Packet { storage: Storage::Mbuf(mbuf), rx: RxMeta::default(), tx: TxMeta::default() }
     }

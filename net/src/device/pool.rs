@@ -123,6 +123,17 @@ impl Buffer {
         true
     }
 
+    /// Makes the frame longer by `len` bytes, whose content means nothing; `None` where there is no
+    /// room for them.
+    #[inline(always)]
+    pub(crate) fn grow(&mut self, len: usize) -> Option<&mut [u8]> {
+        let at = self.end as usize;
+        let room = self.bytes.get_mut(at..at + len)?;
+        // At most the buffer's length, as the ends of frames are.
+        self.end += len as u32;
+        Some(room)
+    }
+
     /// All bytes, for a device to read into; [`set_frame`](Buffer::set_frame) then says
     /// where the frame is.
     pub(crate) fn whole_mut(&mut self) -> &mut [u8] {

@@ -56,20 +56,27 @@ pub(crate) fn checksum(bytes: &[u8]) -> [u8; 2] {
 }
 
 /// Sums native-endian words; the byte order comes out right at the end (RFC 1071 2(B)).
+#[inline]
 fn sum_aligned(bytes: &[u8]) -> u64 {
-    let mut total = 0u64;
-    let mut chunks = bytes.chunks_exact(8);
-    for chunk in &mut chunks {
-        total += halves(u64::from_ne_bytes(chunk.try_into().expect("chunks of eight")));
+    let (words, tail) = bytes.as_chunks::<8>();
+    // What is carried out of the lower half counts for one there (RFC 1071 2): it is added at the end.
+    let mut total = 0u128;
+    for word in words {
+        total += u128::from(u64::from_ne_bytes(*word));
     }
-    let tail = chunks.remainder();
-    // Most headers and many messages have none, and a copy of no bytes is a call all the same.
     if !tail.is_empty() {
-        let mut rest = [0u8; 8];
-        rest[..tail.len()].copy_from_slice(tail);
-        total += halves(u64::from_ne_bytes(rest));
+        total += u128::from(match bytes.last_chunk::<8>() {
+            // The last eight, without those of them that are counted.
+            Some(last) => (u64::from_le_bytes(*last) >> (64 - 8 * tail.len())).to_le(),
+            None => sum_short(tail),
+        });
     }
-    total
+    halves(total as u64) + halves((total >> 64) as u64)
+}
+
+/// A word of less than eight bytes and zeroes.
+fn sum_short(bytes: &[u8]) -> u64 {
+    bytes.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)).to_le()
 }
 
 /// Both halves of a word, added: a sum of them takes 2^32 before it overflows.
@@ -111,6 +118,11 @@ mod tests {
             sum.add(&bytes[cut..]);
             assert_eq!(sum.finish(), (!whole).to_be_bytes(), "cut at {cut}");
         }
+        for len in 0..100 {
+            let bytes = &bytes[1501 - len..];
+            assert_eq!(checksum(bytes), (!reference(bytes)).to_be_bytes(), "{len} bytes");
+        }
+        assert_eq!(checksum(&[0xff; 1 << 16]), [0, 0]);
     }
 
     #[test]

@@ -10,13 +10,14 @@ use smoltcp::wire::{
 use throng_runtime::Instant;
 
 use super::counters::Counters;
-use super::emit::{self, Headers, Offload};
+use super::emit::{self, Offload};
 use super::fragment::fragment;
 use super::neighbor::{Lookup, Neighbors, Request};
+use super::plain;
 use super::random::Random;
 use super::route::Routes;
 use crate::device::Device;
-use crate::packet::Packet;
+use crate::packet::{Packet, TxMeta};
 use crate::pcap::Tap;
 use crate::tcp::segment::{Addr, FourTuple, Header};
 use crate::tcp::{Egress, Full, Payload};
@@ -128,7 +129,8 @@ impl Link {
         if ip_header + 8 + payload.len() <= self.mtu {
             let hop = self.next_hop(&tuple.remote, cookie)?;
             let headers = emit::udp((self.mac, hop.link()), tuple, payload, self.offload);
-            return self.send(&headers, std::iter::once(payload), payload.len(), hop);
+            let payload = (std::iter::once(payload), payload.len());
+            return self.send(headers.bytes(), headers.tx, payload, hop);
         }
         let datagram = emit::udp_datagram(tuple, payload);
         let hop = self.next_hop(&tuple.remote, cookie)?;
@@ -173,22 +175,24 @@ impl Link {
         })
     }
 
+    /// `payload` has so many bytes.
+    #[inline(always)]
     fn send<'a>(
         &mut self,
-        headers: &Headers,
-        payload: impl Iterator<Item = &'a [u8]>,
-        payload_len: usize,
+        headers: &[u8],
+        tx: TxMeta,
+        (payload, payload_len): (impl Iterator<Item = &'a [u8]>, usize),
         hop: Hop,
     ) -> Result<(), Full> {
         if hop == Hop::Nowhere {
             return Ok(());
         }
-        let len = headers.bytes().len() + payload_len;
+        let len = headers.len() + payload_len;
         let Some(mut packet) = self.device.allocate(len) else {
             self.counters.tx_no_buffer += 1;
             return Err(Full);
         };
-        let mut complete = packet.append(headers.bytes());
+        let mut complete = packet.append(headers);
         for piece in payload {
             complete = complete && packet.append(piece);
         }
@@ -196,9 +200,23 @@ impl Link {
             self.counters.tx_no_buffer += 1;
             return Err(Full);
         }
-        packet.tx = headers.tx;
+        packet.tx = tx;
         self.queue_or_hold(packet, hop);
         Ok(())
+    }
+
+    /// A segment whatever its headers are.
+    #[inline(never)]
+    fn send_any(
+        &mut self,
+        segment: &Header,
+        payload: &Payload<'_>,
+        gso_size: u16,
+        hop: Hop,
+    ) -> Result<(), Full> {
+        let (link, len) = ((self.mac, hop.link()), payload.len());
+        let headers = emit::tcp(link, segment, len, payload.iter(), gso_size, self.offload);
+        self.send(headers.bytes(), headers.tx, (payload.iter(), len), hop)
     }
 
     fn queue_or_hold(&mut self, packet: Packet, hop: Hop) {
@@ -312,9 +330,30 @@ impl Egress for Link {
         let hop = self.next_hop(&segment.tuple.remote, cookie)?;
         let link = (self.mac, hop.link());
         let len = payload.len();
-        let headers = emit::tcp(link, segment, len, payload.iter(), gso_size, self.offload);
         self.counters.tx_segments += 1;
-        Link::send(self, &headers, payload.iter(), len, hop)
+        if gso_size == 0
+            && matches!(hop, Hop::Link(_))
+            && let Some(headers) = plain::emit(link, segment, len, payload.iter(), self.offload)
+        {
+            let total = headers.len + len;
+            let Some(packet) = self.device.allocate(total) else {
+                self.counters.tx_no_buffer += 1;
+                return Err(Full);
+            };
+            // Written where it waits.
+            self.queue.push_back(packet);
+            if let Some(packet) = self.queue.back_mut()
+                && let Some(frame) = packet.grow(total)
+            {
+                headers.write(frame);
+                payload.copy_to(&mut frame[headers.len..]);
+                packet.tx = headers.tx;
+                return Ok(());
+            }
+            // Longer than one buffer.
+            self.queue.pop_back();
+        }
+        self.send_any(segment, payload, gso_size, hop)
     }
 
     fn max_payload(&self) -> usize {

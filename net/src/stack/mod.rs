@@ -17,6 +17,7 @@ mod link;
 mod merge;
 mod neighbor;
 pub(crate) mod parse;
+mod plain;
 mod ports;
 mod random;
 mod receive;

@@ -4,7 +4,7 @@ use throng_runtime::{Instant, ShardId};
 
 use super::merge::{Arrival, MAX_RUN};
 use super::parse::{Malformed, Parsed, parse};
-use super::{Message, Stack};
+use super::{Message, Stack, plain};
 use crate::packet::Packet;
 
 /// Frames taken from the device in one turn.
@@ -63,7 +63,11 @@ impl Stack {
         }
         let mut segments = std::mem::take(&mut self.segments);
         for (index, frame) in frames.iter_mut().enumerate() {
-            let parsed = parse(frame, |addr| self.link.routes.is_local(addr));
+            let local = |addr: &_| self.link.routes.is_local(addr);
+            let parsed = match plain::parse(frame.data(), frame.rx.checksum, local) {
+                Some((header, payload)) => Ok(Parsed::Tcp(header, payload)),
+                None => parse(frame, local),
+            };
             if steer && self.shards > 1 {
                 let rss_hash = frame.rx.rss_hash;
                 let owner = match &parsed {

@@ -106,6 +106,23 @@ impl Mbuf {
         unsafe { sys::throng_append(self.0.as_ptr(), bytes.as_ptr(), len) == 0 }
     }
 
+    /// Makes the frame longer by `len` bytes, whose content means nothing; `None` where it is more than
+    /// one segment, or has no room for them.
+    #[inline(always)]
+    pub(crate) fn grow(&mut self, len: usize) -> Option<&mut [u8]> {
+        let head = self.head_mut();
+        let used = usize::from(head.data_off) + usize::from(head.data_len);
+        if head.nb_segs != 1 || len > usize::from(head.buf_len).saturating_sub(used) {
+            return None;
+        }
+        // At most buf_len, a u16.
+        head.data_len += len as u16;
+        head.pkt_len += len as u32;
+        // SAFETY: `used + len <= buf_len`, the size of the buffer at buf_addr, whose bytes are initialised
+        // (pool memory is zeroed when mapped). Exclusive by &mut.
+        Some(unsafe { std::slice::from_raw_parts_mut(head.buf_addr.cast::<u8>().add(used), len) })
+    }
+
     /// Calls `f` with the bytes of each segment in order.
     pub(crate) fn for_each_piece(&self, mut f: impl FnMut(&[u8])) {
         let mut segment: *const sys::throng_mbuf = self.0.as_ptr();

@@ -16,7 +16,7 @@ use super::pool::Pool;
 use super::port::{Driver, Guard, Port, Settings};
 use super::transmit::{Burst, Stall};
 use crate::device::{Capabilities, Counters, Device, offload};
-use crate::packet::{ChecksumStatus, Packet};
+use crate::packet::{ChecksumStatus, Packet, RxMeta};
 
 /// Frames per receive call.
 const RX_BURST: usize = 64;
@@ -144,7 +144,7 @@ impl DpdkQueue {
     }
 
     /// A received buffer as a frame for the stack.
-    #[inline]
+    #[inline(always)]
     fn accept(&mut self, mut mbuf: Mbuf) -> Option<Packet> {
         let len = mbuf.len();
         if len > self.capabilities.max_frame {
@@ -154,11 +154,18 @@ impl DpdkQueue {
         let head = mbuf.head_mut();
         let flags = head.ol_flags;
         let hash = head.rss_hash;
-        let mut packet = if mbuf.segments() == 1 {
-            Packet::from(mbuf)
-        } else {
+        let rss_hash = (flags & sys::THRONG_RX_RSS_HASH != 0).then_some(hash);
+        self.counters.rx_frames += 1;
+        self.counters.rx_bytes += len as u64;
+        if mbuf.segments() == 1 {
+            let rx = RxMeta { rss_hash, checksum: checksum(flags, mbuf.data()) };
+            return Some(Packet::received(mbuf, rx));
+        }
+        let mut packet = {
             let mut bytes = Vec::new();
             if bytes.try_reserve_exact(len).is_err() {
+                self.counters.rx_frames -= 1;
+                self.counters.rx_bytes -= len as u64;
                 self.counters.rx_dropped += 1;
                 return None;
             }
@@ -166,12 +173,7 @@ impl DpdkQueue {
             self.counters.rx_flattened += 1;
             Packet::from(bytes)
         };
-        if flags & sys::THRONG_RX_RSS_HASH != 0 {
-            packet.rx.rss_hash = Some(hash);
-        }
-        packet.rx.checksum = checksum(flags, packet.data());
-        self.counters.rx_frames += 1;
-        self.counters.rx_bytes += len as u64;
+        packet.rx = RxMeta { rss_hash, checksum: checksum(flags, packet.data()) };
         Some(packet)
     }
 }
