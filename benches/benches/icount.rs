@@ -29,6 +29,7 @@ use throng::{TcpListener, TcpStream};
 use throng_bench::callgrind;
 use throng_bench::engine::{BURST, Bed, ROW};
 use throng_bench::pair::Pair;
+use throng_bench::profile::{each, parts};
 
 /// More than this share above the snapshot fails.
 const TOLERANCE: f64 = 0.03;
@@ -97,6 +98,9 @@ struct Args {
     /// Run only this case, in this process, uncounted
     #[arg(long)]
     case: Option<String>,
+    /// Print where this case's instructions are, by source file
+    #[arg(long)]
+    profile: Option<String>,
     /// How many events, with --case
     #[arg(long, default_value_t = 1)]
     events: u64,
@@ -122,7 +126,8 @@ fn main() -> ExitCode {
             None => ExitCode::FAILURE,
         };
     }
-    match measure(&args) {
+    let done = args.profile.as_ref().map_or_else(|| measure(&args), |name| profile(name));
+    match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -130,6 +135,36 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Parts of less than this share of a case are one.
+const SMALL: f64 = 0.008;
+
+fn profile(name: &str) -> io::Result<bool> {
+    let case = CASES.iter().find(|case| case.name == name);
+    let case = case.ok_or_else(|| io::Error::other(format!("no case {name}")))?;
+    let program = std::env::current_exe()?;
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let root = root.parent().unwrap_or(&root);
+    let run = |events: u64| {
+        let args = arguments(case, events);
+        io::Result::Ok(parts(&callgrind::profile(&program, &args)?, root))
+    };
+    let all = each(&run(case.events)?, &run(case.events * 3)?, case.events * 2);
+    let total: f64 = all.iter().map(|(_, count)| count).sum();
+    println!("{name}: {}, {total:.0} instructions", case.what);
+    let (large, small): (Vec<_>, Vec<_>) =
+        all.iter().partition(|(_, count)| *count >= SMALL * total);
+    for (part, count) in &large {
+        println!("{count:>8.0}  {:>4.1} %  {part}", 100.0 * count / total);
+    }
+    let rest: f64 = small.iter().map(|(_, count)| count).sum();
+    println!("{rest:>8.0}  {:>4.1} %  all else", 100.0 * rest / total);
+    Ok(true)
+}
+
+fn arguments(case: &Case, events: u64) -> [String; 4] {
+    ["--case".into(), case.name.into(), "--events".into(), events.to_string()]
 }
 
 fn snapshot_path() -> PathBuf {
@@ -157,11 +192,9 @@ fn measure(args: &Args) -> io::Result<bool> {
     if let Some(other) = other {
         println!("the snapshot is by another compiler: {other}, this is {compiler}");
     }
-    for Case { name, what, events, .. } in CASES {
-        let run = |events: u64| {
-            let args = ["--case".into(), (*name).into(), "--events".into(), events.to_string()];
-            callgrind::instructions(&program, &args)
-        };
+    for case in CASES {
+        let Case { name, what, events, .. } = case;
+        let run = |events: u64| callgrind::instructions(&program, &arguments(case, events));
         let count = run(events * 3)?.saturating_sub(run(*events)?) / (events * 2);
         let before = snapshot.get(*name).and_then(Value::as_u64);
         let change = before.map(|before| count as f64 / before as f64 - 1.0);

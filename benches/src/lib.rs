@@ -22,6 +22,7 @@ pub mod noise;
 pub mod options;
 pub mod pair;
 pub mod path;
+pub mod profile;
 pub mod ramp;
 pub mod relay;
 pub mod report;
