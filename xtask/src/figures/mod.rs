@@ -171,7 +171,8 @@ fn blocks(results: &Results) -> Vec<(&'static str, String)> {
             "memory",
             image("memory", "Bytes of an idle connection against connections")
                 + &of(&["idle-ws", "idle-http"])
-                + &tables::breakdown(results, "idle-ws-1000000"),
+                + &tables::breakdown(results, "idle-ws-1000000")
+                + &tables::breakdown(results, "idle-http-1000000"),
         ),
         ("alone", of(&["engine", "path"])),
         ("instructions", tables::instructions(results)),

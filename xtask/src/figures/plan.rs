@@ -33,8 +33,8 @@ const fn at(
 
 /// All of them, in the order in which they are measured: what is asked for first.
 pub(crate) const PLAN: &[Entry] = &[
-    Entry { seconds: 200, ..at("http-64", "http", 64, "64 connections") },
-    Entry { seconds: 200, ..at("http-4096", "http", 4_096, "4,096 connections") },
+    page("http-64", 64, &["--size", "6"], "64 connections, hello"),
+    page("http-4096", 4_096, &["--size", "6"], "4,096 connections, hello"),
     compared("http-close", "http-close", "a connection each"),
     at("echo-1", "echo", 1, "1 connection"),
     at("echo-1000", "echo", 1_000, "1,000 connections"),
@@ -68,14 +68,27 @@ pub(crate) const PLAN: &[Entry] = &[
         ..at("broadcast-1000000", "broadcast", 1_000_000, "1,000,000 connections, peers' 10,000")
     },
     Entry { seconds: 110, ..at("ramp", "ramp", 1_000_000, "to 1,000,000 connections") },
-    Entry { seconds: 60, ..at("udp", "udp", 1_000, "1,000 flows") },
-    idle("idle-http", "idle-http", 1_000_000, "1,000,000 connections, peers' 100,000", 150),
+    page("http-64-empty", 64, &["--size", "0"], "64 connections, no body"),
+    page("http-64-1k", 64, &["--size", "1024"], "64 connections, 1 KiB"),
+    page("http-64-100k", 64, &["--size", "102400"], "64 connections, 100 KiB"),
+    Entry { seconds: 75, ..at("udp", "udp", 1_000, "1,000 flows") },
+    idle("idle-http-10000", "idle-http", 10_000, "10,000 connections", 40),
+    idle("idle-http-1000000", "idle-http", 1_000_000, "1,000,000 connections, peers' 100,000", 150),
     idle("idle-ws-10000", "idle-ws", 10_000, "10,000 connections", 40),
     idle("idle-ws-100000", "idle-ws", 100_000, "100,000 connections", 90),
     idle("idle-ws-1000000", "idle-ws", 1_000_000, "1,000,000 connections, peers' 100,000", 200),
     Entry { rounds: false, seconds: 90, ..compared("idle", "idle", "a server without traffic") },
     Entry { rounds: false, seconds: 100, ..compared("icount", "icount", "by callgrind") },
 ];
+
+const fn page(
+    name: &'static str,
+    connections: usize,
+    args: &'static [&'static str],
+    label: &'static str,
+) -> Entry {
+    Entry { args, seconds: 65, ..at(name, "http", connections, label) }
+}
 
 const fn idle(
     name: &'static str,

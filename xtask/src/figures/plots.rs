@@ -194,9 +194,9 @@ fn memory(results: &Results) -> Lines {
     for (i, (bench, what)) in benches.into_iter().enumerate() {
         let named = |name: &str| format!("{what}: {}", shown(name));
         let (mut of_bench, missing) = by_connections(results, bench, connections, named);
-        // The second's colours and shapes are others than the first's, and Throng's lines stay solid.
-        for one in of_bench.iter_mut().filter(|one| one.kind > 0) {
-            one.kind = (one.kind + 2 * i).min(KINDS - 1);
+        // The second's colours and shapes are others than the first's.
+        for one in of_bench.iter_mut().filter(|_| i > 0) {
+            one.kind = if one.kind == 0 { KINDS - 1 } else { (one.kind + 1).min(KINDS - 2) };
         }
         series.extend(of_bench);
         notes.extend(missing);

@@ -30,8 +30,9 @@ fn comparison(bench: &str, rows: &[(&str, Option<&Kept>)]) -> String {
             lines.push(((*label).to_owned(), None));
             continue;
         };
-        let cases = kept.cases().into_iter();
-        lines.extend(cases.map(|case| (format!("{label}{}", what_else(bench, case)), Some(case))));
+        let cases = kept.cases();
+        let label = |case| format!("{label}{}", what_else(bench, case, &cases));
+        lines.extend(cases.iter().map(|case| (label(*case), Some(*case))));
     }
     let cases: Vec<Case<'_>> = lines.iter().filter_map(|(_, case)| *case).collect();
     let mut peers: Vec<&str> = Vec::new();
@@ -75,17 +76,23 @@ fn comparison(bench: &str, rows: &[(&str, Option<&Kept>)]) -> String {
 }
 
 /// What tells a case from the others of its result.
-fn what_else(bench: &str, case: Case<'_>) -> String {
+fn what_else(bench: &str, case: Case<'_>, all: &[Case<'_>]) -> String {
     let mut text = String::new();
     if case.bench() != bench {
         let name = case.bench().strip_prefix(bench).unwrap_or(case.bench());
         text += &format!(", {}", name.trim_start_matches('-'));
     }
-    if let Some(server) = case.text("/params/server") {
-        text += &format!(", {server}");
-    }
-    if let Some(acknowledged) = case.text("/params/acknowledged") {
-        text += &format!(", acknowledged {acknowledged}");
+    for key in ["server", "acknowledged", "sockets", "size", "connections", "shards"] {
+        let value = &case.0["params"][key];
+        if value.is_null() || all.iter().all(|other| other.0["params"][key] == *value) {
+            continue;
+        }
+        match (value.as_str(), value.as_f64()) {
+            (Some(word), _) if key == "server" => text += &format!(", {word}"),
+            (Some(words), _) => text += &format!(", {key} {words}"),
+            (_, Some(number)) => text += &format!(", {} {key}", figure(number)),
+            _ => {}
+        }
     }
     text
 }
@@ -120,6 +127,8 @@ fn remarks(case: Case<'_>) -> String {
     if case.errors() > 0 {
         all.push(format!("{} errors", figure(case.errors() as f64)));
     }
+    let failures = case.0["failures"].as_array().into_iter().flatten();
+    all.extend(failures.filter_map(|why| Some(format!("failed: {}", why.as_str()?))));
     if let Some(remark) = case.text("/remark") {
         all.push(remark.to_owned());
     }
@@ -342,6 +351,19 @@ mod tests {
             comparison("echo", &[("a", None), ("b", None)]),
             "`echo`: not measured (a; b).\n"
         );
+    }
+
+    #[test]
+    fn cases_are_told_apart_by_what_differs() {
+        let case = |sockets: u64, acknowledged: &str| {
+            json!({ "bench": "udp", "throng": 1.0, "params": {
+                "sockets": sockets, "size": 64, "acknowledged": acknowledged,
+            }, "failures": ["tokio-udp: gone"] })
+        };
+        let found = json!({ "cases": [case(1, "at once"), case(64, "later")] });
+        let table = comparison("udp", &[("1,000 flows", Some(&kept(found)))]);
+        let row = "| 1,000 flows, acknowledged later, 64 sockets | 1 | failed: tokio-udp: gone |";
+        assert!(table.contains(row), "{table}");
     }
 
     #[test]
