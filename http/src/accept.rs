@@ -8,7 +8,7 @@ use hyper::rt::{Read, Write};
 
 /// What a stream knows of its connection.
 pub trait Connected {
-    /// The client's address, where it is known.
+    /// The client's address, where it is known; where a proxy has said it, the one it said.
     fn peer_addr(&self) -> Option<SocketAddr> {
         None
     }
@@ -16,7 +16,11 @@ pub trait Connected {
 
 impl Connected for throng_net::SendStream {
     fn peer_addr(&self) -> Option<SocketAddr> {
-        self.get_ref().peer_addr().ok()
+        let stream = self.get_ref();
+        match stream.proxied() {
+            Some(addresses) => Some(addresses.source),
+            None => stream.peer_addr().ok(),
+        }
     }
 }
 

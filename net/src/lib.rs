@@ -20,6 +20,7 @@ mod listener;
 mod local;
 pub mod packet;
 pub mod pcap;
+pub mod proxy_protocol;
 pub mod resolver;
 pub mod rss;
 pub mod sim;

@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 
 use crate::kernel::{self, KernelListener};
 use crate::local::{self, Network};
+use crate::proxy_protocol::{Gate, ProxyProtocol};
 use crate::stack::SharedStack;
 use crate::stream::TcpStream;
 use crate::tcp::{CongestionControl, ListenerId};
@@ -25,7 +26,11 @@ const DEFAULT_BACKLOG: usize = 4_096;
 ///
 /// Dropping it closes it; connections that nobody has accepted are reset.
 #[derive(Debug)]
-pub struct TcpListener(Inner);
+pub struct TcpListener {
+    inner: Inner,
+    /// Where connections begin with a header of a proxy's.
+    gate: Option<Box<Gate>>,
+}
 
 #[derive(Debug)]
 enum Inner {
@@ -34,6 +39,10 @@ enum Inner {
 }
 
 impl TcpListener {
+    fn new(inner: Inner) -> TcpListener {
+        TcpListener { inner, gate: None }
+    }
+
     /// Listens at `addr` with a backlog of 4,096. An unspecified address means any of ours;
     /// `[::]` covers IPv4 too. Port 0 asks for a free one, on this shard only: on several
     /// shards name the port.
@@ -56,7 +65,7 @@ impl TcpListener {
             return TcpListener::on_host(&network, addr, backlog);
         };
         let id = stack.borrow_mut().listen(addr, backlog)?;
-        Ok(TcpListener(Inner::Stack { stack: stack.clone(), id }))
+        Ok(TcpListener::new(Inner::Stack { stack: stack.clone(), id }))
     }
 
     /// Listens at `addr` of the host, whatever the shard's device: for control planes and
@@ -95,7 +104,7 @@ impl TcpListener {
     /// `InvalidInput` where it is no listening TCP socket; `Unsupported` in a simulated world.
     pub fn from_std_kernel(listener: std::net::TcpListener) -> io::Result<TcpListener> {
         let reactor = local::network()?.open_reactor()?;
-        Ok(TcpListener(Inner::Kernel(KernelListener::adopt(reactor, listener.into())?)))
+        Ok(TcpListener::new(Inner::Kernel(KernelListener::adopt(reactor, listener.into())?)))
     }
 
     /// Opens `count` sockets of the host's (at least one) that listen at `addr` together, one for
@@ -117,7 +126,7 @@ impl TcpListener {
 
     fn on_host(network: &Network, addr: SocketAddr, backlog: usize) -> io::Result<TcpListener> {
         let listener = KernelListener::bind(network.open_reactor()?, addr, backlog)?;
-        Ok(TcpListener(Inner::Kernel(listener)))
+        Ok(TcpListener::new(Inner::Kernel(listener)))
     }
 
     /// The next connection and its peer's address.
@@ -129,9 +138,26 @@ impl TcpListener {
         poll_fn(|cx| self.poll_accept(cx)).await
     }
 
+    /// Has the connections of proxies begin with a PROXY protocol header, which is read before
+    /// they are accepted: the peer's address is then the client's, and so is the source of
+    /// [`TcpStream::proxied`]. What is no header in time is closed and counted. Dropping the
+    /// listener drops connections whose header has not come.
+    #[must_use]
+    pub fn proxy_protocol(mut self, settings: &ProxyProtocol) -> TcpListener {
+        self.gate = Some(Box::new(Gate::new(settings.clone())));
+        self
+    }
+
     /// Polls for the next connection. Several tasks may wait at once.
     pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
-        let (shared, listener) = match &self.0 {
+        match &self.gate {
+            Some(gate) => gate.poll_accept(cx, |cx| self.poll_accept_any(cx)),
+            None => self.poll_accept_any(cx),
+        }
+    }
+
+    fn poll_accept_any(&self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
+        let (shared, listener) = match &self.inner {
             Inner::Stack { stack, id } => (stack, *id),
             Inner::Kernel(listener) => {
                 return listener
@@ -163,7 +189,7 @@ impl TcpListener {
     /// # Errors
     /// On a listener of the host's: `Unsupported` where the host's kernel lacks it.
     pub fn set_congestion(&self, control: CongestionControl) -> io::Result<()> {
-        match &self.0 {
+        match &self.inner {
             Inner::Stack { stack, id } => {
                 stack.borrow_mut().engine.set_listener_congestion(*id, control);
                 Ok(())
@@ -174,7 +200,7 @@ impl TcpListener {
 
     /// The address it listens at, with the port chosen for port 0.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        match &self.0 {
+        match &self.inner {
             Inner::Stack { stack, id } => stack
                 .borrow()
                 .engine
@@ -187,7 +213,7 @@ impl TcpListener {
 
 impl Drop for TcpListener {
     fn drop(&mut self) {
-        if let Inner::Stack { stack, id } = &self.0 {
+        if let Inner::Stack { stack, id } = &self.inner {
             stack.borrow_mut().close_listener(*id);
         }
     }

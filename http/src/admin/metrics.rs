@@ -115,7 +115,9 @@ mod tests {
              an alert. `throng_shard_up` is 0 for a shard that does not answer;\n\
              `throng_port_statistic` has what a DPDK driver counts, by its label `name`.\n",
         );
-        for (group, tables) in GROUPS.iter().chain([&own]) {
+        let counters = throng_net::proxy_protocol::Counters::METRICS;
+        let proxy: (&str, &[&[Metric]]) = ("proxy_protocol", &[counters]);
+        for (group, tables) in GROUPS.iter().chain([&own, &proxy]) {
             let _ = write!(page, "\n## {group}\n\n| name | kind | |\n|---|---|---|\n");
             for metric in tables.iter().copied().flatten() {
                 let kind = if metric.kind == Kind::Limit { "limit" } else { kind(metric) };

@@ -60,7 +60,7 @@ impl AsyncBufRead for TcpStream {
     fn consume(mut self: Pin<&mut Self>, amount: usize) {
         let Some(rare) = self.rare.get_mut() else { return };
         bytes::Buf::advance(&mut rare.peeked, amount);
-        if rare.peeked.is_empty() && !rare.read_shut.get() {
+        if rare.is_idle() {
             self.rare.take();
         }
     }

@@ -17,6 +17,7 @@ pub use send::SendStream;
 pub use socket::TcpSocket;
 
 use crate::kernel::KernelStream;
+use crate::proxy_protocol::Addresses;
 use crate::resolver::Destination;
 use crate::stack::{Interest, SharedStack};
 use crate::tcp::segment::FourTuple;
@@ -49,6 +50,15 @@ struct Rare {
     peeked: Bytes,
     /// The application wants nothing more to read.
     read_shut: Cell<bool>,
+    /// What a proxy has said of the connection.
+    proxied: Cell<Option<Addresses>>,
+}
+
+impl Rare {
+    /// It says nothing that its absence does not.
+    fn is_idle(&self) -> bool {
+        self.peeked.is_empty() && !self.read_shut.get() && self.proxied.get().is_none()
+    }
 }
 
 /// Whose connection it is.
@@ -356,6 +366,16 @@ impl TcpStream {
         }
     }
 
+    /// The ends of the connection that a proxy passes on by this one, where its header has been
+    /// read and says so: see [`proxy_protocol`](crate::proxy_protocol).
+    pub fn proxied(&self) -> Option<Addresses> {
+        self.rare.get().and_then(|rare| rare.proxied.get())
+    }
+
+    pub(crate) fn set_proxied(&self, addresses: Addresses) {
+        self.rare.get_or_init(Default::default).proxied.set(Some(addresses));
+    }
+
     fn is_read_shut(&self) -> bool {
         self.rare.get().is_some_and(|rare| rare.read_shut.get())
     }
@@ -369,7 +389,7 @@ impl TcpStream {
     fn take_peeked(&mut self, max: usize) -> Bytes {
         let Some(rare) = self.rare.get_mut() else { return Bytes::new() };
         let chunk = rare.peeked.split_to(max.min(rare.peeked.len()));
-        if rare.peeked.is_empty() && !rare.read_shut.get() {
+        if rare.is_idle() {
             self.rare.take();
         }
         chunk
