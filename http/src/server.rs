@@ -287,6 +287,23 @@ impl Running {
         self.drained_with(drain, self.serve_each(listener, make)).await
     }
 
+    /// [`serve_streams`](Running::serve_streams) until `drain` begins, and then drains this server
+    /// by the same deadline.
+    pub async fn serve_streams_until<A, S, B>(
+        &self,
+        drain: &Drain,
+        listener: A,
+        make: impl FnMut(&A::Io, SocketAddr) -> S,
+    ) -> Drained
+    where
+        A: Accept,
+        S: Service<Request<Incoming>, Response = Response<B>> + 'static,
+        S: Service<Request<Incoming>, Error: Into<BoxError>, Future: 'static>,
+        B: Body<Error: Into<BoxError>> + 'static,
+    {
+        self.drained_with(drain, self.serve_streams(listener, make)).await
+    }
+
     /// Serves until `drain` begins, and to the end of this server's part in it.
     async fn drained_with(&self, drain: &Drain, serving: impl Future<Output = Drained>) -> Drained {
         let guest = drain.enter();

@@ -279,7 +279,8 @@ impl<'t> Family<'t> {
 type OfShard = (&'static str, &'static str, fn(&Counts) -> u64);
 type OfServer = (&'static str, &'static str, &'static str, fn(&ServerState) -> f64);
 
-const OF_SHARD: [OfShard; 6] = [
+const OF_SHARD: [OfShard; 7] = [
+    ("throng_lb_unannounced_total", "Connections without their PROXY header.", |c| c.unannounced),
     ("throng_lb_responses_total", "Responses begun.", |c| c.responses),
     ("throng_lb_refused_total", "Requests refused by the balancer itself.", |c| c.refused),
     ("throng_lb_unanswered_total", "Requests that no server answered properly.", |c| c.unanswered),

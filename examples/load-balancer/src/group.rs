@@ -162,6 +162,7 @@ impl Group {
             let plain = old.tls.is_none() && new.tls.is_none();
             plain
                 && old.protocol == new.protocol
+                && old.proxy_protocol == new.proxy_protocol
                 && old.timeout == new.timeout
                 && old.keepalive == new.keepalive
         };

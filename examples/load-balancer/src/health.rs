@@ -7,14 +7,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderValue, Request, header};
 use http_body_util::{BodyExt, Empty, Limited};
-use throng::http::client::Client;
+use throng::http::client::{Client, Prelude};
 use throng::runtime::{JoinHandle, now};
 use throng::{TcpStream, sleep, spawn_local, timeout};
 
-use crate::config::{Check, Health, ServerAddress, Statuses};
-use crate::group;
+use crate::config::{Check, Health, ServerAddress, Statuses, ToServers};
 use crate::vitals::Vitals;
 use crate::world::{Member, World};
+use crate::{group, proxied};
 
 /// How much of a body is looked at.
 const BODY: usize = 64 << 10;
@@ -38,6 +38,7 @@ impl Checks {
                 let upstream = upstream.as_ref();
                 let checked = Checked {
                     secure: upstream.tls.is_some(),
+                    proxy_protocol: upstream.proxy_protocol,
                     client: group::client_builder(upstream, world.connector(name))
                         .max_idle_per_host(0)
                         .build(),
@@ -61,6 +62,7 @@ struct Checked {
     /// Connects as requests do, but anew each time.
     client: Client,
     secure: bool,
+    proxy_protocol: Option<ToServers>,
     upstream: String,
     address: ServerAddress,
     health: Health,
@@ -103,6 +105,9 @@ impl Checked {
             .map_err(io::Error::other)?;
         if let Some(host) = &self.health.host {
             request.headers_mut().insert(header::HOST, host.0.clone());
+        }
+        if let Some(to) = self.proxy_protocol {
+            request.extensions_mut().insert(Prelude(proxied::header(to, None)));
         }
         let response = self.client.request(request).await?;
         let status = response.status().as_u16();

@@ -11,6 +11,7 @@ mod health;
 mod life;
 mod log;
 mod notify;
+mod proxied;
 mod proxy;
 mod random;
 mod rate;

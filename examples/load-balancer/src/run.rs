@@ -1,15 +1,14 @@
 //! From a configuration to serving shards, until SIGTERM.
 
 use std::io;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::{Either, join, join_all};
 use throng::http::{Server, service_fn};
 use throng::runtime::{current_shard, shard_count};
-use throng::tls::TlsListener;
-use throng::{Builder, ShardId, sleep, spawn_on};
+use throng::tls::{TlsListener, TlsStream};
+use throng::{Builder, SendStream, ShardId, sleep, spawn_on};
 
 use crate::config::{Http, Network};
 use crate::life::{Ends, Life, end_on_signal};
@@ -17,7 +16,7 @@ use crate::log::{Log, Sink, Writer};
 use crate::reload::{self, Reloader};
 use crate::shard::Shard;
 use crate::world::World;
-use crate::{admin, proxy, tcp};
+use crate::{admin, proxied, proxy, tcp};
 
 /// Serves until SIGTERM or SIGINT, or until a successor does.
 ///
@@ -85,22 +84,24 @@ async fn serve(life: Arc<Life>, world: Arc<World>, log: Log) -> io::Result<()> {
     let ends = Ends::default();
     end_on_signal(&life, shutdown, &ends);
     throng::http::admin::start_from_env(Some(&ends.leaving))?;
-    let mut listeners = Vec::new();
+    let (mut listeners, mut proxies) = (Vec::new(), Vec::new());
     for listener in &world.config.listener {
         let address = listener.as_ref().address;
         let acceptor = world.acceptors.get(&address);
+        let expected = proxied::expected(&listener.as_ref().proxy_protocol, &mut proxies);
         for bound in life.listen(address)? {
-            listeners.push((bound, acceptor.cloned()));
+            listeners.push((proxied::expecting(bound, &expected), acceptor.cloned()));
         }
     }
     let mut passing = Vec::new();
     for tcp in &world.config.tcp {
         let (address, max) = (tcp.as_ref().address, tcp.as_ref().max_connections.0);
+        let expected = proxied::expected(&tcp.as_ref().proxy_protocol, &mut proxies);
         for bound in life.listen(address)? {
-            passing.push((bound, address, max));
+            passing.push((proxied::expecting(bound, &expected), address, max));
         }
     }
-    let shard = Shard::start(world.clone(), log, ends.clone())?;
+    let shard = Shard::start(world.clone(), log, ends.clone(), proxies)?;
     if let Some((sender, receiver)) = events {
         if let Some(config) = &world.config.admin {
             admin::start(config, &life, &ends)?;
@@ -122,17 +123,22 @@ async fn serve(life: Arc<Life>, world: Arc<World>, log: Log) -> io::Result<()> {
     // Until the servers have ended, and then until the upgraded connections have.
     let (drain, guest) = (&ends.drain, ends.drain.enter());
     let serving = listeners.into_iter().map(|(listener, acceptor)| {
-        let (shard, secure): (&Rc<Shard>, _) = (&shard, acceptor.is_some());
-        let service = move |peer| {
-            let shard = shard.clone();
-            service_fn(move |request| proxy::serve(shard.clone(), peer, secure, request))
+        let shard = &shard;
+        let service = move |stream: &SendStream, secure, peer| {
+            let (shard, local) = (shard.clone(), proxied::local(stream.get_ref()));
+            let client = proxy::Client { peer, local, secure };
+            service_fn(move |request| proxy::serve(shard.clone(), client, request))
         };
         match acceptor {
             Some(acceptor) => {
                 let listener = TlsListener::new(listener, acceptor);
-                Either::Left(running.serve_each_until(drain, listener, service))
+                let service = move |io: &TlsStream, peer| service(io.get_ref(), true, peer);
+                Either::Left(running.serve_streams_until(drain, listener, service))
             }
-            None => Either::Right(running.serve_each_until(drain, listener, service)),
+            None => {
+                let service = move |io: &SendStream, peer| service(io, false, peer);
+                Either::Right(running.serve_streams_until(drain, listener, service))
+            }
         }
     });
     let passing = passing

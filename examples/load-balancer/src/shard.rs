@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
+use throng::net::proxy_protocol::ProxyProtocol;
 
 use crate::group::Group;
 use crate::life::Ends;
@@ -31,6 +32,8 @@ pub(crate) struct Counts {
     pub(crate) retries: u64,
     /// Connections upgraded.
     pub(crate) tunnels: u64,
+    /// Connections of trusted proxies closed because no proper PROXY protocol header came.
+    pub(crate) unannounced: u64,
     /// Connections passed on as they are.
     pub(crate) passed: u64,
 }
@@ -94,6 +97,7 @@ pub(crate) struct Shard {
     pub(crate) log: Log,
     pub(crate) ends: Ends,
     counts: Cell<Counts>,
+    proxies: Vec<ProxyProtocol>,
 }
 
 thread_local! {
@@ -106,13 +110,19 @@ impl Shard {
     ///
     /// # Errors
     /// There is no randomness.
-    pub(crate) fn start(world: Arc<World>, log: Log, ends: Ends) -> io::Result<Rc<Shard>> {
+    pub(crate) fn start(
+        world: Arc<World>,
+        log: Log,
+        ends: Ends,
+        proxies: Vec<ProxyProtocol>,
+    ) -> io::Result<Rc<Shard>> {
         let shard = Rc::new(Shard {
             state: RefCell::new(Rc::new(State::new(world, None)?)),
             random: RefCell::new(Random::from_system()?),
             log,
             ends,
             counts: Cell::default(),
+            proxies,
         });
         HERE.set(Some(shard.clone()));
         Ok(shard)
@@ -152,7 +162,9 @@ impl Shard {
     }
 
     pub(crate) fn counts(&self) -> Counts {
-        self.counts.get()
+        let proxies = self.proxies.iter().map(ProxyProtocol::counters);
+        let unannounced = proxies.map(|counters| counters.malformed + counters.timed_out).sum();
+        Counts { unannounced, ..self.counts.get() }
     }
 
     /// A name that no other request has.

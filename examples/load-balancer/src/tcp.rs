@@ -16,6 +16,7 @@ use throng::{TcpListener, TcpStream, timeout};
 
 use crate::config::{RetryOn, SniRoute, Tcp};
 use crate::group::{Group, Slot, Wish};
+use crate::proxied;
 use crate::shard::{Shard, State};
 use crate::tunnel;
 
@@ -99,6 +100,9 @@ async fn pass(
     let group = group(tcp, name.as_deref(), &state);
     let group = group.ok_or_else(|| io::Error::other("no upstream is for it"))?;
     let (mut server, slot) = connect(&shard, group, peer).await?;
+    if let Some(to) = group.config.proxy_protocol {
+        server.write_chunk(proxied::header(to, Some((peer, proxied::local(&client))))).await?;
+    }
     for piece in hello {
         server.write_chunk(piece).await?;
     }

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 
-use throng::TcpStream;
 use throng::http::client::{Connect, Target, Transport};
 use throng::tls::{Acceptor, Connector, Identity, ServerConfig, alpn};
 
@@ -85,12 +84,9 @@ pub(crate) fn connecting(connector: Connector, name: Option<String>) -> impl Con
     move |target: &Target| {
         let connector = connector.clone();
         let name = name.clone().unwrap_or_else(|| target.host().to_owned());
-        let connecting = TcpStream::connect((target.host().to_owned(), target.port()));
+        let opening = target.open();
         async move {
-            let stream = connecting.await?;
-            // It fails only for a connection that is over, which the handshake finds out.
-            let _ = stream.set_nodelay(true);
-            let stream = connector.connect(&name, stream).await?;
+            let stream = connector.connect(&name, opening.await?).await?;
             let http2 = stream.alpn_protocol() == Some(alpn::HTTP2);
             Ok(Transport::new(stream).negotiated_http2(http2))
         }

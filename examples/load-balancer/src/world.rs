@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use throng::tls::Connector;
 
-use crate::config::{self, Config, Server, ServerAddress, Upstream};
+use crate::config::{self, Config, Listener, Server, ServerAddress, Tcp, Upstream};
 use crate::handover::{Handed, Mark};
 use crate::tls::{self, Acceptors};
 use crate::vitals::Vitals;
@@ -172,8 +172,9 @@ fn needs_restart(new: &Config, old: &Config) -> Option<&'static str> {
     }
     let listeners = |config: &Config| {
         let listeners = config.listener.iter().map(|listener| listener.as_ref());
-        let mut all: Vec<_> = listeners.map(|l| (l.address, l.certificate.is_empty())).collect();
-        all.sort();
+        let of = |l: &Listener| (l.address, l.certificate.is_empty(), l.proxy_protocol.clone());
+        let mut all: Vec<_> = listeners.map(of).collect();
+        all.sort_by_key(|(address, ..)| *address);
         all
     };
     if listeners(new) != listeners(old) {
@@ -181,12 +182,15 @@ fn needs_restart(new: &Config, old: &Config) -> Option<&'static str> {
     }
     let passing = |config: &Config| {
         let passing = config.tcp.iter().map(|tcp| tcp.as_ref());
-        let mut all: Vec<_> = passing.map(|tcp| (tcp.address, tcp.max_connections.0)).collect();
-        all.sort();
+        let of = |tcp: &Tcp| (tcp.address, tcp.max_connections.0, tcp.proxy_protocol.clone());
+        let mut all: Vec<_> = passing.map(of).collect();
+        all.sort_by_key(|(address, ..)| *address);
         all
     };
     if passing(new) != passing(old) {
-        return Some("address and max_connections of [[tcp]] can only change with a restart");
+        return Some(
+            "address, max_connections and proxy_protocol of [[tcp]] can only change with a restart",
+        );
     }
     if new.http != old.http {
         return Some("[http] can only change with a restart");

@@ -6,6 +6,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use futures::future::LocalBoxFuture;
 use http::Uri;
 use http::uri::{Authority, Scheme};
@@ -20,7 +21,14 @@ pub struct Target {
     scheme: Scheme,
     /// Without the scheme's default port.
     authority: Authority,
+    prelude: Option<Bytes>,
 }
+
+/// What a connection begins with, before TLS and HTTP, as an extension of requests: a PROXY
+/// protocol header ([`throng_net::proxy_protocol::encode`]). Requests share a connection only with
+/// those of the same one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Prelude(pub Bytes);
 
 impl Target {
     /// The target of an absolute URI.
@@ -48,7 +56,8 @@ impl Target {
         if digits.is_some_and(|digits| !digits.is_empty()) && authority.port_u16().is_none() {
             return bad("the port is no number below 65536");
         }
-        let mut target = Target { scheme: scheme.clone(), authority: authority.clone() };
+        let mut target =
+            Target { scheme: scheme.clone(), authority: authority.clone(), prelude: None };
         // `http://a:80/`, `http://a:/` and `http://a/` are one place (RFC 9110 4.2.3).
         if digits.is_some() && authority.port_u16().is_none_or(|port| port == target.default_port())
         {
@@ -80,6 +89,30 @@ impl Target {
         self.authority.port_u16().unwrap_or(self.default_port())
     }
 
+    pub(super) fn with_prelude(mut self, prelude: Option<Bytes>) -> Target {
+        self.prelude = prelude;
+        self
+    }
+
+    /// A TCP connection to it, TCP_NODELAY set, on which the [`Prelude`] of its requests has been
+    /// sent: what a connector begins with.
+    ///
+    /// # Errors
+    /// Those of connecting and writing.
+    pub fn open(&self) -> impl Future<Output = io::Result<TcpStream>> + use<> {
+        let connecting = TcpStream::connect((self.host().to_owned(), self.port()));
+        let prelude = self.prelude.clone();
+        async move {
+            let mut stream = connecting.await?;
+            // It fails only for a connection that is over, which the first read finds out.
+            let _ = stream.set_nodelay(true);
+            if let Some(prelude) = prelude {
+                stream.write_chunk(prelude).await?;
+            }
+            Ok(stream)
+        }
+    }
+
     /// Host and port as the `host` field has them.
     pub fn authority(&self) -> &Authority {
         &self.authority
@@ -96,7 +129,7 @@ impl fmt::Display for Target {
 /// are connectors.
 ///
 /// A connector is called again for every new connection; the client's connect timeout covers
-/// all it does. An error of kind `InvalidInput` or `Unsupported` becomes
+/// all it does. One that does not begin with [`Target::open`] sends no [`Prelude`]. An error of kind `InvalidInput` or `Unsupported` becomes
 /// [`ErrorKind::BadUri`], any other [`ErrorKind::Connect`].
 pub trait Connect: 'static {
     /// Begins to connect.
@@ -123,8 +156,8 @@ impl Connect for TcpConnector {
             let why = format!("{target}: this client's connector does not speak TLS");
             return Box::pin(ready(Err(io::Error::new(io::ErrorKind::Unsupported, why))));
         }
-        let destination = (target.host().to_owned(), target.port());
-        Box::pin(async move { Ok(Transport::tcp(TcpStream::connect(destination).await?)) })
+        let opening = target.open();
+        Box::pin(async move { Ok(Transport::tcp(opening.await?)) })
     }
 }
 

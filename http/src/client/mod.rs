@@ -59,7 +59,7 @@ use throng_runtime::Instant;
 
 pub use body::Body;
 pub use config::{Builder, HttpVersion};
-pub use connect::{Connect, Target, TcpConnector, Transport};
+pub use connect::{Connect, Prelude, Target, TcpConnector, Transport};
 pub use error::{Error, ErrorKind, Phase};
 pub use pool::Stats;
 #[cfg(feature = "tls")]

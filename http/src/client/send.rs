@@ -19,7 +19,7 @@ use throng_runtime::Instant;
 
 use super::body::{Body, Claim, Gate, Outgoing, RequestBody};
 use super::config::HttpVersion;
-use super::connect::Target;
+use super::connect::{Prelude, Target};
 use super::error::{Error, ErrorKind, Phase, find};
 use super::h1::{H1, Outcome};
 use super::h2::{H2, Stream};
@@ -93,7 +93,8 @@ impl Exchange {
             });
         }
         let (head, body) = request.into_parts();
-        let target = Target::of(&head.uri)?;
+        let prelude = head.extensions.get::<Prelude>().map(|prelude| prelude.0.clone());
+        let target = Target::of(&head.uri)?.with_prelude(prelude);
         let settings = &pool.settings;
         Ok(Exchange {
             pool: pool.clone(),

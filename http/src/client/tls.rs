@@ -3,7 +3,6 @@
 use std::io;
 
 use futures::future::LocalBoxFuture;
-use throng_net::TcpStream;
 use throng_tls::{Connector, alpn};
 
 use super::connect::{Connect, Target, TcpConnector, Transport};
@@ -39,12 +38,9 @@ impl Connect for TlsConnector {
         }
         let connector = self.0.clone();
         let host = target.host().to_owned();
-        let connecting = TcpStream::connect((host.clone(), target.port()));
+        let opening = target.open();
         Box::pin(async move {
-            let stream = connecting.await?;
-            // It fails only for a connection that is over, which the handshake finds out.
-            let _ = stream.set_nodelay(true);
-            let stream = connector.connect(&host, stream).await?;
+            let stream = connector.connect(&host, opening.await?).await?;
             let http2 = stream.alpn_protocol() == Some(alpn::HTTP2);
             Ok(Transport::new(stream).negotiated_http2(http2))
         })

@@ -34,6 +34,14 @@ pub(super) fn problem(config: &Config) -> Option<(usize, String)> {
             return Some((start, "another listener has this address".into()));
         }
     }
+    let listeners = config.listener.iter().map(|at| (at, &at.as_ref().proxy_protocol));
+    let listeners = listeners.map(|(at, proxies)| (at.span().start, proxies));
+    let passing = config.tcp.iter().map(|at| (at.span().start, &at.as_ref().proxy_protocol));
+    for (start, proxies) in listeners.chain(passing) {
+        if proxies.as_ref().is_some_and(|proxies| proxies.trusted.is_empty()) {
+            return Some((start, "proxy_protocol.trusted: at least one is needed".into()));
+        }
+    }
     if config.listener.is_empty() != config.route.is_empty() {
         return Some((0, "[[listener]] and [[route]] need each other".into()));
     }

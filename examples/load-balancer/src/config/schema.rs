@@ -56,6 +56,24 @@ pub(crate) struct Listener {
     /// With one there is TLS. The first is shown to clients that name nobody known.
     #[serde(default)]
     pub(crate) certificate: Vec<Certificate>,
+    /// Proxies in front say whose connections they are.
+    pub(crate) proxy_protocol: Option<FromProxies>,
+}
+
+/// `proxy_protocol` of a listener: connections of these begin with a header.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct FromProxies {
+    pub(crate) trusted: Vec<Cidr>,
+    /// How long a header may take.
+    #[serde(default = "FromProxies::timeout", deserialize_with = "Time::some")]
+    pub(crate) timeout: Time,
+}
+
+impl FromProxies {
+    fn timeout() -> Time {
+        Time::secs(5)
+    }
 }
 
 /// A certificate with those that lead to a root, and its key; files in PEM.
@@ -76,6 +94,8 @@ pub(crate) struct Tcp {
     /// By the name that a TLS client asks for.
     #[serde(default)]
     pub(crate) sni: Vec<SniRoute>,
+    /// As of a listener.
+    pub(crate) proxy_protocol: Option<FromProxies>,
     /// How long a client may take to ask for a name.
     #[serde(default = "Tcp::hello_timeout", deserialize_with = "Time::some")]
     pub(crate) hello_timeout: Time,
@@ -254,6 +274,14 @@ pub(crate) enum Protocol {
     Http2,
 }
 
+/// How a server is told whose connection it is.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ToServers {
+    V1,
+    V2,
+}
+
 /// `tls`: how servers are known to be the right ones.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
@@ -270,6 +298,8 @@ pub(crate) struct Tls {
 pub(crate) struct Upstream {
     pub(crate) server: Vec<Server>,
     pub(crate) protocol: Protocol,
+    /// A header in front of each connection, which then is of one client's alone.
+    pub(crate) proxy_protocol: Option<ToServers>,
     /// Over TLS.
     pub(crate) tls: Option<Tls>,
     pub(crate) policy: Policy,

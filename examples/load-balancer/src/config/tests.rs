@@ -201,6 +201,18 @@ fn errors_name_line_key_value_and_what_is_accepted() {
             5,
             "\"x\" is no upstream",
         ),
+        (
+            "[[route]]",
+            "proxy_protocol = { trusted = [] }\n[[route]]",
+            1,
+            "proxy_protocol.trusted: at least one is needed",
+        ),
+        (
+            "[upstream.app]\n",
+            "[upstream.app]\nproxy_protocol = \"v3\"\n",
+            7,
+            "unknown variant `v3`, expected `v1` or `v2`",
+        ),
         ("[[route]]", "[htpp]\n[[route]]", 3, "unknown field `htpp`"),
     ] {
         assert!(LEAST.contains(from), "{from}");

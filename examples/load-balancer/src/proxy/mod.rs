@@ -23,6 +23,7 @@ use throng::runtime::now;
 use crate::config::{Edits, HashBy, Protocol, Redirect, RetryOn};
 use crate::group::{Group, Slot, Wish};
 use crate::log::Entry;
+use crate::proxied;
 use crate::shard::{Shard, State};
 use answer::Refusal;
 use forwarded::Origin;
@@ -30,17 +31,27 @@ use head::Target;
 pub(crate) use out::Out;
 use upload::Upload;
 
-/// Answers one request of `peer`.
+/// Whose connection a request comes on.
+#[derive(Clone, Copy)]
+pub(crate) struct Client {
+    /// The client, or what is in front of us and says nothing by the PROXY protocol.
+    pub(crate) peer: SocketAddr,
+    /// What it connected to.
+    pub(crate) local: Option<SocketAddr>,
+    /// It came over TLS.
+    pub(crate) secure: bool,
+}
+
+/// Answers one request of a client's.
 pub(crate) async fn serve(
     shard: Rc<Shard>,
-    peer: SocketAddr,
-    secure: bool,
+    client: Client,
     request: Request<Incoming>,
 ) -> Result<Response<Out>, Infallible> {
-    let state = shard.state();
+    let (state, Client { peer, local, secure }) = (shard.state(), client);
     let entry = shard.log.entry(peer, &request);
     let http2 = request.version() == Version::HTTP_2;
-    let mut exchange = Exchange { shard: &shard, state: &state, peer, secure, entry };
+    let mut exchange = Exchange { shard: &shard, state: &state, peer, local, secure, entry };
     let mut response = match exchange.run(request).await {
         Ok(response) => response,
         Err(refusal) => {
@@ -65,6 +76,7 @@ struct Exchange<'a> {
     shard: &'a Rc<Shard>,
     state: &'a Rc<State>,
     peer: SocketAddr,
+    local: Option<SocketAddr>,
     /// The client came over TLS.
     secure: bool,
     entry: Option<Entry>,
@@ -117,6 +129,10 @@ impl Exchange<'_> {
         let wish = self.wish(&group, request.headers());
         let (mut parts, body) = request.into_parts();
         parts.extensions.clear();
+        if let Some(to) = group.config.proxy_protocol {
+            let header = proxied::header(to, Some((self.peer, self.local)));
+            parts.extensions.insert(client::Prelude(header));
+        }
         let id = self.dress(&mut parts, &target, &group, protocol);
         edit(&mut parts.headers, &route.request_header);
         let asked = Asked { method, id, upgrade, route: number };

@@ -6,6 +6,7 @@ mod failover;
 mod forwarding;
 mod lifecycle;
 mod operating;
+mod proxied;
 mod secure;
 mod strictness;
 mod world;

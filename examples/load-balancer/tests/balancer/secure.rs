@@ -7,21 +7,21 @@ use nix::sys::signal::Signal;
 
 use crate::world::{LB, World, admin, config, connect, read_head, server, wait_until};
 
-const SECURE: &str = "127.0.0.1:8443";
+pub(crate) const SECURE: &str = "127.0.0.1:8443";
 
 const SITE: &str = "ssl_certificate app.pem; ssl_certificate_key app.key;
     location / { return 200 \"$server_port $server_protocol $http_host $http_x_forwarded_proto $http_cookie $http_via\"; }
     location /file { } location /h2/put { dav_methods PUT; }";
 
 /// Writes a certificate that is its own root.
-fn certificate(world: &World, name: &str, host: &str) {
+pub(crate) fn certificate(world: &World, name: &str, host: &str) {
     let made = rcgen::generate_simple_self_signed([host.to_owned()]).unwrap();
     world.write(&format!("{name}.pem"), made.cert.pem());
     world.write(&format!("{name}.key"), made.signing_key.serialize_pem());
 }
 
 /// What curl gets for these arguments; `None`, said, without a curl.
-fn curl(world: &World, arguments: &[&str]) -> Option<String> {
+pub(crate) fn curl(world: &World, arguments: &[&str]) -> Option<String> {
     let there = Command::new("curl").arg("--version").stdout(Stdio::null()).status();
     if !there.is_ok_and(|status| status.success()) {
         println!("skipped: curl is not installed");
@@ -40,7 +40,7 @@ fn curl(world: &World, arguments: &[&str]) -> Option<String> {
 }
 
 /// The table of a listener with TLS.
-fn secure(world: &World) -> String {
+pub(crate) fn secure(world: &World) -> String {
     let file = |name: &str| world.path(name).display().to_string();
     let (chain, key) = (file("front.pem"), file("front.key"));
     format!(
