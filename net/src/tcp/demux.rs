@@ -3,10 +3,11 @@
 //! An entry is the low half of the tuple's keyed hash and a [`Slot`]; the tuple itself is
 //! compared where the slot points. The table lives in chunks. It grows by a second table twice as
 //! large, and shrinks by one half as large: every insertion and removal moves a few entries over,
-//! and chunks are freed when drained. Only the operation that begins a table does more than a
-//! bounded amount of work: it takes all chunks of it, one for 262,144 entries.
+//! and chunks are freed when drained. No operation does more than a bounded amount of work: the
+//! chunks of a larger table are taken one by one while the smaller one fills, those of a smaller
+//! table when the first entry comes to each.
 
-use throng_runtime::chunks::{self, Chunk, Pages};
+use throng_runtime::chunks::{Chunk, Pages};
 
 use super::isn::words;
 use super::segment::FourTuple;
@@ -68,21 +69,23 @@ const CHUNK: usize = Chunk::<u64>::CAPACITY;
 const LEAST: usize = 1024;
 const GONE: u64 = 1;
 const STEP: usize = 16;
+/// Insertions that take a chunk of the next table, between 11/16 of a table and 12/16, where it grows.
+const LEAD: usize = CHUNK / 32;
 
 /// One power-of-two table. An entry is `hash << 32 | slot`; 0 is empty, and [`GONE`] (no
 /// slot's kind is 0) a hole left by a removal while the table is being drained.
 #[derive(Debug)]
 struct Table {
+    /// One that is absent holds nothing.
     chunks: Vec<Chunk<u64>>,
     mask: usize,
     used: usize,
 }
 
 impl Table {
-    fn new(capacity: usize) -> Table {
-        let count = capacity.div_ceil(CHUNK);
-        let pages = if count == 1 { Pages::Small } else { Pages::Huge };
-        let chunks = (0..count).map(|_| Chunk::zeroes(pages)).collect();
+    /// An empty one in these chunks, and more where they are not enough.
+    fn new(capacity: usize, mut chunks: Vec<Chunk<u64>>) -> Table {
+        chunks.resize_with(capacity.div_ceil(CHUNK), Chunk::absent);
         Table { chunks, mask: capacity - 1, used: 0 }
     }
 
@@ -91,11 +94,15 @@ impl Table {
     }
 
     fn get(&self, at: usize) -> u64 {
-        self.chunks[at / CHUNK][at % CHUNK]
+        self.chunks[at / CHUNK].get(at % CHUNK).copied().unwrap_or(0)
     }
 
     fn set(&mut self, at: usize, entry: u64) {
-        self.chunks[at / CHUNK][at % CHUNK] = entry;
+        let chunk = &mut self.chunks[at / CHUNK];
+        if !chunk.is_there() {
+            *chunk = Chunk::zeroes(if self.mask < CHUNK { Pages::Small } else { Pages::Huge });
+        }
+        chunk[at % CHUNK] = entry;
     }
 
     fn insert(&mut self, entry: u64) {
@@ -135,11 +142,13 @@ pub(super) struct Demux {
     table: Table,
     /// The table being drained into `table`, and how far that has come.
     old: Option<(Table, usize)>,
+    /// Chunks for the table that `table` will grow to.
+    next: Vec<Chunk<u64>>,
 }
 
 impl Demux {
     pub(super) fn new(keys: [u64; 6]) -> Demux {
-        Demux { keys, table: Table::new(LEAST), old: None }
+        Demux { keys, table: Table::new(LEAST, Vec::new()), old: None, next: Vec::new() }
     }
 
     /// The keyed hash of a tuple.
@@ -156,7 +165,9 @@ impl Demux {
     /// Asks the cache for the place where `hash` would be.
     pub(super) fn prefetch(&self, hash: u32) {
         let at = hash as usize & self.table.mask;
-        throng_runtime::prefetch_read(&self.table.chunks[at / CHUNK][at % CHUNK]);
+        if let Some(place) = self.table.chunks[at / CHUNK].get(at % CHUNK) {
+            throng_runtime::prefetch_read(place);
+        }
     }
 
     /// The slot with this hash for which `is` holds.
@@ -226,22 +237,27 @@ impl Demux {
     /// Adds an entry; the tuple must not be in the table.
     pub(super) fn insert(&mut self, hash: u32, slot: Slot) {
         self.drain(STEP);
-        let capacity = self.table.capacity();
+        let (capacity, used) = (self.table.capacity(), self.table.used + 1);
         // Never more than 3/4 full.
-        if (self.table.used + 1) * 4 > capacity * 3 {
+        if used * 4 > capacity * 3 {
             self.resize(capacity * 2);
-        } else if capacity >= CHUNK && self.table.used == capacity / 16 * 11 {
-            // It will grow soon, and what it grows to is needed all at once.
-            chunks::prepare(2 * capacity / CHUNK);
+        } else if capacity >= CHUNK && used > self.high() + self.next.len() * LEAD {
+            self.next.push(Chunk::zeroes(Pages::Huge));
         }
         self.table.insert(u64::from(hash) << 32 | u64::from(slot.0));
+    }
+
+    /// Entries at which the table begins to take chunks for a larger one.
+    fn high(&self) -> usize {
+        self.table.capacity() / 16 * 11
     }
 
     /// Begins to move to a table of this capacity.
     #[cold]
     fn resize(&mut self, capacity: usize) {
         self.drain(usize::MAX);
-        let old = std::mem::replace(&mut self.table, Table::new(capacity));
+        let table = Table::new(capacity, std::mem::take(&mut self.next));
+        let old = std::mem::replace(&mut self.table, table);
         self.old = Some((old, 0));
         self.drain(STEP);
     }
@@ -253,9 +269,12 @@ impl Demux {
         if capacity <= CHUNK {
             return;
         }
+        if self.table.used < self.high() {
+            self.next.pop();
+        }
         if self.len() == 0 {
             self.old = None;
-            self.table = Table::new(LEAST);
+            self.table = Table::new(LEAST, Vec::new());
         } else if self.old.is_none() && self.table.used < capacity / 8 {
             self.resize(capacity / 2);
         }
@@ -339,7 +358,8 @@ impl Demux {
     /// Bytes of memory held, places that were never touched included.
     pub(super) fn memory(&self) -> usize {
         let of = |t: &Table| t.capacity().min(t.chunks.iter().map(|chunk| chunk.len()).sum()) * 8;
-        of(&self.table) + self.old.as_ref().map_or(0, |(old, _)| of(old))
+        let next = self.next.len() * CHUNK * 8;
+        of(&self.table) + self.old.as_ref().map_or(0, |(old, _)| of(old)) + next
     }
 }
 
@@ -406,5 +426,42 @@ mod tests {
             assert_eq!(demux.find(hash, |s| s == slot), Some(slot), "{index}");
         }
         assert!(demux.memory() <= 2 << 20, "{} bytes", demux.memory());
+    }
+
+    #[test]
+    fn no_operation_takes_more_than_a_chunk() {
+        let mut demux = Demux::new([1, 2, 3, 4, 5, 6]);
+        let entry = |index: u32| (index.wrapping_mul(0x9e37_79b9), Slot::new(Kind::Conn, index));
+        let there = |demux: &Demux| {
+            let of = |table: &Table| table.chunks.iter().filter(|chunk| chunk.is_there()).count();
+            of(&demux.table) + demux.old.as_ref().map_or(0, |old| of(&old.0)) + demux.next.len()
+        };
+        let (mut before, count) = (there(&demux), 394_000);
+        let mut look = |demux: &Demux| {
+            let now = there(demux);
+            assert!(now <= before + 1, "{before} chunks became {now}");
+            before = now;
+        };
+        for index in 0..count {
+            let (hash, slot) = entry(index);
+            demux.insert(hash, slot);
+            look(&demux);
+            if index == 385_000 {
+                assert_eq!((demux.table.chunks.len(), demux.next.len()), (2, 3));
+            }
+        }
+        assert_eq!(demux.table.chunks.len(), 4, "it has grown");
+        for index in 0..count {
+            let (hash, slot) = entry(index);
+            assert!(demux.remove(hash, slot), "{index}");
+            look(&demux);
+        }
+        assert_eq!((demux.len(), demux.next.len()), (0, 0));
+        assert!(there(&demux) <= 1);
+        let (hash, slot) = entry(7);
+        assert_eq!(demux.find(hash, |_| true), None);
+        demux.prefetch(hash);
+        demux.insert(hash, slot);
+        assert_eq!(demux.find(hash, |s| s == slot), Some(slot));
     }
 }
