@@ -26,6 +26,9 @@ use crate::tcp::{Egress, Full, Payload};
 const MAX_SEGMENTS: usize = 65_000;
 /// Frames that may wait for the device's ring. Beyond it connections keep their data.
 const MAX_QUEUED: usize = 512;
+/// Beside them, of those that nobody keeps: where the ring is always full, lost requests for a neighbour's
+/// address, or answers to its, would cut off all that have much to send.
+const MORE: usize = 64;
 
 /// The transmit half of a shard.
 pub(crate) struct Link {
@@ -104,7 +107,7 @@ impl Link {
 
     /// Queues a finished frame, copied into the device's memory.
     pub(crate) fn send_frame(&mut self, frame: &[u8]) {
-        if !self.has_room() {
+        if self.queue.len() >= MAX_QUEUED + MORE {
             self.counters.tx_queue_full += 1;
             return;
         }

@@ -17,7 +17,7 @@ use super::timer::{Clock, Tick};
 use super::tlp;
 
 /// Timers run by one `on_timeout`.
-const BUDGET: usize = 4096;
+const BUDGET: usize = 512;
 
 /// Connections with a timer that is due of which the cache is asked for at a time.
 const AHEAD: usize = 32;

@@ -15,6 +15,10 @@ use super::state::{State, flag};
 use super::timer::Clock;
 use super::{arrival, predict, time_wait};
 
+/// Connections that have a turn in one `poll_transmit`. The egress may take them all: what goes to a
+/// neighbour that does not answer is dropped.
+const BUDGET: usize = 512;
+
 /// A segment's way through the stages of a burst; see [`Engine::prefetch`].
 #[derive(Clone, Copy, Debug)]
 pub struct Lookup {
@@ -182,7 +186,8 @@ impl Engine {
     }
 
     /// Sends what waits to be sent, connection by connection in the order they asked, until
-    /// nothing is left or `egress` is full. Returns whether anything was sent.
+    /// nothing is left, `egress` is full, or so many connections have had their turn that others of the
+    /// loop's stages should. Returns whether anything was sent.
     pub fn poll_transmit(&mut self, now: Instant, egress: &mut impl Egress) -> bool {
         let now = self.tell(now);
         let before = self.core.counters.segments_out;
@@ -199,7 +204,8 @@ impl Engine {
             self.core.replies.pop_front();
             self.core.counters.segments_out += 1;
         }
-        while let Some(slot) = self.core.transmit.pop_front() {
+        for _ in 0..BUDGET {
+            let Some(slot) = self.core.transmit.pop_front() else { break };
             let done = match slot.kind() {
                 Kind::Half => self.transmit_half(slot.index(), egress, now),
                 _ => self.transmit_conn(slot.index(), egress, now),

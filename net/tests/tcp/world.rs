@@ -98,7 +98,7 @@ pub fn drain(engine: &mut Engine, now: Instant) -> Vec<Segment> {
 
 pub fn drain_tso(engine: &mut Engine, now: Instant, tso: usize) -> Vec<Segment> {
     let mut sink = Sink { tso, room: usize::MAX, ..Sink::default() };
-    engine.poll_transmit(now, &mut sink);
+    while engine.poll_transmit(now, &mut sink) {}
     sink.segments
 }
 
