@@ -18,7 +18,8 @@ use throng_runtime::metrics::{Measured, Metric};
 use throng_runtime::{ShardId, current_shard, sleep, try_spawn_local};
 
 use super::backplane::{Attached, Backplane, BackplaneStats, Inbound, Slot, Source, Way};
-use super::{Frames, GROUP, HubStats, Inner, PHASES, Published, Topic, TopicConfig};
+use super::beat::heartbeat;
+use super::{Frames, HubStats, Inner, Published, Topic, TopicConfig};
 use crate::frame::Frame;
 
 /// Frames on their way from one shard to another; beyond it they are refused.
@@ -28,16 +29,11 @@ const TAKE: usize = 32;
 /// Connections that may wait for the device before those who are told of a frame have to. A crowd
 /// told at once would have a buffer each until the device has taken all, and whatever else is sent
 /// would stand behind it.
-const WAITING: usize = 1_024;
+pub(super) const WAITING: usize = 1_024;
 /// How long to wait then: less than a device takes for so many.
-const REST: Duration = Duration::from_micros(100);
+pub(super) const REST: Duration = Duration::from_micros(100);
 /// Topics of a hub at which it first looks for names that are no longer used.
 const CLEAR: usize = 64;
-/// A heartbeat visits its subscribers in so many pieces, if they are few; many small rooms would
-/// else wake the shard more often than their sockets.
-const PIECES: u32 = 16;
-/// It visits none more often than this.
-const LEAST_TICK: Duration = Duration::from_millis(5);
 
 /// The topics of all shards of a runtime. Clones are the same hub.
 #[derive(Clone)]
@@ -466,26 +462,5 @@ impl Drop for Inner {
         if topics.get(name).is_some_and(|inner| inner.strong_count() == 0) {
             topics.remove(name);
         }
-    }
-}
-
-/// Visits the subscribers of a topic, all of them once in `interval`.
-async fn heartbeat(topic: Weak<Inner>, interval: Duration) {
-    // Never fewer than this at a time.
-    let least = LEAST_TICK.as_nanos() * u128::from(PHASES) / interval.as_nanos().max(1);
-    let least = u32::try_from(least).unwrap_or(PHASES).clamp(1, PHASES);
-    let phases = |topic: &Inner| {
-        let groups = topic.roster.borrow().slots().div_ceil(GROUP);
-        (PHASES / groups.clamp(PIECES, PHASES)).max(least)
-    };
-    let mut next = (PHASES / PIECES).max(least);
-    loop {
-        sleep((interval / PHASES * next).max(LEAST_TICK)).await;
-        let Some(topic) = topic.upgrade() else { return };
-        // Late ticks are not made up for: that would shorten the time for somebody's answer. Nor
-        // is a crowd that has come meanwhile visited in the few pieces of a room.
-        let now = phases(&topic);
-        topic.beat_some(next.min(now));
-        next = now;
     }
 }

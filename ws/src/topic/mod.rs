@@ -40,6 +40,7 @@
 //! ```
 
 mod backplane;
+mod beat;
 mod hub;
 mod roster;
 mod subscription;
@@ -61,11 +62,6 @@ use roster::Roster;
 
 /// Places of a roster that are woken at a time; then other tasks have their turn.
 const SWEEP: u32 = 128;
-/// A heartbeat's interval has so many phases,
-const PHASES: u32 = 1 << PHASE_BITS;
-const PHASE_BITS: u32 = 10;
-/// and so many places that follow each other are in the same one.
-const GROUP: u32 = 64;
 
 /// What becomes of a subscriber whose peer does not read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -429,40 +425,10 @@ impl Inner {
         self.left.get() > 0
     }
 
-    /// Visits the places of the next `count` phases for the heartbeat.
-    fn beat_some(&self, count: u32) {
-        let roster = self.roster.borrow();
-        let from = self.beat.get();
-        let end = (from + count).min(PHASES);
-        for phase in from..end {
-            for group in groups_of(phase, roster.slots()) {
-                roster.wake(group, GROUP);
-            }
-        }
-        self.beat.set(end % PHASES);
-        if end == PHASES {
-            self.beats.set(self.beats.get().wrapping_add(1));
-        }
-    }
-
     /// How often a place was visited, modulo 256.
     fn beats_of(&self, slot: u32) -> u8 {
-        self.beats.get().wrapping_add(u8::from(phase_of(slot) < self.beat.get()))
+        self.beats.get().wrapping_add(u8::from(beat::phase_of(slot) < self.beat.get()))
     }
-}
-
-/// When in the interval a place is visited. It is the same however many there are, so that a
-/// peer has a whole interval for its answer though a crowd comes meanwhile; and the bits of the
-/// group's number are reversed so that few groups are spread as evenly as many.
-fn phase_of(slot: u32) -> u32 {
-    (slot / GROUP % PHASES).reverse_bits() >> (u32::BITS - PHASE_BITS)
-}
-
-/// The first places of the groups of a phase.
-fn groups_of(phase: u32, slots: u32) -> impl Iterator<Item = u32> {
-    // Reversed twice is as it was.
-    let first = phase_of(phase * GROUP) * GROUP;
-    (first..slots).step_by((PHASES * GROUP) as usize)
 }
 
 throng_runtime::metrics! {
@@ -489,26 +455,5 @@ throng_runtime::metrics! {
         /// Frames published here that did not get to the shard with the
         /// [`Backplane`](Topics::attach), because there are too many on their way to it.
         limit uncarried: u64,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_place_is_in_one_phase() {
-        for slots in [1, 64, 65, 1_000, 65_536, 200_001] {
-            let mut visits = vec![0; slots as usize];
-            for phase in 0..PHASES {
-                for group in groups_of(phase, slots) {
-                    for slot in group..(group + GROUP).min(slots) {
-                        assert_eq!(phase_of(slot), phase);
-                        visits[slot as usize] += 1;
-                    }
-                }
-            }
-            assert!(visits.into_iter().all(|visits| visits == 1), "of {slots}");
-        }
     }
 }
