@@ -27,6 +27,7 @@ fn run(connections: u32, shards: u16) -> Run {
         rate: 1_000,
         seconds: 1,
         size: 100,
+        tries: 1,
     };
     let (settings, page) = (Settings::default(), Setting::Off);
     Run { connections, load, shards, settings, memory: true, page, hold: false }

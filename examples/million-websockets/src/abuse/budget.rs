@@ -1,18 +1,13 @@
-//! Half of all have much echoed and read nothing, and the memory for that is little: what waits is
-//! bounded, who reads is answered, and who takes nothing goes.
+//! Half of all, or 20,000, have much echoed and read nothing, and the memory for that is little: what waits
+//! is bounded, who reads is answered, and who takes nothing goes.
 
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures::Sink;
 use throng::runtime;
-use throng::ws::Message;
 
-use super::crowd::{Crowd, Socket, sockets};
+use super::crowd::Crowd;
 use super::{PATIENCE, RATE, Scene};
 use crate::host::House;
 use crate::server::Settings;
@@ -24,37 +19,44 @@ const RECEIVE: u64 = 256 << 10;
 /// What one connection may queue.
 const QUEUE: u32 = 8 << 10;
 /// What is to be echoed at a time, and so often.
-const SIZE: usize = 4 << 10;
+const SIZE: u32 = 4 << 10;
 const TIMES: u32 = 8;
-/// Seconds after which who takes nothing is disconnected.
+/// Most that are greedy: what they have to send lies in the client's memory.
+const GREEDY: u32 = 20_000;
+/// Seconds after which who takes nothing is disconnected, for so many connections at most.
 const PING: u32 = 2;
+const PINGED: u32 = 50_000;
 
-pub(super) fn settings(settings: Settings) -> Settings {
+fn ping(connections: u32) -> u32 {
+    PING.max(connections / PINGED)
+}
+
+pub(super) fn settings(settings: Settings, connections: u32) -> Settings {
     Settings {
         send_memory: SEND,
         receive_memory: RECEIVE,
         queue: QUEUE,
-        ping: Some(PING),
+        ping: Some(ping(connections)),
         ..settings
     }
 }
 
 pub(super) async fn act(scene: Arc<Scene>) -> io::Result<()> {
-    let (half, all) = (scene.half(), scene.connections);
+    let all = scene.connections;
+    let rest = all - scene.half().min(GREEDY);
     let findings = &scene.findings;
-    let crowd = Crowd::open(House::Many, half).await?;
-    let mut greedy = sockets(half..all, all).await?;
+    let crowd = Crowd::open(House::Many, 0..rest, all).await?;
+    let greedy = Crowd::open_for(House::Many, rest..all, all, SIZE).await?;
+    greedy.deafen();
     let abusing = async {
         let begin = runtime::now();
         for _ in 0..TIMES {
-            for socket in &mut greedy {
-                send_some(socket);
-                runtime::coop::consume_budget().await;
-            }
+            greedy.send_each().await;
             runtime::sleep(Duration::from_millis(5)).await;
         }
-        let gone = |now: &Snapshot| now.connections <= u64::from(half);
-        scene.watch.until(PATIENCE, gone).await;
+        let gone = |now: &Snapshot| now.connections <= u64::from(rest);
+        let patience = PATIENCE + 4 * Duration::from_secs(ping(all).into());
+        scene.watch.until(patience, gone).await;
         runtime::now() - begin
     };
     let (took, echoes) = crowd.echo_while(RATE, abusing).await;
@@ -65,8 +67,8 @@ pub(super) async fn act(scene: Arc<Scene>) -> io::Result<()> {
     findings.fact("received_bytes_dropped", sum(|n| n.bytes_dropped));
     findings.fact("windows_held", sum(|n| n.windows_held));
     findings.fact("pieces_forced", sum(|n| n.pieces_forced));
-    findings.expect(now.connections == u64::from(half), || {
-        format!("{} are left, {half} behave", now.connections)
+    findings.expect(now.connections == u64::from(rest), || {
+        format!("{} are left, {rest} behave", now.connections)
     });
     let limited = sum(|n| n.bytes_dropped + n.windows_held + n.pieces_forced);
     findings.expect(limited > 0, || "no limit was reached".to_owned());
@@ -74,20 +76,7 @@ pub(super) async fn act(scene: Arc<Scene>) -> io::Result<()> {
     let most = SEND + RECEIVE + u64::from(all) * 2 * 1_500;
     let queued = scene.watch.seen().most_queued;
     findings.expect(queued <= most, || format!("{queued} bytes were queued, of {most}"));
-    drop(greedy);
+    greedy.cut(greedy.len()).await;
     scene.end(&crowd).await;
     Ok(())
-}
-
-/// Sends what goes without waiting; reads nothing.
-fn send_some(socket: &mut Socket) {
-    static ZEROES: [u8; SIZE] = [0; SIZE];
-    let mut cx = Context::from_waker(Waker::noop());
-    let mut socket = Pin::new(socket);
-    if matches!(socket.as_mut().poll_ready(&mut cx), Poll::Ready(Ok(()))) {
-        let message = Message::Binary(Bytes::from_static(&ZEROES));
-        // Who is disconnected hears it here, and nobody cares.
-        let _ = socket.as_mut().start_send(message);
-    }
-    let _ = socket.poll_flush(&mut cx);
 }

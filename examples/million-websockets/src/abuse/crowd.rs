@@ -1,4 +1,4 @@
-//! Clients of a scenario: those that behave, and sockets for those that do not.
+//! Clients of a scenario: crowds that behave for as long as they are to, and single sockets.
 
 use std::cell::Cell;
 use std::io;
@@ -23,24 +23,47 @@ pub(super) type Socket = WebSocket<TcpStream>;
 const AT_ONCE: u32 = 256;
 /// Bytes of a message.
 const SIZE: u32 = 64;
+/// How often a connection of the crowd is tried: a machine that others use, too, may stall both ends for
+/// longer than a handshake may take, and what is looked at begins when all are there.
+const TRIES: u32 = 4;
 
-/// Connections that read what comes and echo at a rate.
+/// Connections that read what comes, and echo at a rate; or read nothing any more.
 pub(super) struct Crowd {
     shard: Rc<Shard>,
     progress: Arc<Progress>,
+    /// Those that were cut.
+    gone: Cell<u32>,
 }
 
 impl Crowd {
-    /// Opens `count` of them.
-    pub(super) async fn open(house: House, count: u32) -> io::Result<Crowd> {
-        let load =
-            Load { open_rate: 0, echoes: 0, ramp_echo_rate: 0, rate: 0, seconds: 0, size: SIZE };
+    /// Opens those of these numbers, of so many that the server listens for.
+    pub(super) async fn open(house: House, numbers: Range<u32>, of: u32) -> io::Result<Crowd> {
+        Crowd::open_for(house, numbers, of, SIZE).await
+    }
+
+    /// As [`open`](Self::open), with messages of `size` bytes.
+    pub(super) async fn open_for(
+        house: House,
+        numbers: Range<u32>,
+        of: u32,
+        size: u32,
+    ) -> io::Result<Crowd> {
+        let load = Load {
+            open_rate: 0,
+            echoes: 0,
+            ramp_echo_rate: 0,
+            rate: 0,
+            seconds: 0,
+            size,
+            tries: TRIES,
+        };
         let progress = Progress::new();
-        let shard = Shard::new(load, house, count, (0, 1), progress.clone());
+        let count = numbers.end - numbers.start;
+        let shard = Shard::new(load, house, (numbers, of), (0, 1), progress.clone());
         shard.open_all().await;
         let opened = progress.opened.load(Ordering::Relaxed);
         match opened == count {
-            true => Ok(Crowd { shard, progress }),
+            true => Ok(Crowd { shard, progress, gone: Cell::new(0) }),
             false => Err(io::Error::other(format!("{opened} of {count} connections opened"))),
         }
     }
@@ -59,6 +82,40 @@ impl Crowd {
         self.shard.all_echoed().await;
         let latencies = self.shard.pool().latencies.take();
         (outcome, latencies.percentiles())
+    }
+
+    /// How many there were at the beginning.
+    pub(super) fn len(&self) -> u32 {
+        self.shard.pool().len()
+    }
+
+    /// How many took more than one try to open.
+    pub(super) fn reopened(&self) -> u32 {
+        self.progress.reopened.load(Ordering::Relaxed)
+    }
+
+    /// They read nothing any more.
+    pub(super) fn deafen(&self) {
+        self.shard.pool().deafen();
+    }
+
+    /// Sends a message on each that takes one, and does not wait.
+    pub(super) async fn send_each(&self) {
+        for place in 0..self.len() {
+            // Who is disconnected cannot, and nobody cares.
+            self.shard.pool().send(place, self.progress.clock.now());
+            runtime::coop::consume_budget().await;
+        }
+    }
+
+    /// Drops so many of them, without a word.
+    pub(super) async fn cut(&self, count: u32) {
+        let from = self.gone.get();
+        for place in from..(from + count).min(self.len()) {
+            self.gone.set(place + 1);
+            self.shard.pool().cut(place);
+            runtime::coop::consume_budget().await;
+        }
     }
 
     /// Copies of what was published that they have received.
@@ -112,10 +169,4 @@ pub(super) async fn attempts(numbers: Range<u32>, of: u32) -> Vec<Attempt> {
     };
     let all = join_all((0..AT_ONCE).map(opener)).await;
     all.into_iter().filter_map(Result::ok).flatten().collect()
-}
-
-/// Opens the sockets of these numbers.
-pub(super) async fn sockets(numbers: Range<u32>, of: u32) -> io::Result<Vec<Socket>> {
-    let all = attempts(numbers, of).await.into_iter();
-    all.map(|(outcome, _)| outcome.map_err(io::Error::other)).collect()
 }

@@ -65,7 +65,7 @@ async fn honest(scene: Arc<Scene>, relay: Arc<Relay>) -> io::Result<()> {
     let findings = &scene.findings;
     // The relay takes a core's time as well: leave it some.
     let all = scene.connections;
-    let crowd = Crowd::open(House::Many, all - all / 10).await?;
+    let crowd = Crowd::open(House::Many, 0..all - all / 10, all).await?;
     let quiet = crowd.echo_while(RATE, runtime::sleep(LASTS / 2)).await.1;
     findings.fact("echoes_before_us_p99", quiet.p99 as u64);
     let rate = places(all) * TIMES;

@@ -16,8 +16,9 @@ use crate::server::Settings;
 /// Seconds of silence before a ping, for so many connections at most: with more it is longer.
 const PING: u32 = 1;
 const PINGED: u32 = 50_000;
-/// For what takes no time where nobody else uses the machine.
+/// For what takes no time where nobody else uses the machine, and what it takes to free so many.
 const SLACK: Duration = Duration::from_secs(3);
+const FREED: u32 = 50_000;
 /// How soon memory has to come back, and how much it is worth asking about.
 const MEMORY: Duration = Duration::from_secs(60);
 const MUCH: u64 = 64 << 20;
@@ -65,12 +66,13 @@ pub(super) fn act(scene: &Arc<Scene>) -> io::Result<()> {
 async fn after(scene: Arc<Scene>, before: u64, full: u64) -> io::Result<()> {
     let findings = &scene.findings;
     let begin = runtime::now();
-    let crowd = Crowd::open(House::Other, OTHERS).await?;
+    let crowd = Crowd::open(House::Other, 0..OTHERS, scene.connections).await?;
     findings.fact("others_open_after_ms", (runtime::now() - begin).as_millis() as u64);
     // One interval until the visit that asks, one for the answer, one because a visit may come
     // just before the silence has lasted for an interval; and half a one to let all go.
     let interval = Duration::from_secs(ping(scene.connections).into());
-    let in_time = interval * 7 / 2 + SLACK;
+    let freeing = Duration::from_secs((scene.connections / FREED).into());
+    let in_time = interval * 7 / 2 + SLACK + freeing;
     let (freed, echoes) = crowd
         .echo_while(RATE, async {
             let freed = scene.watch.until(in_time * 2, |now| {
@@ -106,7 +108,7 @@ async fn after(scene: Arc<Scene>, before: u64, full: u64) -> io::Result<()> {
 /// `throng-demo hold`: opens connections, says `open`, and keeps them until it is killed.
 pub(crate) fn hold(device: &str, connections: u32) -> io::Result<bool> {
     let outcomes = host::client(device, 1, connections).run(|_| async move {
-        let _crowd = Crowd::open(House::Many, connections).await?;
+        let _crowd = Crowd::open(House::Many, 0..connections, connections).await?;
         println!("open");
         // Whoever started it may end otherwise than as it should.
         let gone = || io::stdin().lock().read_line(&mut String::new());

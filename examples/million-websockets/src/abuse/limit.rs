@@ -8,7 +8,7 @@ use std::time::Duration;
 use throng::runtime;
 use throng::ws::{self, HandshakeError};
 
-use super::crowd::{Crowd, attempts, connect, sockets};
+use super::crowd::{Crowd, attempts, connect};
 use super::{PATIENCE, RATE, Scene};
 use crate::client::latency::Latencies;
 use crate::host::House;
@@ -24,8 +24,8 @@ pub(super) fn settings(settings: Settings, connections: u32) -> Settings {
 pub(super) async fn act(scene: Arc<Scene>) -> io::Result<()> {
     let (half, all) = (scene.half(), scene.connections);
     let findings = &scene.findings;
-    let crowd = Crowd::open(House::Many, half).await?;
-    let mut held = sockets(half..all, all).await?;
+    let crowd = Crowd::open(House::Many, 0..half, all).await?;
+    let held = Crowd::open(House::Many, half..all, all).await?;
     let beyond = (all / 10).min(10_000);
     let (tried, echoes) = crowd.echo_while(RATE, attempts(all..all + beyond, all)).await;
     scene.judge(&crowd, echoes);
@@ -47,8 +47,9 @@ pub(super) async fn act(scene: Arc<Scene>) -> io::Result<()> {
     findings.expect(counted, || format!("not counted: {:?}", scene.watch.latest()));
 
     // Some leave, and as many come in.
-    let places = held.len().min(100) as u32;
-    held.truncate(held.len() - places as usize);
+    let places = held.len().min(100);
+    held.cut(places).await;
+    let mut come = Vec::new();
     for number in 0..places {
         let coming = async {
             loop {
@@ -58,11 +59,12 @@ pub(super) async fn act(scene: Arc<Scene>) -> io::Result<()> {
                 }
             }
         };
-        let come = runtime::timeout(PATIENCE, coming).await.map_err(io::Error::other)?;
-        held.push(come.map_err(io::Error::other)?);
+        let socket = runtime::timeout(PATIENCE, coming).await.map_err(io::Error::other)?;
+        come.push(socket.map_err(io::Error::other)?);
     }
     findings.fact("let_in_after_others_left", places.into());
-    drop(held);
+    drop(come);
+    held.cut(held.len()).await;
     scene.end(&crowd).await;
     Ok(())
 }

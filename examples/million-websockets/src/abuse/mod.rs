@@ -160,6 +160,9 @@ impl Scene {
             )
         });
         self.findings.echoes(echoes);
+        if crowd.reopened() > 0 {
+            self.findings.fact("opened_by_a_later_try", crowd.reopened().into());
+        }
     }
 
     /// Closes who behaves, and waits until the server holds nothing any more.
@@ -179,11 +182,11 @@ fn settings(scenario: Scenario, connections: u32) -> Settings {
     let settings = Settings::default();
     match scenario {
         Scenario::Limit => limit::settings(settings, connections),
-        Scenario::SlowDrop => slow::settings(settings, SlowPolicy::Drop),
-        Scenario::SlowDisconnect => slow::settings(settings, SlowPolicy::Disconnect),
+        Scenario::SlowDrop => slow::settings(settings, SlowPolicy::Drop, connections),
+        Scenario::SlowDisconnect => slow::settings(settings, SlowPolicy::Disconnect, connections),
         Scenario::Flood => flood::settings(settings, connections),
         Scenario::Killed => killed::settings(settings, connections),
-        Scenario::Budget => budget::settings(settings),
+        Scenario::Budget => budget::settings(settings, connections),
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use throng::{Builder, runtime};
 
-use super::crowd::{Crowd, Socket, sockets};
+use super::crowd::Crowd;
 use super::{PATIENCE, RATE, Scene};
 use crate::client::latency::Latencies;
 use crate::host::{self, House};
@@ -18,11 +18,17 @@ const QUEUE: u32 = 2_048;
 /// What is published, so often: more than queue, window and backlog hold.
 const TEXT: usize = 500;
 const TIMES: u64 = 100;
+/// Seconds of silence before a ping, and connections for each second of it where they are many.
+const PING: u32 = 60;
+const PUBLISHED: u32 = 500;
 /// How soon everybody who reads has to have it.
 const SOON: Duration = Duration::from_secs(1);
 
-pub(super) fn settings(settings: Settings, slow: SlowPolicy) -> Settings {
-    Settings { queue: QUEUE, slow, ..settings }
+pub(super) fn settings(settings: Settings, slow: SlowPolicy, connections: u32) -> Settings {
+    // The policy is looked at: who takes nothing is not to be disconnected for that, as long as all that is
+    // published to so many takes.
+    let ping = Some(PING.max(connections / PUBLISHED));
+    Settings { queue: QUEUE, slow, ping, ..settings }
 }
 
 /// A client that takes little of what nobody reads.
@@ -36,7 +42,7 @@ pub(super) fn client(scene: &Scene) -> Builder {
 pub(super) async fn left_behind(scene: Arc<Scene>) -> io::Result<()> {
     let (crowd, slow) = publish(&scene).await?;
     let findings = &scene.findings;
-    let slow_ones = slow.len() as u64;
+    let slow_ones = u64::from(slow.len());
     let at_least = slow_ones * (TIMES / 4);
     let missed = scene.watch.until(PATIENCE, |now| now.sum(|shard| shard.missed) >= at_least);
     let missed = missed.await;
@@ -46,14 +52,14 @@ pub(super) async fn left_behind(scene: Arc<Scene>) -> io::Result<()> {
     findings.expect(now.connections == u64::from(scene.connections), || {
         format!("{} of all are connected", now.connections)
     });
-    drop(slow);
+    slow.cut(slow.len()).await;
     scene.end(&crowd).await;
     Ok(())
 }
 
 pub(super) async fn disconnected(scene: Arc<Scene>) -> io::Result<()> {
     let (crowd, slow) = publish(&scene).await?;
-    let (slow_ones, half) = (slow.len() as u64, u64::from(scene.half()));
+    let (slow_ones, half) = (u64::from(slow.len()), u64::from(scene.half()));
     let gone = scene.watch.until(PATIENCE, |now| {
         now.sum(|shard| shard.disconnected) == slow_ones
             && now.connections == half
@@ -63,16 +69,17 @@ pub(super) async fn disconnected(scene: Arc<Scene>) -> io::Result<()> {
     let now = scene.watch.latest();
     scene.findings.fact("disconnected", now.sum(|shard| shard.disconnected));
     scene.findings.expect(gone, || format!("not all slow ones are gone: {now:?}"));
-    drop(slow);
+    slow.cut(slow.len()).await;
     scene.end(&crowd).await;
     Ok(())
 }
 
 /// Opens both halves and publishes to them.
-async fn publish(scene: &Scene) -> io::Result<(Crowd, Vec<Socket>)> {
+async fn publish(scene: &Scene) -> io::Result<(Crowd, Crowd)> {
     let (half, all) = (scene.half(), scene.connections);
-    let crowd = Crowd::open(House::Many, half).await?;
-    let slow = sockets(half..all, all).await?;
+    let crowd = Crowd::open(House::Many, 0..half, all).await?;
+    let slow = Crowd::open(House::Many, half..all, all).await?;
+    slow.deafen();
     let publishing = async {
         let mut times = Latencies::default();
         for number in 1..=TIMES {
@@ -106,7 +113,7 @@ async fn publish(scene: &Scene) -> io::Result<(Crowd, Vec<Socket>)> {
     // What waits for a slow one is what its queue holds, and one message more.
     let most = u64::from(QUEUE) + TEXT as u64 + 100;
     let queued = scene.watch.seen().most_queued;
-    findings.expect(queued <= most * slow.len() as u64 + (1 << 20), || {
+    findings.expect(queued <= most * u64::from(slow.len()) + (1 << 20), || {
         format!("{queued} bytes were queued at once")
     });
     Ok((crowd, slow))

@@ -9,6 +9,7 @@ mod send;
 pub(crate) mod steps;
 
 use std::cell::Cell;
+use std::ops::Range;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -52,6 +53,9 @@ pub(crate) struct Load {
     /// Bytes of a message, 12 or more
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(12..=60_000))]
     pub(crate) size: u32,
+    /// How often a connection is tried before it counts as failed.
+    #[arg(skip = 1_u32)]
+    pub(crate) tries: u32,
 }
 
 /// What the client has done so far, to be seen while it runs.
@@ -60,6 +64,9 @@ pub(crate) struct Progress {
     pub(crate) clock: Clock,
     pub(crate) opened: AtomicU32,
     pub(crate) failed: AtomicU32,
+    /// Connections that took more than one try, and errors of tries.
+    pub(crate) reopened: AtomicU32,
+    errors_said: AtomicU32,
     /// Echoes, of whatever step.
     pub(crate) echoed: AtomicU64,
     pub(crate) wrong: AtomicU64,
@@ -88,6 +95,8 @@ impl Progress {
             clock: Clock::new(),
             opened: AtomicU32::new(0),
             failed: AtomicU32::new(0),
+            reopened: AtomicU32::new(0),
+            errors_said: AtomicU32::new(0),
             echoed: AtomicU64::new(0),
             wrong: AtomicU64::new(0),
             skipped: AtomicU64::new(0),
@@ -108,9 +117,11 @@ impl Progress {
 pub(crate) struct Shard {
     load: Load,
     house: House,
-    connections: u32,
-    /// This shard's connections are `first`, `first + shards`, and so on.
+    /// This shard's connections are `first`, `first + shards`, and so on, below `end`; the server
+    /// listens for `of` of them.
     first: u32,
+    end: u32,
+    of: u32,
     shards: u32,
     pool: Rc<Pool>,
     progress: Arc<Progress>,
@@ -141,7 +152,8 @@ pub(crate) async fn run(
     steps: Arc<Steps>,
     progress: Arc<Progress>,
 ) {
-    let shard = Shard::new(load, House::Many, connections, (shard, shards), progress);
+    let all = (0..connections, connections);
+    let shard = Shard::new(load, House::Many, all, (shard, shards), progress);
     let telling = shard.clone();
     let telling = runtime::spawn_local(async move {
         loop {
@@ -166,17 +178,19 @@ pub(crate) async fn run(
 }
 
 impl Shard {
-    /// Number `shard` of `shards`, with its share of the connections from a house.
+    /// Number `shard` of `shards`, with its share of the connections of these numbers, of so many
+    /// that the server listens for, from a house.
     pub(crate) fn new(
         load: Load,
         house: House,
-        connections: u32,
+        (numbers, of): (Range<u32>, u32),
         (shard, shards): (u16, u16),
         progress: Arc<Progress>,
     ) -> Rc<Shard> {
         let pool = Pool::new(progress.clock, load.size as usize);
-        let (first, shards, told) = (shard.into(), shards.into(), Told::default());
-        Rc::new(Shard { load, house, connections, first, shards, pool, progress, told })
+        let (first, end) = (numbers.start + u32::from(shard), numbers.end);
+        let (shards, told) = (shards.into(), Told::default());
+        Rc::new(Shard { load, house, first, end, of, shards, pool, progress, told })
     }
 
     /// Its connections.

@@ -64,6 +64,8 @@ pub(crate) struct Pool {
     len: Cell<u32>,
     /// Sockets that have come to their end.
     ended: Cell<u32>,
+    /// Nothing is read any more.
+    deaf: Cell<bool>,
     clock: Clock,
     size: usize,
     pub(crate) counts: Counts,
@@ -79,6 +81,7 @@ impl Pool {
             blocks: RefCell::default(),
             len: Cell::new(0),
             ended: Cell::new(0),
+            deaf: Cell::new(false),
             clock,
             size: size.max(payload::LEAST),
             counts: Counts::default(),
@@ -130,6 +133,17 @@ impl Pool {
         self.with(place, |slot| slot.as_mut().is_some_and(|s| send(s, Message::Close(None))));
     }
 
+    /// Nothing that comes is read from now on: not even that a socket has ended.
+    pub(crate) fn deafen(&self) {
+        self.deaf.set(true);
+    }
+
+    /// Drops a socket as it is. The task that reads it sleeps on.
+    pub(crate) fn cut(&self, place: u32) {
+        let socket = self.with(place, Option::take);
+        drop(socket);
+    }
+
     /// Sockets that have come to their end.
     pub(crate) fn ended(&self) -> u32 {
         self.ended.get()
@@ -179,6 +193,9 @@ impl Future for Reader {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         loop {
+            if self.pool.deaf.get() {
+                return Poll::Pending;
+            }
             let next = self.pool.with(self.place, |slot| match slot {
                 Some(socket) => Pin::new(socket).poll_next(cx),
                 None => Poll::Ready(None),
