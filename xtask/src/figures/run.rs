@@ -110,9 +110,10 @@ fn command(entry: &Entry, how: How) -> String {
     format!("cargo xtask bench {}", entry.words(how).join(" "))
 }
 
-/// This program again, which builds what a bench needs and runs it.
-fn xtask(words: &[String]) -> io::Result<Cmd> {
-    Ok(Cmd::new(std::env::current_exe()?).arg("bench").args(words).dir(host::root()).echo(true))
+/// This program again, which builds what a bench needs and runs it. By this name it is there even when its
+/// file was replaced by a build meanwhile.
+fn xtask(words: &[String]) -> Cmd {
+    Cmd::new("/proc/self/exe").arg("bench").args(words).dir(host::root()).echo(true)
 }
 
 /// So that building is in no bench's time.
@@ -122,7 +123,7 @@ fn build(entries: &[&Entry]) -> io::Result<()> {
     benches.dedup();
     for bench in benches {
         println!("==> building for {bench}");
-        let built = xtask(&[bench.to_owned(), "--".to_owned(), "--help".to_owned()])?;
+        let built = xtask(&[bench.to_owned(), "--".to_owned(), "--help".to_owned()]);
         let built = built.echo(false).limit(BUILD).run()?;
         if !built.ok() {
             // Its own turn will say so, too; the others may work.
@@ -134,8 +135,7 @@ fn build(entries: &[&Entry]) -> io::Result<()> {
 
 /// One bench; returns the object that it printed.
 fn one(entry: &Entry, how: How, limit: Duration) -> Result<Value, String> {
-    let done = xtask(&entry.words(how)).and_then(|cmd| cmd.limit(limit).run());
-    let done = done.map_err(|error| error.to_string())?;
+    let done = xtask(&entry.words(how)).limit(limit).run().map_err(|error| error.to_string())?;
     let Some(mut found) = object(&done.output) else {
         return Err(format!("{}, and no result", done.how()));
     };
