@@ -43,6 +43,7 @@ fn throng(case: Case<'_>) -> Option<f64> {
 /// Where instructions of an echo, and cache lines of a message, are looked at.
 const ECHO: &str = "PROFILES.md#where-an-echos-instructions-go";
 const LINES: &str = "PROFILES.md#a-messages-cache-lines-at-a-million-connections";
+const HTTP: &str = "PROFILES.md#where-an-http-requests-and-a-websocket-messages-instructions-go";
 const MISLEAD: &str = "#how-these-figures-can-mislead";
 
 const WANTED: &[Wanted] = &[
@@ -53,7 +54,7 @@ const WANTED: &[Wanted] = &[
         read: |case| case.ratio_to("tokio-http"),
         bound: AtLeast(4.0),
         unit: Times("tokio + hyper"),
-        why: ECHO,
+        why: HTTP,
     },
     Wanted {
         what: "`http`, keep-alive hello, 4,096 connections",
@@ -62,7 +63,7 @@ const WANTED: &[Wanted] = &[
         read: |case| case.ratio_to("tokio-http"),
         bound: AtLeast(4.0),
         unit: Times("tokio + hyper"),
-        why: ECHO,
+        why: HTTP,
     },
     Wanted {
         what: "`http-close`",
@@ -71,7 +72,7 @@ const WANTED: &[Wanted] = &[
         read: |case| case.ratio_to("tokio-http"),
         bound: AtLeast(8.0),
         unit: Times("tokio + hyper"),
-        why: ECHO,
+        why: HTTP,
     },
     Wanted {
         what: "`echo`, 1,000 connections",
@@ -201,7 +202,7 @@ const WANTED: &[Wanted] = &[
         read: |case| case.ratio_to("tungstenite"),
         bound: AtLeast(5.0),
         unit: Times("tokio-tungstenite, small buffers"),
-        why: ECHO,
+        why: HTTP,
     },
     Wanted {
         what: "`ws-echo`, 1,000 connections",
@@ -210,7 +211,7 @@ const WANTED: &[Wanted] = &[
         read: |case| case.ratio_to("tungstenite"),
         bound: AtLeast(5.0),
         unit: Times("tokio-tungstenite, small buffers"),
-        why: LINES,
+        why: HTTP,
     },
     Wanted {
         what: "`ws-echo`, 1,000,000 connections, random",
