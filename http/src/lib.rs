@@ -24,6 +24,7 @@ pub mod client;
 mod connection;
 mod drain;
 mod framing;
+pub mod guard;
 mod io;
 mod lines;
 mod refused;

@@ -57,9 +57,7 @@ impl Reactor {
         if self.shard.stages.is_on() {
             let shard = self.shard.clone();
             let mut watch = shard.stages.begin();
-            let busy = self.turn_in_stages(now, |stage| watch.lap(stage));
-            watch.end(busy);
-            return busy;
+            return self.turn_in_stages(now, |stage| watch.lap(stage));
         }
         self.turn_in_stages(now, |_| {})
     }

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures::{AsyncWriteExt, SinkExt, StreamExt};
+use throng_http::admin::documented;
 use throng_net::device::Device;
 use throng_net::device::memory::{self, MemoryQueue, Options};
 use throng_net::sim::{HostConfig, add_host};
@@ -15,7 +16,7 @@ use throng_runtime::driver::NoDriver;
 use throng_runtime::sim::World;
 use throng_runtime::{Driver, Instant, ShardId, now, sleep, spawn_local, spawn_on};
 use throng_ws::topic::{
-    Hub, HubStats, News, Published, Slow, Subscription, Topic, TopicConfig, Topics,
+    BackplaneStats, Hub, HubStats, News, Published, Slow, Subscription, Topic, TopicConfig, Topics,
 };
 use throng_ws::{CloseCode, Error, Frame, Message, WebSocket};
 
@@ -597,4 +598,19 @@ fn a_crowd_is_told_as_fast_as_the_device_takes_it() {
     let until = world.now() + Duration::from_secs(1);
     assert!(world.run_until(until, || checked.get()), "its checks failed, or it waits");
     drop((client, serving));
+}
+
+/// The part of `docs/METRICS.md` that is about topics:
+/// `UPDATE_METRICS=1 cargo test -p throng-ws --test topics metrics` makes it.
+#[test]
+fn the_documentation_of_metrics_names_every_number() {
+    let page = documented("topics", &[HubStats::METRICS])
+        + &documented("backplane", &[BackplaneStats::METRICS]);
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/METRICS.md");
+    let found = std::fs::read_to_string(path).unwrap();
+    let (rest, found) = found.split_at(found.find("\n## topics\n").unwrap_or(found.len()));
+    if std::env::var_os("UPDATE_METRICS").is_some() {
+        return std::fs::write(path, rest.to_owned() + &page).unwrap();
+    }
+    assert!(found == page, "docs/METRICS.md is not what the code says: see above");
 }

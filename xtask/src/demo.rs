@@ -98,10 +98,10 @@ pub(crate) fn check() -> Outcome {
     outcome
 }
 
-/// The demo's page in Chromium, on a desktop and on a phone; pictures of it are left among the
-/// logs.
+/// The demo's page and the load balancer's in Chromium, on a desktop and on a phone; pictures of
+/// them are left among the logs.
 fn page() -> Outcome {
-    let name = "demo's page";
+    let name = "live pages";
     let Some(chromium) = host::find_program("chromium") else {
         return Outcome::skip(name, "chromium was not found");
     };
@@ -111,14 +111,15 @@ fn page() -> Outcome {
     };
     // Two processes where there is DPDK: what the client knows has to come over to the page.
     let device = host::dpdk().is_err().then_some("--memory");
+    let programs = host::target().join("debug");
     let done = Cmd::new(python)
-        .arg(host::root().join("interop/demo_page.py"))
-        .arg(host::target().join("debug").join(PACKAGE))
+        .arg(host::root().join("interop/pages.py"))
         .arg(chromium)
-        .arg(host::logs().join("demo-page"))
+        .arg(host::logs().join("pages"))
+        .args([programs.join("throng-lb"), programs.join(PACKAGE)])
         .args(device)
-        .log(host::logs().join("demo-page.log"))
-        .limit(Duration::from_secs(90))
+        .log(host::logs().join("pages.log"))
+        .limit(Duration::from_secs(120))
         .run();
     Outcome::of_check(name, done)
 }

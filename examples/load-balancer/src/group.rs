@@ -7,26 +7,23 @@ use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Poll, Waker, ready};
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use http::StatusCode;
 use http::uri::Authority;
 use throng::http::client::{Builder, Client, Error, ErrorKind, HttpVersion};
-use throng::http::rt::Alarm;
 use throng::runtime::now;
 use throng::timeout;
 use throng::tls::Connector;
 
 use crate::balance::{Balancer, Candidate, Ewma};
 use crate::config::{Policy, Protocol, Server as ServerConfig, Upstream};
+use crate::histogram::Histogram;
 use crate::random::Random;
 use crate::tls;
 use crate::vitals::Vitals;
 use crate::world::World;
-
-/// How often the first request that waits looks whether a server has become healthy.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Why a request gets no server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +59,8 @@ pub(crate) struct Server {
     pub(crate) in_flight: Cell<u32>,
     pub(crate) counts: Cell<Counts>,
     latency: Cell<Ewma>,
+    /// To the heads of responses.
+    pub(crate) latencies: Histogram,
 }
 
 impl Server {
@@ -78,6 +77,7 @@ impl Server {
             in_flight: Cell::new(0),
             counts: Cell::default(),
             latency: Cell::default(),
+            latencies: Histogram::default(),
         })
     }
 
@@ -87,14 +87,10 @@ impl Server {
         self.counts.set(counts);
     }
 
-    /// The head of a response has come after so many seconds; `well`: not of one that says that
-    /// the server has failed.
-    fn answered_after(&self, seconds: f64, well: bool) {
+    /// The head of a response has come after so many seconds.
+    fn answered_after(&self, seconds: f64) {
         let mut latency = self.latency.get();
-        match well {
-            true => latency.record(seconds, seconds_now()),
-            false => latency.record_failure(seconds, seconds_now()),
-        }
+        latency.record(seconds, seconds_now());
         self.latency.set(latency);
     }
 
@@ -219,20 +215,17 @@ impl Group {
         let waiter = Rc::new(Waiter::default());
         self.queue.borrow_mut().push_back(waiter.clone());
         let place = Place { group: self, waiter };
-        // Who leaves wakes the next. That a server is well again, on whichever shard that was found
-        // out, is looked for by the first in the line.
-        let (mut alarm, mut again) = (Alarm::default(), now() + LOOK_AGAIN);
         let turn = poll_fn(|cx| {
-            loop {
+            if !place.is_first() {
                 *place.waiter.0.borrow_mut() = Some(cx.waker().clone());
-                if !place.is_first() {
-                    return Poll::Pending;
+                return Poll::Pending;
+            }
+            match self.pick(wish, &[], random) {
+                Err(Unavailable::QueueFull) => {
+                    *place.waiter.0.borrow_mut() = Some(cx.waker().clone());
+                    Poll::Pending
                 }
-                match self.pick(wish, &[], random) {
-                    Err(Unavailable::QueueFull) => ready!(alarm.poll_at(again, cx)),
-                    decided => return Poll::Ready(decided),
-                }
-                again = now() + LOOK_AGAIN;
+                decided => Poll::Ready(decided),
             }
         });
         match timeout(self.config.queue.timeout.0, turn).await {
@@ -337,7 +330,8 @@ impl Slot {
     /// The head of a response has come, after so long.
     pub(crate) fn answered(&self, status: StatusCode, after: Duration) {
         let server = &self.server;
-        server.answered_after(after.as_secs_f64(), !status.is_server_error());
+        server.answered_after(after.as_secs_f64());
+        server.latencies.record(after.as_micros() as u64);
         server.count(|counts| {
             let class = usize::from(status.as_u16() / 100).saturating_sub(2);
             counts.responses[class.min(3)] += 1;
@@ -358,7 +352,7 @@ impl Slot {
     pub(crate) fn connected(&self, outcome: Result<Duration, &io::Error>) {
         match outcome {
             Ok(after) => {
-                self.server.answered_after(after.as_secs_f64(), true);
+                self.server.answered_after(after.as_secs_f64());
                 self.server.vitals.succeeded(now().as_millis(), &self.group.config.eject);
             }
             Err(error) => self.fault(error),

@@ -8,6 +8,7 @@ mod config;
 mod group;
 mod handover;
 mod health;
+mod histogram;
 mod life;
 mod log;
 mod notify;

@@ -96,13 +96,25 @@ pub(super) fn json(sheets: &[(ShardId, io::Result<Sheet>)]) -> Value {
     json!({ "shards": shards })
 }
 
+/// A group's numbers as `docs/METRICS.md` has them: a section of Markdown with a table.
+pub(super) fn documented(group: &str, tables: &[&[Metric]]) -> String {
+    let mut text = format!("\n## {group}\n\n| name | kind | |\n|---|---|---|\n");
+    for metric in tables.iter().copied().flatten() {
+        let kind = if metric.kind == Kind::Limit { "limit" } else { kind(metric) };
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "| `{}` | {kind} | {} |", name(group, metric), metric.help);
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::Counters;
     use throng_net::stats::GROUPS;
 
-    /// `docs/METRICS.md` is made here: `UPDATE_METRICS=1 cargo test -p throng-http --lib metrics`.
+    /// `docs/METRICS.md` is made here: `UPDATE_METRICS=1 cargo test -p throng-http --lib metrics`;
+    /// but for what begins with the topics, which throng-ws adds.
     #[test]
     fn the_documentation_names_every_number() {
         let own: (&str, &[&[Metric]]) = ("http", &[Counters::METRICS]);
@@ -110,7 +122,8 @@ mod tests {
             "# Metrics\n\n\
              What `GET /metrics` of the operator's endpoint shows of each shard (label `shard`),\n\
              and `GET /stats.json` under group and name. This page is made from the code:\n\
-             `UPDATE_METRICS=1 cargo test -p throng-http --lib metrics`.\n\n\
+             `UPDATE_METRICS=1 cargo test -p throng-http --lib metrics`, and for the topics\n\
+             `UPDATE_METRICS=1 cargo test -p throng-ws --test topics metrics`.\n\n\
              A *limit* counts what a bound has refused, dropped or put off: its growth is worth\n\
              an alert. `throng_shard_up` is 0 for a shard that does not answer;\n\
              `throng_port_statistic` has what a DPDK driver counts, by its label `name`.\n",
@@ -118,17 +131,14 @@ mod tests {
         let counters = throng_net::proxy_protocol::Counters::METRICS;
         let proxy: (&str, &[&[Metric]]) = ("proxy_protocol", &[counters]);
         for (group, tables) in GROUPS.iter().chain([&own, &proxy]) {
-            let _ = write!(page, "\n## {group}\n\n| name | kind | |\n|---|---|---|\n");
-            for metric in tables.iter().copied().flatten() {
-                let kind = if metric.kind == Kind::Limit { "limit" } else { kind(metric) };
-                let _ = writeln!(page, "| `{}` | {kind} | {} |", name(group, metric), metric.help);
-            }
+            page += &documented(group, tables);
         }
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/METRICS.md");
-        if std::env::var_os("UPDATE_METRICS").is_some() {
-            std::fs::write(path, &page).unwrap();
-        }
         let found = std::fs::read_to_string(path).unwrap_or_default();
+        let (found, rest) = found.split_at(found.find("\n## topics\n").unwrap_or(found.len()));
+        if std::env::var_os("UPDATE_METRICS").is_some() {
+            return std::fs::write(path, page + rest).unwrap();
+        }
         assert!(
             found == page,
             "docs/METRICS.md is not what the code says: see this test's comment"

@@ -39,7 +39,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::join_all;
-use http::uri::Authority;
 use http::{Method, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -47,10 +46,12 @@ use hyper::{Request, Response};
 use serde_json::{Value, json};
 use throng_net::stats::{Sheet, sheet_of};
 use throng_net::{ShardId, TcpListener};
+use throng_runtime::metrics::Metric;
 use throng_runtime::{current_shard, shard_count, spawn_local, spawn_on, timeout};
 
 use self::capture::Captures;
 use crate::drain::{Drain, Stage};
+use crate::guard;
 use crate::server::Server;
 use crate::service_fn;
 
@@ -222,15 +223,15 @@ pub fn serve(addr: SocketAddr) -> io::Result<SocketAddr> {
 
 /// Whether the host asked for is an address, `localhost`, or not said, as no browser does.
 fn is_for_here<B>(request: &Request<B>) -> bool {
-    let said = request.headers().get(header::HOST);
-    let said = said.map(|host| Authority::try_from(host.as_bytes()));
-    let authority = match (request.uri().authority(), said) {
-        (Some(authority), _) => authority.clone(),
-        (None, Some(Ok(authority))) => authority,
-        (None, said) => return said.is_none(),
-    };
-    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
-    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok()
+    let is_said =
+        request.uri().authority().is_some() || request.headers().contains_key(header::HOST);
+    !is_said || guard::host(request).is_ok()
+}
+
+/// A group's numbers as `docs/METRICS.md` has them: a heading and a table in Markdown, for the
+/// documents of programs that [register](throng_net::stats::register) numbers of their own.
+pub fn documented(group: &str, tables: &[&[Metric]]) -> String {
+    metrics::documented(group, tables)
 }
 
 fn shards() -> impl Iterator<Item = ShardId> {

@@ -4,10 +4,10 @@
 mod discovery;
 mod failover;
 mod forwarding;
-mod frames;
 mod lifecycle;
 mod operating;
 mod proxied;
+mod readme;
 mod secure;
 mod strictness;
 mod world;

@@ -3,11 +3,10 @@
 //! One more Throng runtime, of one shard on the host's own sockets (device `kernel`), serves
 //! three files and a WebSocket, `/live`. Twice a second it looks at the board where the
 //! server's shards leave their numbers anyway, so the page costs them nothing. A page can have
-//! the server publish a text to all connections; that is a change, and `guard` says who may.
+//! the server publish a text to all connections; that is a change, and `throng::http::guard` says who may.
 
 mod broadcast;
 mod figures;
-mod guard;
 mod live;
 mod site;
 #[cfg(test)]

@@ -5,15 +5,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use http::{HeaderValue, Method, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::{Request, Response};
 use throng::TcpListener;
-use throng::http::{Server, service_fn};
+use throng::http::{Server, guard, service_fn};
 use throng::ws::{self, Config};
 
-use super::guard;
 use super::live::{LONGEST, Live};
 
 type Answer = Response<Full<Bytes>>;
@@ -24,20 +23,6 @@ const FILES: [(&str, &str, &str); 4] = [
     ("/page.css", "text/css; charset=utf-8", include_str!("../../page/page.css")),
     ("/page.js", "text/javascript; charset=utf-8", include_str!("../../page/page.js")),
     ("/icon.svg", "image/svg+xml", include_str!("../../page/icon.svg")),
-];
-
-/// What goes with every answer: nothing from elsewhere is loaded, nobody frames the page (a
-/// button could be clicked unseen), nothing is guessed, nothing is kept.
-const HEADERS: [(HeaderName, &str); 5] = [
-    (
-        header::CONTENT_SECURITY_POLICY,
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
-         connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    ),
-    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    (header::REFERRER_POLICY, "no-referrer"),
-    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
-    (header::CACHE_CONTROL, "no-store"),
 ];
 
 /// Connections of browsers, and page sockets among them.
@@ -72,9 +57,7 @@ impl Site {
             Ok(_) => file(&request),
             Err(status) => text(status, "the host is an address or localhost here\n"),
         };
-        for (name, value) in HEADERS {
-            answer.headers_mut().insert(name, HeaderValue::from_static(value));
-        }
+        guard::confine(&mut answer);
         answer
     }
 
