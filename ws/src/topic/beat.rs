@@ -4,7 +4,7 @@ use std::rc::Weak;
 use std::time::Duration;
 
 use throng_net::stats;
-use throng_runtime::{now, sleep, yield_now};
+use throng_runtime::{Instant, now, sleep, yield_now};
 
 use super::Inner;
 use super::hub::{REST, WAITING};
@@ -22,11 +22,11 @@ const LEAST_TICK: Duration = Duration::from_millis(5);
 /// Groups that are visited before other tasks have their turn.
 const AT_ONCE: u32 = 8;
 /// A device that has taken nothing for so long is not waited for: its peers are to be found dead.
-const STUCK: Duration = Duration::from_millis(100);
+const STUCK: Duration = Duration::from_millis(10);
 
-/// Visits the subscribers of a topic, all of them once in `interval`, or as often as the device takes
-/// what they have to send: pings of a shard that cannot keep up would have whoever opens a connection
-/// wait behind them, and their answers come too late.
+/// Visits the subscribers of a topic, all of them once in `interval`. Where the device does not take what
+/// they have to send that soon it is once in two: pings of a shard that cannot keep up would have
+/// whoever opens a connection wait behind them, and their answers come too late.
 pub(super) async fn heartbeat(topic: Weak<Inner>, interval: Duration) {
     // Never fewer than this at a time.
     let least = LEAST_TICK.as_nanos() * u128::from(PHASES) / interval.as_nanos().max(1);
@@ -37,19 +37,21 @@ pub(super) async fn heartbeat(topic: Weak<Inner>, interval: Duration) {
     };
     let mut next = (PHASES / PIECES).max(least);
     loop {
-        sleep((interval / PHASES * next).max(LEAST_TICK)).await;
-        room(stats::transmit_waiting).await;
+        let tick = (interval / PHASES * next).max(LEAST_TICK);
+        sleep(tick).await;
+        let until = throng_runtime::now() + tick;
+        room(until, stats::transmit_waiting).await;
         let Some(topic) = topic.upgrade() else { return };
         // Late ticks are not made up for: that would shorten the time for somebody's answer. Nor
         // is a crowd that has come meanwhile visited in the few pieces of a room.
         let now = phases(&topic);
-        visit(&topic, next.min(now)).await;
+        visit(&topic, next.min(now), until).await;
         next = now;
     }
 }
 
-/// Visits the places of the next `count` phases.
-async fn visit(topic: &Inner, count: u32) {
+/// Visits the places of the next `count` phases, waiting for the device until `until` at most.
+async fn visit(topic: &Inner, count: u32, until: Instant) {
     let from = topic.beat.get();
     let end = (from + count).min(PHASES);
     // First, so that who is woken sees that it is visited.
@@ -63,19 +65,20 @@ async fn visit(topic: &Inner, count: u32) {
         if visited == AT_ONCE {
             visited = 0;
             yield_now().await;
-            room(stats::transmit_waiting).await;
+            room(until, stats::transmit_waiting).await;
         }
         topic.roster.borrow().wake(group, GROUP);
         visited += 1;
     }
 }
 
-/// Waits until fewer than [`WAITING`] connections wait for the device, or it takes nothing from them.
-async fn room(waiting: impl Fn() -> usize) {
+/// Waits until fewer than [`WAITING`] connections wait for the device, but not beyond `until`, nor where it
+/// takes nothing from them.
+async fn room(until: Instant, waiting: impl Fn() -> usize) {
     let (mut least, mut since) = (usize::MAX, now());
     loop {
         let count = waiting();
-        if count < WAITING {
+        if count < WAITING || now() >= until {
             return;
         }
         if count < least {
@@ -106,13 +109,15 @@ mod tests {
     use std::cell::Cell;
     use std::rc::Rc;
 
+    use throng_runtime::ShardId;
     use throng_runtime::driver::NoDriver;
     use throng_runtime::sim::World;
-    use throng_runtime::{Instant, ShardId};
 
     use super::*;
 
-    /// How long [`room`] waits where so many wait after a time.
+    const MOST: Duration = Duration::from_secs(10);
+
+    /// How long [`room`] waits, [`MOST`] at most, where so many wait after a time.
     fn waits(waiting: impl Fn(Duration) -> usize + 'static) -> Duration {
         let mut world = World::new();
         let host = world.add_host(vec![Box::new(NoDriver)]);
@@ -120,7 +125,7 @@ mod tests {
         let said = took.clone();
         let task = world.spawn(host, ShardId(0), async move {
             let begin = now();
-            room(|| waiting(now() - begin)).await;
+            room(begin + MOST, || waiting(now() - begin)).await;
             said.set(Some(now() - begin));
         });
         assert!(world.run_until(Instant::from_millis(60_000), || took.get().is_some()));
@@ -131,9 +136,12 @@ mod tests {
     #[test]
     fn it_waits_for_a_device_that_is_slow_and_not_for_one_that_is_stuck() {
         assert_eq!(waits(|_| WAITING - 1), Duration::ZERO);
-        // One less in each 10 ms.
-        let slow = waits(|time| WAITING + 500 - time.as_millis() as usize / 10);
+        // One less in each 5 ms; so many take longer than it waits.
+        let left = |from: usize| move |time: Duration| from - time.as_millis() as usize / 5;
+        let slow = waits(left(WAITING + 1_000));
         assert!((Duration::from_secs(5)..Duration::from_millis(5_050)).contains(&slow), "{slow:?}");
+        let many = waits(left(1_000_000));
+        assert!((MOST..MOST + STUCK).contains(&many), "{many:?}");
         let stuck = waits(|_| 1_000_000);
         assert!((STUCK..2 * STUCK).contains(&stuck), "{stuck:?}");
         // As many come as go.
