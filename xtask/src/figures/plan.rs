@@ -71,6 +71,7 @@ pub(crate) const PLAN: &[Entry] = &[
     page("http-64-empty", 64, &["--size", "0"], "64 connections, no body"),
     page("http-64-1k", 64, &["--size", "1024"], "64 connections, 1 KiB"),
     page("http-64-100k", 64, &["--size", "102400"], "64 connections, 100 KiB"),
+    Entry { seconds: 30, ..at("scaling-1000", "scaling", 1_000, "1,000 connections") },
     Entry { seconds: 75, ..at("udp", "udp", 1_000, "1,000 flows") },
     idle("idle-http-10000", "idle-http", 10_000, "10,000 connections", 40),
     idle("idle-http-1000000", "idle-http", 1_000_000, "1,000,000 connections, peers' 100,000", 150),
