@@ -5,6 +5,7 @@ mod discovery;
 mod failover;
 mod forwarding;
 mod lifecycle;
+mod messages;
 mod operating;
 mod proxied;
 mod readme;
