@@ -432,7 +432,7 @@ where
 /// its payload first, of whatever size.
 fn good(bytes: &[u8]) -> usize {
     let mut at = 0;
-    while let (Some(&first), Some(&second)) = (bytes.get(at), bytes.get(at + 1)) {
+    while let (Some(&first), Some(&second)) = (bytes.get(at), bytes.get(at.saturating_add(1))) {
         let long = match second & 0x7f {
             126 => 2,
             127 => 8,
