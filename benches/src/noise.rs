@@ -42,6 +42,68 @@ impl Watch {
     }
 }
 
+/// Time that a core was away from a thread that did nothing but read the clock.
+#[derive(Clone, Debug)]
+pub struct Gaps {
+    /// The core.
+    pub core: usize,
+    /// The longest time between two looks at the clock.
+    pub longest: Duration,
+    /// How many were of a millisecond or longer.
+    pub of_a_millisecond: u64,
+    /// All of a tenth of a millisecond or longer together.
+    pub away: Duration,
+}
+
+impl Gaps {
+    /// Looks at these cores, all at the same time, for so long.
+    ///
+    /// # Errors
+    /// A thread cannot be tied to one of them.
+    pub fn of(cores: &[usize], time: Duration) -> io::Result<Vec<Gaps>> {
+        std::thread::scope(|scope| {
+            let looking: Vec<_> =
+                cores.iter().map(|core| scope.spawn(move || Gaps::look(*core, time))).collect();
+            let looked = looking.into_iter().map(|thread| thread.join());
+            looked.map(|gaps| gaps.map_err(|_| io::Error::other("a look at a core"))?).collect()
+        })
+    }
+
+    fn look(core: usize, time: Duration) -> io::Result<Gaps> {
+        let mut one = rustix::thread::CpuSet::new();
+        one.set(core);
+        rustix::thread::sched_setaffinity(None, &one)?;
+        let mut gaps =
+            Gaps { core, longest: Duration::ZERO, of_a_millisecond: 0, away: Duration::ZERO };
+        let begin = Instant::now();
+        let mut last = begin;
+        while last - begin < time {
+            let now = Instant::now();
+            gaps.add(now - last);
+            last = now;
+        }
+        Ok(gaps)
+    }
+
+    fn add(&mut self, gap: Duration) {
+        self.longest = self.longest.max(gap);
+        self.of_a_millisecond += u64::from(gap >= Duration::from_millis(1));
+        if gap >= Duration::from_micros(100) {
+            self.away += gap;
+        }
+    }
+
+    /// As it is reported.
+    pub fn to_json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "core": self.core,
+            "longest_us": self.longest.as_nanos() as f64 / 1e3,
+            "of_1_ms": self.of_a_millisecond,
+            "away_us": self.away.as_nanos() as f64 / 1e3,
+        })
+    }
+}
+
 fn share(before: Spent, after: Spent, ours: Duration, all: Duration) -> f64 {
     let others = (after.busy - before.busy).saturating_sub(ours) + (after.stolen - before.stolen);
     (others.as_secs_f64() / all.as_secs_f64().max(1e-9)).min(1.0)
@@ -84,5 +146,20 @@ mod tests {
         // Ticks are coarse: what was measured may seem to have used more than there was.
         assert_eq!(share(before, after, Duration::from_secs(3), all), 0.05);
         assert_eq!(read(BEFORE, &[3]), Spent::default());
+    }
+
+    #[test]
+    fn gaps_are_long_ones_and_all_cores_are_looked_at() {
+        let mut gaps =
+            Gaps { core: 0, longest: Duration::ZERO, of_a_millisecond: 0, away: Duration::ZERO };
+        [1, 99, 100, 1_000, 2_500]
+            .into_iter()
+            .map(Duration::from_micros)
+            .for_each(|gap| gaps.add(gap));
+        assert_eq!(gaps.longest, Duration::from_micros(2_500));
+        assert_eq!((gaps.of_a_millisecond, gaps.away), (2, Duration::from_micros(3_600)));
+        let looked = Gaps::of(&[0], Duration::from_millis(5)).unwrap();
+        assert!(looked[0].longest > Duration::ZERO && looked[0].core == 0);
+        assert!(Gaps::of(&[1_000], Duration::ZERO).is_err());
     }
 }

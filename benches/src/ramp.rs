@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use crate::noise::Watch;
+use crate::noise::{Gaps, Watch};
 use crate::report::Report;
 use crate::stats::Samples;
 use crate::subject::{Ask, Link, Subject};
 
 /// Longest wait for the client beyond the time that it should take.
 const PATIENCE: Duration = Duration::from_secs(90);
+/// For how long the cores are looked at before.
+const GAPS: Duration = Duration::from_secs(2);
 /// Wanted: 99.9 percent of the echoes meanwhile within this, and each stage of the loop.
 const WANTED_ECHO_US: f64 = 5_000.0;
 const WANTED_STAGE_US: f64 = 1_000.0;
@@ -21,6 +23,10 @@ struct Round {
     client: Value,
     server: Value,
     others: f64,
+    /// The server's core.
+    core: usize,
+    /// What the server's core, and the client's, did to a loop that only read the clock just before.
+    gaps: Vec<Value>,
 }
 
 /// Ramps `rounds` times to as many connections as `ask` says, at its rates.
@@ -34,6 +40,15 @@ pub fn measure(ask: &Ask, link: Link, rounds: usize) -> io::Result<Report> {
 
 fn round(ask: &Ask, link: Link) -> io::Result<Round> {
     let rate = ask.ramp.unwrap_or(f64::INFINITY);
+    let gaps = Gaps::of(&ask.cores, GAPS)?;
+    // The server is on the core that was away less.
+    let mut ask = ask.clone();
+    if let ([server, client], [a, b]) = (&mut ask.cores, &gaps[..])
+        && b.away < a.away
+    {
+        std::mem::swap(server, client);
+    }
+    let ask = &ask;
     let mut this = Subject::Throng(link).start(ask)?;
     let (server, client) = match (this.servers.first_mut(), this.clients.first_mut()) {
         (Some(server), Some(client)) => (server, client),
@@ -52,16 +67,22 @@ fn round(ask: &Ask, link: Link) -> io::Result<Round> {
     let server_said = object(&server.line(PATIENCE)?)?;
     let longest = longest(&server_said);
     eprintln!(
-        "  opened in {:.1} s; echoes meanwhile p99.9 {:.0} us, after {:.0}; longest stage {:.0} us; \
-         client's longest pause {:.0} us; others {:.0} %",
+        "  opened in {:.1} s; echoes meanwhile p99.9 {:.0} us ({:.0} while the client looked), after {:.0}; \
+         longest stage {:.0} us; client's longest pause {:.0} us; others {:.0} %; server on core {}; \
+         gaps {}",
         number(&client_said["seconds"]),
         number(&client_said["meanwhile"]["p999_us"]),
+        number(&client_said["meanwhile"]["p999_us_looked"]),
         number(&client_said["after"]["p999_us"]),
         longest.1,
         number(&client_said["meanwhile"]["client_pause_us"]),
         100.0 * others,
+        ask.cores[0],
+        json!(gaps.iter().map(Gaps::to_json).collect::<Vec<_>>()),
     );
-    Ok(Round { client: client_said, server: server_said, others })
+    let gaps = gaps.iter().map(Gaps::to_json).collect();
+    let core = ask.cores[0];
+    Ok(Round { client: client_said, server: server_said, others, core, gaps })
 }
 
 fn report(ask: &Ask, link: Link, rounds: &[Round]) -> Report {
@@ -83,7 +104,10 @@ fn report(ask: &Ask, link: Link, rounds: &[Round]) -> Report {
         ("p99_us", json!(client("meanwhile", "p99_us").median())),
         ("p999_us", json!(meanwhile.median())),
         ("max_us", json!(client("meanwhile", "max_us").at(1.0))),
+        ("p999_us_looked", json!(client("meanwhile", "p999_us_looked").median())),
         ("p999_us_after", json!(client("after", "p999_us").median())),
+        ("server_cores", json!(rounds.iter().map(|round| round.core).collect::<Vec<_>>())),
+        ("gaps", json!(rounds.iter().map(|round| &round.gaps).collect::<Vec<_>>())),
         ("client_pause_us", json!(client("meanwhile", "client_pause_us").at(1.0))),
         ("longest_stage", json!(worst.map(|(name, _)| name))),
         ("longest_stage_us", json!(worst.map(|(_, micros)| micros))),
@@ -175,6 +199,8 @@ mod tests {
                 "receive": { "longest_us": 3.0, "slow": 0 },
             } }),
             others: 0.01,
+            core: 0,
+            gaps: Vec::new(),
         }
     }
 

@@ -1,7 +1,6 @@
 //! WebSockets over frames made by hand.
 
 use std::io;
-use std::time::Instant as Clock;
 
 use super::{ASKED, Conn, IDLE, OPENING_HANDSHAKE, OVER, RST, Raw, Segment};
 use crate::load::frame::ACK;
@@ -126,7 +125,7 @@ impl Raw {
         self.done += 1;
         if let Some(pace) = &mut self.pace {
             let due = std::time::Duration::from_nanos(label.due);
-            pace.times.add(Clock::now().duration_since(self.begin).saturating_sub(due));
+            pace.echoed(self.begin + due);
         }
         self.answered(index);
         Ok(())
