@@ -123,12 +123,21 @@ fn hurry() {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Mutex, MutexGuard, PoisonError};
+
     use super::{Behind, Job};
     use crate::process::Cmd;
     use crate::report::{Outcome, Report};
 
+    /// One at a time: who waits takes all of this process out of the idle class.
+    fn alone() -> MutexGuard<'static, ()> {
+        static ALONE: Mutex<()> = Mutex::new(());
+        ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     #[test]
     fn what_ran_behind_is_reported_and_its_failure_counts() {
+        let _alone = alone();
         let shell = |script: &'static str| {
             move || Outcome::of_check("shell", Cmd::new("sh").args(["-c", script]).run())
         };
@@ -143,6 +152,7 @@ mod tests {
 
     #[test]
     fn it_is_idle_until_it_is_waited_for() {
+        let _alone = alone();
         let class = std::env::temp_dir().join(format!("throng-behind-{}", std::process::id()));
         let say = format!(
             "chrt -p $$ > {0}.1; while chrt -p $$ | grep -q IDLE; do sleep 0.02; done; \
@@ -169,6 +179,7 @@ mod tests {
 
     #[test]
     fn what_has_not_ended_is_reported_later() {
+        let _alone = alone();
         let mut report = Report::new(&[], false);
         let mut behind = Behind::default();
         let (end, wait) = std::sync::mpsc::channel::<()>();
