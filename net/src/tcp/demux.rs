@@ -265,12 +265,14 @@ impl Demux {
     /// Makes the table smaller where it is far too large. An eighth full when that begins, it is at
     /// most three eighths full when it is done.
     fn shrink(&mut self) {
+        // Well below where they are taken, so that who comes and goes there does not take and free one
+        // each time.
+        if !self.next.is_empty() && self.table.used + LEAD < self.high() {
+            self.next.pop();
+        }
         let capacity = self.table.capacity();
         if capacity <= CHUNK {
             return;
-        }
-        if self.table.used < self.high() {
-            self.next.pop();
         }
         if self.len() == 0 {
             self.old = None;
@@ -426,6 +428,34 @@ mod tests {
             assert_eq!(demux.find(hash, |s| s == slot), Some(slot), "{index}");
         }
         assert!(demux.memory() <= 2 << 20, "{} bytes", demux.memory());
+    }
+
+    #[test]
+    fn what_is_taken_for_a_larger_table_goes_again_but_not_at_once() {
+        let mut demux = Demux::new([1, 2, 3, 4, 5, 6]);
+        let entry = |index: u32| (index.wrapping_mul(0x9e37_79b9), Slot::new(Kind::Conn, index));
+        let insert = |demux: &mut Demux, index: u32| {
+            let (hash, slot) = entry(index);
+            demux.insert(hash, slot);
+            demux.next.len()
+        };
+        let remove = |demux: &mut Demux, index: u32| {
+            let (hash, slot) = entry(index);
+            assert!(demux.remove(hash, slot), "{index}");
+            demux.next.len()
+        };
+        let high = (CHUNK / 16 * 11) as u32;
+        assert_eq!((0..high).map(|index| insert(&mut demux, index)).max(), Some(0));
+        assert_eq!(insert(&mut demux, high), 1);
+        // Who comes and goes there takes nothing and gives nothing back.
+        for index in 0..100 {
+            assert_eq!((remove(&mut demux, index), remove(&mut demux, index + 100)), (1, 1));
+            assert_eq!((insert(&mut demux, index), insert(&mut demux, index + 100)), (1, 1));
+        }
+        for index in 0..high {
+            remove(&mut demux, index);
+        }
+        assert_eq!((demux.len(), demux.next.len()), (1, 0));
     }
 
     #[test]

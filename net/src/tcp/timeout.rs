@@ -26,7 +26,7 @@ const AHEAD: usize = 32;
 const LEAP: Duration = Duration::from_secs(20 * 86_400);
 
 impl Engine {
-    /// Runs timers that are due, a bounded number. Returns whether any was.
+    /// Runs timers that are due, a bounded number. Returns whether any was, or more have to be looked at.
     pub fn on_timeout(&mut self, now: Instant) -> bool {
         if now.saturating_since(self.timers_at) > LEAP {
             self.leap(now);
@@ -55,8 +55,8 @@ impl Engine {
 
     fn run_timers(&mut self, now: Clock) -> bool {
         let mut due = std::mem::take(&mut self.due);
-        self.core.wheel.advance(now.instant, BUDGET, &mut |slot| due.push(slot));
-        let mut any = !due.is_empty();
+        let more = self.core.wheel.advance(now.instant, BUDGET, &mut |slot| due.push(slot));
+        let mut any = more || !due.is_empty();
         for (at, &slot) in due.iter().enumerate() {
             // Nobody has looked at most of these connections since their timers were armed.
             if at % AHEAD == 0 {

@@ -187,7 +187,7 @@ impl Engine {
 
     /// Sends what waits to be sent, connection by connection in the order they asked, until
     /// nothing is left, `egress` is full, or so many connections have had their turn that others of the
-    /// loop's stages should. Returns whether anything was sent.
+    /// loop's stages should. Returns whether anything was sent, or others are to have a turn.
     pub fn poll_transmit(&mut self, now: Instant, egress: &mut impl Egress) -> bool {
         let now = self.tell(now);
         let before = self.core.counters.segments_out;
@@ -204,8 +204,11 @@ impl Engine {
             self.core.replies.pop_front();
             self.core.counters.segments_out += 1;
         }
-        for _ in 0..BUDGET {
-            let Some(slot) = self.core.transmit.pop_front() else { break };
+        let mut turns = 0;
+        while turns < BUDGET
+            && let Some(slot) = self.core.transmit.pop_front()
+        {
+            turns += 1;
             let done = match slot.kind() {
                 Kind::Half => self.transmit_half(slot.index(), egress, now),
                 _ => self.transmit_conn(slot.index(), egress, now),
@@ -213,6 +216,7 @@ impl Engine {
             if done.is_err() {
                 self.core.transmit.push_front(slot);
                 self.drop_stale();
+                turns = 0;
                 break;
             }
         }
@@ -222,7 +226,7 @@ impl Engine {
             self.halves.shrink();
             self.core.waits.shrink();
         }
-        self.core.counters.segments_out != before
+        self.core.counters.segments_out != before || turns == BUDGET
     }
 
     /// Drops slots whose connections are gone from the transmit queue, when those are the
