@@ -25,8 +25,8 @@ const AT_ONCE: u32 = 8;
 const STUCK: Duration = Duration::from_millis(10);
 
 /// Visits the subscribers of a topic, all of them once in `interval`. Where the device does not take what
-/// they have to send that soon it is once in two: pings of a shard that cannot keep up would have
-/// whoever opens a connection wait behind them, and their answers come too late.
+/// they have to send that soon it is once in one and a half: pings of a shard that cannot keep up would
+/// have whoever opens a connection wait behind them, and their answers come too late.
 pub(super) async fn heartbeat(topic: Weak<Inner>, interval: Duration) {
     // Never fewer than this at a time.
     let least = LEAST_TICK.as_nanos() * u128::from(PHASES) / interval.as_nanos().max(1);
@@ -38,15 +38,16 @@ pub(super) async fn heartbeat(topic: Weak<Inner>, interval: Duration) {
     let mut next = (PHASES / PIECES).max(least);
     loop {
         let tick = (interval / PHASES * next).max(LEAST_TICK);
+        // From here, not from the end of the sleep: a shard that hears of that late waits no longer for it.
+        let until = now() + tick + tick / 2;
         sleep(tick).await;
-        let until = throng_runtime::now() + tick;
         room(until, stats::transmit_waiting).await;
         let Some(topic) = topic.upgrade() else { return };
         // Late ticks are not made up for: that would shorten the time for somebody's answer. Nor
         // is a crowd that has come meanwhile visited in the few pieces of a room.
-        let now = phases(&topic);
-        visit(&topic, next.min(now), until).await;
-        next = now;
+        let wanted = phases(&topic);
+        visit(&topic, next.min(wanted), until).await;
+        next = wanted;
     }
 }
 

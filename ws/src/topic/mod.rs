@@ -92,7 +92,8 @@ pub struct TopicConfig {
     /// this time: a socket that has heard nothing for a whole interval sends a ping, and one
     /// that still hears nothing for another ends with [`Error::PingTimeout`](crate::Error::PingTimeout).
     /// A peer that takes nothing of what is sent is not asked: TCP finds that it is gone, and
-    /// [`TopicConfig::slow`] is for one that stays.
+    /// [`TopicConfig::slow`] is for one that stays. Where the shard's device does not take what is sent as
+    /// fast, an interval is up to half as long again.
     /// It costs an idle socket no timer and no memory. Default: never.
     pub heartbeat: Option<Duration>,
 }
