@@ -41,7 +41,8 @@ struct Options {
     /// Only these results or benches
     #[arg(long, requires = "run", value_delimiter = ',')]
     only: Vec<String>,
-    /// Leave what was measured already, of this code, by the same command and on a quiet machine
+    /// Leave what was measured already, of this code, by the same command, on a quiet machine and
+    /// without a failure
     #[arg(long, requires = "run")]
     resume: bool,
     /// How often each is measured

@@ -70,6 +70,12 @@ impl Kept {
         self.cases().iter().any(Case::noisy)
     }
 
+    /// Whether a subject failed, in any case of it.
+    pub(crate) fn failed(&self) -> bool {
+        let failures = |case: &Case<'_>| case.0["failures"].as_array().map_or(0, Vec::len);
+        self.cases().iter().any(|case| failures(case) > 0)
+    }
+
     /// Writes it to `dir`, whole or not at all.
     ///
     /// # Errors
@@ -263,7 +269,9 @@ pub(crate) mod tests {
         let read = Results::read(&dir).unwrap();
         assert_eq!(read.get("echo-1"), Some(&one));
         let benches: Vec<&str> = read.cases("echo-1").into_iter().map(Case::bench).collect();
-        assert_eq!((benches, one.noisy()), (vec!["a", "b"], true));
+        assert_eq!((benches, one.noisy(), one.failed()), (vec!["a", "b"], true, false));
+        let failed = json!({ "cases": [{ "failures": [] }, { "failures": ["tokio: gone"] }] });
+        assert!(kept(failed).failed() && !kept(json!({ "failures": [] })).failed());
         assert!(read.case("echo-2").is_none());
         fs::write(dir.join("wrong.json"), "{}").unwrap();
         let error = Results::read(&dir).unwrap_err().to_string();

@@ -29,7 +29,7 @@ pub(crate) struct Outcome {
 }
 
 /// Measures `entries` and keeps each result in `dir`; with `resume` those that are there already, of this
-/// code, by this command and on a quiet machine, are left as they are.
+/// code, by this command, on a quiet machine and of all subjects, are left as they are.
 ///
 /// # Errors
 /// A result cannot be kept.
@@ -43,7 +43,8 @@ pub(crate) fn measure(
     let commit = machine::commit();
     let done = |entry: &Entry| {
         let same = |kept: &&Kept| kept.commit == commit && kept.command == command(entry, how);
-        resume && before.get(entry.name).filter(same).is_some_and(|kept| !kept.noisy())
+        let whole = |kept: &Kept| !kept.noisy() && !kept.failed();
+        resume && before.get(entry.name).filter(same).is_some_and(whole)
     };
     let entries: Vec<&Entry> = entries.iter().copied().filter(|entry| !done(entry)).collect();
     let estimate = |entry: &Entry| {

@@ -132,7 +132,13 @@ fn remarks(case: Case<'_>) -> String {
     if let Some(remark) = case.text("/remark") {
         all.push(remark.to_owned());
     }
-    all.join("; ")
+    in_a_cell(&all.join("; "))
+}
+
+/// What a program has said, in one line of a table and as it was said.
+fn in_a_cell(text: &str) -> String {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    line.replace('|', "\\|").replace('<', "&lt;")
 }
 
 /// Percentiles of the latencies, a row a subject.
@@ -358,11 +364,12 @@ mod tests {
         let case = |sockets: u64, acknowledged: &str| {
             json!({ "bench": "udp", "throng": 1.0, "params": {
                 "sockets": sockets, "size": 64, "acknowledged": acknowledged,
-            }, "failures": ["tokio-udp: gone"] })
+            }, "failures": ["tokio-udp: gone,\r\n a | <b>"] })
         };
         let found = json!({ "cases": [case(1, "at once"), case(64, "later")] });
         let table = comparison("udp", &[("1,000 flows", Some(&kept(found)))]);
-        let row = "| 1,000 flows, acknowledged later, 64 sockets | 1 | failed: tokio-udp: gone |";
+        let row = "| 1,000 flows, acknowledged later, 64 sockets | 1 | \
+                   failed: tokio-udp: gone, a \\| &lt;b> |";
         assert!(table.contains(row), "{table}");
     }
 
