@@ -3,9 +3,9 @@
 //! back to it, whatever else the process has allocated meanwhile.
 //!
 //! The first chunk of a table has ordinary pages, which take memory as they are touched: most tables never
-//! fill it. Further ones are huge pages, made ready by a thread outside the shards (see [`prepare`]), so that
-//! no shard waits for the system to zero 2 MiB. When none is ready, or the system has no huge pages, they
-//! are ordinary pages as well.
+//! fill it. Further ones are huge pages, made ready by a thread outside the shards, so that no shard
+//! waits for the system to zero 2 MiB. When none is ready, or the system has no huge pages, they are
+//! ordinary pages as well.
 
 mod pool;
 
@@ -16,7 +16,7 @@ use std::ptr::{self, NonNull};
 
 use pool::Block;
 pub(crate) use pool::keep_to;
-pub use pool::{prepare, resident, use_small_pages};
+pub use pool::{resident, use_small_pages};
 
 /// Bytes of a chunk, and what its address is a multiple of.
 pub const BYTES: usize = 2 << 20;

@@ -39,8 +39,6 @@ struct Pool {
     ready: Vec<Block>,
     /// How many are to be ready.
     ahead: usize,
-    /// Ready ones that tables are about to ask for, beside those.
-    wanted: usize,
     /// What nobody uses any more.
     returned: Vec<Block>,
     /// How many have come back since the allocator was asked.
@@ -63,7 +61,6 @@ enum Helper {
 static POOL: Mutex<Pool> = Mutex::new(Pool {
     ready: Vec::new(),
     ahead: AHEAD,
-    wanted: 0,
     returned: Vec::new(),
     shrunk: 0,
     all: Vec::new(),
@@ -74,15 +71,6 @@ static WORK: Condvar = Condvar::new();
 
 fn lock() -> MutexGuard<'static, Pool> {
     POOL.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Has `count` huge pages made ready, beside those that always are: a table is about to ask for them all
-/// at once.
-pub fn prepare(count: usize) {
-    let mut pool = lock();
-    pool.wanted = pool.wanted.max(count);
-    pool.start_helper();
-    WORK.notify_one();
 }
 
 /// The thread that makes chunks ready, should it start, runs on these cores.
@@ -110,7 +98,6 @@ pub fn resident() -> usize {
 pub(super) fn take(pages: Pages) -> Block {
     if pages == Pages::Huge {
         let mut pool = lock();
-        pool.wanted = pool.wanted.saturating_sub(1);
         let block = pool.ready.pop();
         pool.start_helper();
         WORK.notify_one();
@@ -132,8 +119,8 @@ pub(super) use system::clear;
 pub(super) fn give_back(block: Block) {
     let mut pool = lock();
     if pool.helper == Helper::Runs {
-        // Tables shrink: what they were about to ask for is not needed.
-        (pool.ahead, pool.wanted) = (AHEAD, 0);
+        // Tables shrink.
+        pool.ahead = AHEAD;
         pool.shrunk += 1;
         pool.returned.push(block);
         WORK.notify_one();
@@ -184,11 +171,11 @@ fn help() {
         if let Some(block) = pool.returned.pop() {
             drop(pool);
             unmap(block);
-        } else if pool.ready.len() > pool.ahead + pool.wanted {
+        } else if pool.ready.len() > pool.ahead {
             let spare = pool.ready.pop();
             drop(pool);
             spare.into_iter().for_each(unmap);
-        } else if pool.helper == Helper::Runs && pool.ready.len() < pool.ahead + pool.wanted {
+        } else if pool.helper == Helper::Runs && pool.ready.len() < pool.ahead {
             drop(pool);
             let block = map();
             let is_huge = block.as_ref().is_some_and(system::make_huge);
