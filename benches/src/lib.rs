@@ -28,6 +28,7 @@ pub mod relay;
 pub mod report;
 pub mod resting;
 pub mod role;
+pub mod scaling;
 pub mod serve;
 pub mod stats;
 pub mod subject;

@@ -43,7 +43,7 @@ pub struct Options {
     #[arg(long)]
     pub seconds: Option<f64>,
     /// What joins Throng's server with the client; default: memif-zero-copy, or memif where there are
-    /// too few hugepages for it
+    /// too few hugepages for it; virtio for a server that may sleep
     #[arg(long)]
     pub link: Option<Link>,
     /// The client of Throng's server has a stack, Throng's own, in place of frames made by hand
@@ -95,15 +95,23 @@ impl Options {
         }
     }
 
+    /// What joins Throng's server with the client. memif cannot wake a server that sleeps.
+    pub fn link(&self) -> Link {
+        match self.link {
+            Some(link) => link,
+            None if self.adaptive => Link::Virtio,
+            None => Link::best(),
+        }
+    }
+
     /// Throng, and those of `peers` that are wanted.
     pub fn subjects(&self, peers: &[Subject]) -> Vec<Subject> {
         let wanted = |peer: &&Subject| {
             let name = peer.name();
             self.peers.as_ref().is_none_or(|part| name.contains(part.as_str()))
         };
-        let link = self.link.unwrap_or_else(Link::best);
         let peers = peers.iter().filter(wanted).cloned();
-        std::iter::once(Subject::Throng(link)).chain(peers).collect()
+        std::iter::once(Subject::Throng(self.link())).chain(peers).collect()
     }
 
     /// A comparison of these.

@@ -10,7 +10,7 @@ use hyper::service::service_fn;
 use serde_json::{Map, json};
 use throng::runtime::stages::{self, Stage};
 use throng::ws::topic::{Hub, Topic, TopicConfig};
-use throng::{TcpListener, TcpStream, UdpSocket, spawn_local};
+use throng::{ShardId, TcpListener, TcpStream, UdpSocket, spawn_local, spawn_on};
 
 use crate::helper;
 use crate::role::{Role, Traffic};
@@ -22,7 +22,8 @@ const CHUNK: usize = 256 << 10;
 pub(crate) const BULK: u8 = 7;
 
 /// Serves until standard input ends; prints `listening` when a client may come. A line `stages` has it
-/// measure its loop's stages anew and print what was found since the last one, `null` at first.
+/// measure its loop's stages anew and print what was found since the last one, `null` at first; a line
+/// `busy` has each shard do so, and prints the nanoseconds of their turns with work, a list.
 ///
 /// # Errors
 /// The device does not open, or a port is taken.
@@ -36,7 +37,7 @@ pub fn run(role: &Role) -> io::Result<()> {
         async move {
             let all = hub.enter()?.topic("all");
             if shard.index() == 0 {
-                spawn_local(obey(told)).detach();
+                spawn_local(obey(told, role.shards)).detach();
             }
             let mut accepting = Vec::new();
             for endpoint in role.endpoints() {
@@ -61,21 +62,39 @@ pub fn run(role: &Role) -> io::Result<()> {
 }
 
 /// What this shard is told.
-async fn obey(told: helper::Lines) {
+async fn obey(told: helper::Lines, shards: usize) {
     loop {
-        if told.next().await == "stages" {
-            let found = stages::take().map(|times| {
-                let each = Stage::ALL.map(|stage| {
-                    let time = times.of(stage);
-                    let micros = time.longest.as_nanos() as f64 / 1e3;
-                    (stage.name().to_owned(), json!({ "longest_us": micros, "slow": time.slow }))
+        match told.next().await.as_str() {
+            "stages" => {
+                let found = stages::take().map(|times| {
+                    let each = Stage::ALL.map(|stage| {
+                        let time = times.of(stage);
+                        let micros = time.longest.as_nanos() as f64 / 1e3;
+                        let found = json!({ "longest_us": micros, "slow": time.slow });
+                        (stage.name().to_owned(), found)
+                    });
+                    json!({ "turns": times.turns, "stages": Map::from_iter(each) })
                 });
-                json!({ "turns": times.turns, "stages": Map::from_iter(each) })
-            });
-            stages::measure(true);
-            println!("{}", json!(found));
+                stages::measure(true);
+                println!("{}", json!(found));
+            }
+            "busy" => {
+                let mut all = Vec::new();
+                for shard in 0..shards as u16 {
+                    all.push(spawn_on(ShardId(shard), busy).await.ok());
+                }
+                println!("{}", json!(all));
+            }
+            _ => {}
         }
     }
+}
+
+/// Nanoseconds of this shard's turns with work since the last call, which the first call begins to measure.
+async fn busy() -> u64 {
+    let times = stages::take();
+    stages::measure(true);
+    times.map_or(0, |times| times.busy.as_nanos() as u64)
 }
 
 async fn accept(

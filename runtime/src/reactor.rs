@@ -57,7 +57,9 @@ impl Reactor {
         if self.shard.stages.is_on() {
             let shard = self.shard.clone();
             let mut watch = shard.stages.begin();
-            return self.turn_in_stages(now, |stage| watch.lap(stage));
+            let busy = self.turn_in_stages(now, |stage| watch.lap(stage));
+            watch.end(busy);
+            return busy;
         }
         self.turn_in_stages(now, |_| {})
     }

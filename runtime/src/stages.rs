@@ -70,6 +70,9 @@ pub struct StageTimes {
     times: [StageTime; 6],
     /// Turns measured.
     pub turns: u64,
+    /// All stages of those turns in which there was something to do: what the shard's work takes,
+    /// whether or not it polls when there is none.
+    pub busy: Duration,
 }
 
 impl StageTimes {
@@ -130,6 +133,7 @@ pub(crate) struct Watch<'a> {
 struct Turn {
     last: Duration,
     took: [Duration; 6],
+    busy: bool,
 }
 
 impl Stages {
@@ -142,7 +146,7 @@ impl Stages {
     /// Begins a turn that is measured.
     #[cold]
     pub(crate) fn begin(&self) -> Watch<'_> {
-        let turn = Turn { last: processor_time(), took: Default::default() };
+        let turn = Turn { last: processor_time(), took: Default::default(), busy: false };
         Watch { stages: self, turn }
     }
 }
@@ -153,6 +157,11 @@ impl Watch<'_> {
         let now = processor_time();
         self.turn.took[stage as usize] = now.saturating_sub(self.turn.last);
         self.turn.last = now;
+    }
+
+    /// The turn is over; whether there was something to do in it.
+    pub(crate) fn end(mut self, busy: bool) {
+        self.turn.busy = busy;
     }
 }
 
@@ -165,6 +174,9 @@ impl Drop for Watch<'_> {
             time.longest = time.longest.max(took);
             time.total += took;
             time.slow += u64::from(took >= SLOW);
+        }
+        if self.turn.busy {
+            times.busy += self.turn.took.iter().sum::<Duration>();
         }
         self.stages.times.set(Some(times));
     }

@@ -15,7 +15,7 @@ use crate::report::Outcome;
 use crate::setup::{self, HUGEPAGES, Need};
 
 /// Building the bench, optimised, and counting may take this long, behind the tests.
-const BUILD: Duration = Duration::from_secs(1_200);
+const BUILD: Duration = Duration::from_secs(1_800);
 const COUNT: Duration = Duration::from_secs(600);
 
 /// The package whose program compares with peers.

@@ -33,7 +33,7 @@ pub(crate) struct Options {
 }
 
 /// A step's command may take this long, building included, behind others or not.
-const LIMIT: Duration = Duration::from_secs(1_200);
+const LIMIT: Duration = Duration::from_secs(1_800);
 
 /// `cargo xtask test`.
 ///

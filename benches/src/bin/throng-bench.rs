@@ -21,6 +21,7 @@ use throng_bench::path::{self, Server};
 use throng_bench::ramp::measure as measure_ramp;
 use throng_bench::report::Report;
 use throng_bench::role::{Role, Traffic};
+use throng_bench::scaling::measure as measure_scaling;
 use throng_bench::serve;
 use throng_bench::subject::{Ask, Link, Subject};
 use throng_bench::web::Web;
@@ -48,6 +49,8 @@ enum Command {
     Bulk(Options),
     /// Datagrams of 64 bytes and back
     Udp(Options),
+    /// Echoes of two shards beside those of one
+    Scaling(Options),
     /// WebSocket messages of 64 bytes and back
     WsEcho(Options),
     /// Connections that become WebSockets
@@ -79,6 +82,7 @@ const ALL: &[Bench] = &[
     latency,
     bulk,
     udp,
+    scaling,
     ws_echo,
     upgrade_rate,
     broadcast,
@@ -122,6 +126,7 @@ fn compare(command: Command) -> io::Result<()> {
         Command::Latency(options) => (&[latency], options),
         Command::Bulk(options) => (&[bulk], options),
         Command::Udp(options) => (&[udp], options),
+        Command::Scaling(options) => (&[scaling], options),
         Command::WsEcho(options) => (&[ws_echo], options),
         Command::UpgradeRate(options) => (&[upgrade_rate], options),
         Command::Broadcast(options) => (&[broadcast], options),
@@ -282,6 +287,22 @@ fn connect_rate(options: &Options) -> io::Result<Vec<Report>> {
     Ok(vec![options.run("connect-rate", Measure::Rate, ask, &peers)?])
 }
 
+fn scaling(options: &Options) -> io::Result<Vec<Report>> {
+    let link = options.link.unwrap_or_else(Link::best);
+    let (rounds, seconds) = if options.quick { (1, 0.2) } else { (5, 3.0) };
+    let rounds = options.rounds.unwrap_or(rounds);
+    let time = Duration::from_secs_f64(options.seconds.unwrap_or(seconds));
+    let mut reports = Vec::new();
+    for connections in options.connections(&[1_000, 100_000], &[100]) {
+        let ask = options.ask(Traffic::Echo, connections, 64, 1_024);
+        eprintln!("scaling, {connections} connections");
+        let report = measure_scaling(&ask, link, rounds, time)?;
+        report.print();
+        reports.push(report);
+    }
+    Ok(reports)
+}
+
 /// Most connections of one process over the host's sockets.
 const MOST_OF_ONE: usize = 16_000;
 
@@ -346,29 +367,48 @@ fn ramp(options: &Options) -> io::Result<Vec<Report>> {
 }
 
 /// One connection, everybody spinning; then a thousand, on which messages fall due by the clock, half as
-/// many as tokio can answer.
+/// many as tokio can answer. Then the same of a server that sleeps when it has nothing to do.
 fn latency(options: &Options) -> io::Result<Vec<Report>> {
     let tokio = Subject::Peer("tokio-echo");
+    let modes: &[bool] = match options.adaptive {
+        true => &[true],
+        false if options.connections.is_empty() => &[false, true],
+        false => &[false],
+    };
     let mut reports = Vec::new();
-    for connections in options.connections(&[1, 1_000], &[1]) {
-        let mut ask = options.ask(Traffic::Echo, connections, 64, connections);
-        ask.timed = true;
-        ask.spinning = connections == 1;
-        ask.rate = options.rate;
-        if !ask.spinning && ask.rate.is_none() {
-            let most =
-                options.comparison("latency", Measure::Rate, ask.clone(), vec![tokio.clone()]);
-            let most = Comparison { rounds: 1, ..most }.run()?;
-            let rate = most.more["details"]["tokio-echo"]["per_second"].as_f64();
-            ask.rate = rate.map(|rate| (rate / 2.0).round());
+    // One rate for both: half of what tokio can do.
+    let mut half = None;
+    for &adaptive in modes {
+        let options = &Options { adaptive, ..options.clone() };
+        for connections in options.connections(&[1, 1_000], &[1]) {
+            let mut ask = options.ask(Traffic::Echo, connections, 64, connections);
+            ask.timed = true;
+            ask.spinning = connections == 1;
+            ask.rate = options.rate;
+            if !ask.spinning && ask.rate.is_none() {
+                if half.is_none() {
+                    half = Some(half_of_tokio(options, &ask, &tokio)?);
+                }
+                ask.rate = half;
+            }
+            let peers: &[Subject] = match ask.spinning {
+                true => &[tokio.clone(), Subject::Peer("spinning-echo")],
+                false => &[tokio.clone(), Subject::OnKernel],
+            };
+            reports.push(options.run("latency", Measure::Latency, ask, peers)?);
         }
-        let peers: &[Subject] = match ask.spinning {
-            true => &[tokio.clone(), Subject::Peer("spinning-echo")],
-            false => &[tokio.clone(), Subject::OnKernel],
-        };
-        reports.push(options.run("latency", Measure::Latency, ask, peers)?);
     }
     Ok(reports)
+}
+
+fn half_of_tokio(options: &Options, ask: &Ask, tokio: &Subject) -> io::Result<f64> {
+    let most = options.comparison("latency", Measure::Rate, ask.clone(), vec![tokio.clone()]);
+    let most = Comparison { rounds: 1, ..most }.run()?;
+    let rate = most.more["details"]["tokio-echo"]["per_second"].as_f64();
+    rate.map(|rate| (rate / 2.0).round()).ok_or_else(|| {
+        let why = most.failures.join("; ");
+        io::Error::other(format!("what tokio can do is not known, so say --rate: {why}"))
+    })
 }
 
 fn bulk(options: &Options) -> io::Result<Vec<Report>> {

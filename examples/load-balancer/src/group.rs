@@ -7,12 +7,13 @@ use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Poll, Waker};
+use std::task::{Poll, Waker, ready};
 use std::time::Duration;
 
 use http::StatusCode;
 use http::uri::Authority;
 use throng::http::client::{Builder, Client, Error, ErrorKind, HttpVersion};
+use throng::http::rt::Alarm;
 use throng::runtime::now;
 use throng::timeout;
 use throng::tls::Connector;
@@ -24,6 +25,9 @@ use crate::random::Random;
 use crate::tls;
 use crate::vitals::Vitals;
 use crate::world::World;
+
+/// How often the first request that waits looks whether a server has become healthy.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Why a request gets no server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,10 +91,14 @@ impl Server {
         self.counts.set(counts);
     }
 
-    /// The head of a response has come after so many seconds.
-    fn answered_after(&self, seconds: f64) {
+    /// The head of a response has come after so many seconds; `well`: not of one that says that
+    /// the server has failed.
+    fn answered_after(&self, seconds: f64, well: bool) {
         let mut latency = self.latency.get();
-        latency.record(seconds, seconds_now());
+        match well {
+            true => latency.record(seconds, seconds_now()),
+            false => latency.record_failure(seconds, seconds_now()),
+        }
         self.latency.set(latency);
     }
 
@@ -215,17 +223,20 @@ impl Group {
         let waiter = Rc::new(Waiter::default());
         self.queue.borrow_mut().push_back(waiter.clone());
         let place = Place { group: self, waiter };
+        // Who leaves wakes the next. That a server is well again, on whichever shard that was found
+        // out, is looked for by the first in the line.
+        let (mut alarm, mut again) = (Alarm::default(), now() + LOOK_AGAIN);
         let turn = poll_fn(|cx| {
-            if !place.is_first() {
+            loop {
                 *place.waiter.0.borrow_mut() = Some(cx.waker().clone());
-                return Poll::Pending;
-            }
-            match self.pick(wish, &[], random) {
-                Err(Unavailable::QueueFull) => {
-                    *place.waiter.0.borrow_mut() = Some(cx.waker().clone());
-                    Poll::Pending
+                if !place.is_first() {
+                    return Poll::Pending;
                 }
-                decided => Poll::Ready(decided),
+                match self.pick(wish, &[], random) {
+                    Err(Unavailable::QueueFull) => ready!(alarm.poll_at(again, cx)),
+                    decided => return Poll::Ready(decided),
+                }
+                again = now() + LOOK_AGAIN;
             }
         });
         match timeout(self.config.queue.timeout.0, turn).await {
@@ -330,7 +341,7 @@ impl Slot {
     /// The head of a response has come, after so long.
     pub(crate) fn answered(&self, status: StatusCode, after: Duration) {
         let server = &self.server;
-        server.answered_after(after.as_secs_f64());
+        server.answered_after(after.as_secs_f64(), !status.is_server_error());
         server.latencies.record(after.as_micros() as u64);
         server.count(|counts| {
             let class = usize::from(status.as_u16() / 100).saturating_sub(2);
@@ -352,7 +363,7 @@ impl Slot {
     pub(crate) fn connected(&self, outcome: Result<Duration, &io::Error>) {
         match outcome {
             Ok(after) => {
-                self.server.answered_after(after.as_secs_f64());
+                self.server.answered_after(after.as_secs_f64(), true);
                 self.server.vitals.succeeded(now().as_millis(), &self.group.config.eject);
             }
             Err(error) => self.fault(error),

@@ -22,8 +22,11 @@ use throng::runtime::{Instant, now};
 use crate::config::{AccessLog, LogFormat};
 use crate::group::Server;
 
-/// Records that may wait for the thread.
+/// Records that may wait for the thread, and bytes that they may keep.
 const QUEUE: usize = 65_536;
+const QUEUE_BYTES: u64 = 128 << 20;
+/// What a record keeps at least: its fields are views of the buffer that the head came in.
+const RECORD: u64 = 8 << 10;
 /// How long the thread sleeps when there is nothing: nobody has to wake it.
 const NAP: Duration = Duration::from_millis(20);
 
@@ -62,6 +65,8 @@ struct Shared {
     next: Mutex<Option<Option<Sink>>>,
     changed: AtomicBool,
     dropped: AtomicU64,
+    /// Bytes that the records in the queue keep.
+    queued: AtomicU64,
 }
 
 /// The log's thread.
@@ -141,8 +146,11 @@ impl Log {
     }
 
     fn put(&self, record: Record) {
-        if self.records.try_send(record).is_err() {
-            self.shared.dropped.fetch_add(1, Relaxed);
+        let (shared, size) = (&self.shared, record.size());
+        let fits = shared.queued.fetch_add(size, Relaxed) + size <= QUEUE_BYTES;
+        if !fits || self.records.try_send(record).is_err() {
+            shared.queued.fetch_sub(size, Relaxed);
+            shared.dropped.fetch_add(1, Relaxed);
         }
     }
 
@@ -233,6 +241,7 @@ fn write(shared: &Shared, records: &Receiver<Record>, mut sink: Option<Sink>) {
         let ended = loop {
             match records.try_recv() {
                 Ok(record) => {
+                    shared.queued.fetch_sub(record.size(), Relaxed);
                     if let Some(sink) = &sink {
                         record.line(sink.format, &mut text);
                     }
@@ -265,6 +274,15 @@ fn write(shared: &Shared, records: &Receiver<Record>, mut sink: Option<Sink>) {
 }
 
 impl Record {
+    /// Bytes that it keeps while it waits.
+    fn size(&self) -> u64 {
+        let fields = [&self.id, &self.host, &self.referer, &self.agent];
+        let fields: usize = fields.into_iter().flatten().map(HeaderValue::len).sum();
+        let path = |uri: &Uri| uri.path().len() + uri.query().map_or(0, str::len);
+        let uri = self.request.as_ref().map_or(0, |(_, uri, _)| path(uri));
+        RECORD.max((fields + uri) as u64)
+    }
+
     fn line(&self, format: LogFormat, text: &mut String) {
         match format {
             LogFormat::Combined => self.combined(text),
@@ -384,6 +402,41 @@ mod tests {
             "192.0.2.7 - - [06/Nov/1994:08:49:37 +0000] \"GET /a?b=1 HTTP/1.1\" 404 17 \"-\" \
              \"x\\x22\\x5C\\xE9\"\n"
         );
+    }
+
+    /// A disk that stands still while it is held.
+    struct Held(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Held {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_waits_for_a_slow_disk_is_bounded_and_the_rest_counted() {
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let to = Box::new(Held(written.clone()));
+        let writer = Writer::start(Some(Sink { to, format: LogFormat::Combined })).unwrap();
+        let (log, held) = (writer.log(), written.lock().unwrap());
+        let count = 2 * QUEUE_BYTES / RECORD;
+        for _ in 0..count {
+            log.put(record());
+            assert!(log.shared.queued.load(Relaxed) <= QUEUE_BYTES);
+        }
+        let dropped = log.dropped();
+        // The thread has taken what makes one piece of text.
+        assert!((count / 2 - 2_000..=count / 2).contains(&dropped), "{dropped} of {count}");
+        drop(held);
+        drop(log);
+        writer.end();
+        let lines = written.lock().unwrap().iter().filter(|byte| **byte == b'\n').count();
+        assert_eq!(lines as u64, count - dropped);
     }
 
     #[test]

@@ -75,14 +75,14 @@ fn is_below(path: &str, prefix: &str) -> bool {
 }
 
 /// A path as it is compared (RFC 3986 6.2.2): what need not be encoded is not, and there are
-/// no dot segments, so that no spelling of a path passes by its route. `None` for one that
+/// no dot segments and no empty ones, so that no spelling of a path passes by its route. `None` for one that
 /// goes above the root, or is no path.
 pub(crate) fn normal(path: &str) -> Option<Cow<'_, str>> {
     if !path.starts_with('/') {
         return (path == "*").then_some(Cow::Borrowed(path));
     }
     let decoded = if path.contains('%') { Cow::Owned(decode(path)?) } else { Cow::Borrowed(path) };
-    if !decoded.contains("/.") {
+    if !decoded.contains("/.") && !decoded.contains("//") {
         return Some(decoded);
     }
     let mut segments: Vec<&str> = Vec::new();
@@ -91,16 +91,19 @@ pub(crate) fn normal(path: &str) -> Option<Cow<'_, str>> {
         dots = matches!(segment, "." | "..");
         match segment {
             "." => {}
-            ".." => drop(segments.pop()?),
+            // Who joins slashes first removes something else than who does not.
+            ".." => drop(segments.pop().filter(|removed| !removed.is_empty())?),
             _ => segments.push(segment),
         }
     }
     let mut path = String::with_capacity(decoded.len());
-    for segment in segments {
+    // Several slashes are one, as they are to most servers: `//admin` is no way around `/admin`.
+    let ends_with_slash = segments.last().is_some_and(|last| last.is_empty());
+    for segment in segments.iter().filter(|segment| !segment.is_empty()) {
         path.push('/');
         path.push_str(segment);
     }
-    if dots || path.is_empty() {
+    if dots || ends_with_slash || path.is_empty() {
         path.push('/');
     }
     Some(Cow::Owned(path))
@@ -195,7 +198,12 @@ mod tests {
             ("/", Some("/")),
             ("*", Some("*")),
             ("/a/b", Some("/a/b")),
-            ("/a//b", Some("/a//b")),
+            ("/a//b", Some("/a/b")),
+            ("//admin", Some("/admin")),
+            ("//", Some("/")),
+            ("/a///", Some("/a/")),
+            ("/a//./b//.", Some("/a/b/")),
+            ("/a//../b", None),
             ("/%61dmin", Some("/admin")),
             ("/a%2fb", Some("/a%2Fb")),
             ("/a/./b", Some("/a/b")),

@@ -67,7 +67,7 @@ fn server(http: &Http) -> Server {
     Server::new()
         .http2(http.http2)
         .max_streams(http.max_streams.0)
-        .max_connections(http.max_connections)
+        .max_connections(http.max_connections.0 as usize)
         .max_header_size(usize::try_from(http.max_header_size.0).unwrap_or(usize::MAX))
         .max_headers(http.max_headers.0 as usize)
         .header_timeout(http.header_timeout.0)

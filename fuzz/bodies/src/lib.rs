@@ -13,12 +13,13 @@ pub mod draw;
 pub mod duel;
 pub mod engine;
 pub mod frames;
+pub mod http1;
 pub mod remote;
 pub mod settings;
 pub mod websocket;
 pub mod wire;
 
-// The measure of the tests of WebSockets, and what that needs.
+// The measure of the tests of WebSockets, and what that and HTTP need.
 #[allow(dead_code, reason = "the tests use the rest")]
 #[path = "../../../ws/tests/websocket/plain.rs"]
 mod plain;
@@ -48,6 +49,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "engine", run: engine::run, length: 800 },
     Target { name: "duel", run: duel::run, length: 600 },
     Target { name: "websocket", run: websocket::run, length: 300 },
+    Target { name: "http1", run: http1::run, length: 200 },
 ];
 
 /// Says on standard error what happens, where the environment variable `FUZZ_TRACE` is set.

@@ -32,7 +32,8 @@ pub enum Pages {
 
 /// Items in a chunk: a `Vec` of fixed capacity.
 pub struct Chunk<T> {
-    block: Option<Block>,
+    /// The first item's place; without memory a place that no item has.
+    start: NonNull<T>,
     len: usize,
     items: PhantomData<T>,
 }
@@ -45,23 +46,33 @@ unsafe impl<T: Sync> Sync for Chunk<T> {}
 impl<T> Chunk<T> {
     /// Items that fit.
     pub const CAPACITY: usize = {
-        assert!(size_of::<T>() > 0 && align_of::<T>() <= BYTES);
+        // A dangling place lies in the first page, where no memory ever is.
+        assert!(size_of::<T>() > 0 && align_of::<T>() <= 1024);
         BYTES / size_of::<T>()
     };
 
     /// One without memory, and without room.
     pub const fn absent() -> Chunk<T> {
-        Chunk { block: None, len: 0, items: PhantomData }
+        Chunk { start: NonNull::dangling(), len: 0, items: PhantomData }
     }
 
     /// One without items. Aborts the process when the system has no memory, as `Vec` does.
     pub fn new(pages: Pages) -> Chunk<T> {
-        Chunk { block: Some(pool::take(pages)), len: 0, items: PhantomData }
+        Chunk { start: pool::take(pages).into_start().cast(), len: 0, items: PhantomData }
     }
 
     /// Whether it has memory.
     pub fn is_there(&self) -> bool {
-        self.block.is_some()
+        self.start != NonNull::dangling()
+    }
+
+    /// Takes its memory away, if it has any; nobody looks at the items again.
+    fn take_block(&mut self) -> Option<Block> {
+        let there = self.is_there();
+        let start = std::mem::replace(&mut self.start, NonNull::dangling());
+        self.len = 0;
+        // SAFETY: a place of its own is that of a block, which has been this chunk's alone.
+        there.then(|| unsafe { Block::from_start(start.cast()) })
     }
 
     /// Adds an item behind the others.
@@ -70,7 +81,7 @@ impl<T> Chunk<T> {
     /// When it is full or [absent](Chunk::absent).
     #[inline]
     pub fn push(&mut self, item: T) {
-        assert!(self.block.is_some() && self.len < Self::CAPACITY, "the chunk is full");
+        assert!(self.is_there() && self.len < Self::CAPACITY, "the chunk is full");
         // SAFETY: the place is within the block, which is aligned for any item.
         unsafe { self.start().add(self.len).write(item) };
         self.len += 1;
@@ -80,12 +91,12 @@ impl<T> Chunk<T> {
     /// table that knows that none owns anything.
     pub fn forget(self) {
         let mut this = ManuallyDrop::new(self);
-        this.block.take().into_iter().for_each(pool::give_back);
+        this.take_block().into_iter().for_each(pool::give_back);
     }
 
     #[inline]
     fn start(&self) -> *mut T {
-        self.block.as_ref().map_or(NonNull::dangling().as_ptr(), |block| block.start().cast())
+        self.start.as_ptr()
     }
 }
 
@@ -136,7 +147,7 @@ impl<T> Drop for Chunk<T> {
     fn drop(&mut self) {
         // SAFETY: the items are there, and nobody looks at them again.
         unsafe { ptr::drop_in_place(&raw mut **self) };
-        self.block.take().into_iter().for_each(pool::give_back);
+        self.take_block().into_iter().for_each(pool::give_back);
     }
 }
 

@@ -32,6 +32,19 @@ impl Block {
     pub(super) fn start(&self) -> *mut u8 {
         self.0.as_ptr()
     }
+
+    /// Its address, for [`from_start`](Block::from_start).
+    pub(super) fn into_start(self) -> NonNull<u8> {
+        self.0
+    }
+
+    /// The block again.
+    ///
+    /// # Safety
+    /// The address is of [`into_start`](Block::into_start), and nobody else uses it.
+    pub(super) unsafe fn from_start(start: NonNull<u8>) -> Block {
+        Block(start)
+    }
 }
 
 struct Pool {

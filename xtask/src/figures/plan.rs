@@ -39,7 +39,7 @@ pub(crate) const PLAN: &[Entry] = &[
     at("echo-1", "echo", 1, "1 connection"),
     at("echo-1000", "echo", 1_000, "1,000 connections"),
     Entry { seconds: 120, ..at("echo-100000", "echo", 100_000, "100,000 connections") },
-    Entry { seconds: 110, ..at("echo-1000000", "echo", 1_000_000, "1,000,000 connections") },
+    Entry { seconds: 50, ..at("echo-1000000", "echo", 1_000_000, "1,000,000 connections") },
     compared("connect-rate", "connect-rate", "accepted and closed"),
     at("latency-1", "latency", 1, "1 connection, busy"),
     at("latency-1000", "latency", 1_000, "1,000 connections, busy"),
@@ -60,11 +60,11 @@ pub(crate) const PLAN: &[Entry] = &[
     Entry { seconds: 25, ..at("path-1000", "path", 1_000, "1,000 connections") },
     Entry { seconds: 60, ..at("path-1000000", "path", 1_000_000, "1,000,000 connections") },
     at("ws-echo-1000", "ws-echo", 1_000, "1,000 connections"),
-    Entry { seconds: 130, ..at("ws-echo-1000000", "ws-echo", 1_000_000, "1,000,000 connections") },
+    Entry { seconds: 60, ..at("ws-echo-1000000", "ws-echo", 1_000_000, "1,000,000 connections") },
     compared("upgrade-rate", "upgrade-rate", "connections become WebSockets"),
     at("broadcast-10000", "broadcast", 10_000, "10,000 connections"),
     Entry {
-        seconds: 140,
+        seconds: 90,
         ..at("broadcast-1000000", "broadcast", 1_000_000, "1,000,000 connections, peers' 10,000")
     },
     Entry { seconds: 110, ..at("ramp", "ramp", 1_000_000, "to 1,000,000 connections") },
@@ -171,6 +171,6 @@ mod tests {
         let words = entry.words(How { quick: false, ..how }).join(" ");
         assert_eq!(words, "echo --connections 1000000 --rounds 3 --seconds 2 --json");
         let estimate = |rounds| entry.estimate(How { quick: false, rounds, ..how });
-        assert_eq!((estimate(3), estimate(5)), (110, 184));
+        assert_eq!((estimate(3), estimate(5)), (50, 84));
     }
 }

@@ -172,6 +172,7 @@ pub(crate) fn shown(name: &str) -> &str {
     match name {
         "throng" => "Throng",
         "throng-on-kernel" => "Throng on the kernel",
+        "throng-1-shard" => "Throng, 1 shard",
         "tokio-http" => "tokio + hyper",
         "tungstenite" | "tungstenite-broadcast" => "tokio-tungstenite, small buffers",
         "tungstenite-defaults" => "tokio-tungstenite, defaults",

@@ -74,3 +74,23 @@ impl Queues {
         false
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use throng::net::device::memory;
+
+    use super::*;
+
+    #[test]
+    fn flows_go_to_all_queues_and_stay() {
+        let queues = memory::open("raw-queues", 2, memory::Options::default()).unwrap();
+        let boxed = queues.into_iter().map(|queue| Box::new(queue) as Box<dyn Device>);
+        let queues = Queues::new(boxed.collect());
+        let server: SocketAddr = "10.96.0.1:9000".parse().unwrap();
+        let client = |port: u16| SocketAddr::from(([10, 96, 0, 2], port));
+        let on_second = (10_000..11_000).filter(|port| queues.of(client(*port), server) == 1);
+        let on_second: Vec<u16> = on_second.collect();
+        assert!((400..600).contains(&on_second.len()), "{} of 1,000", on_second.len());
+        assert!(on_second.iter().all(|port| queues.of(client(*port), server) == 1));
+    }
+}

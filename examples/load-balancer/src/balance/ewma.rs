@@ -23,6 +23,13 @@ impl Ewma {
         self.at = now;
     }
 
+    /// An answer at `now` that says that the server has failed: to answer so is no work, and must
+    /// not draw requests. It counts for twice what is usual, and for 100 ms at least.
+    pub(crate) fn record_failure(&mut self, latency: f64, now: f64) {
+        let penalty = (2.0 * self.get(now)).clamp(0.1, 10.0);
+        self.record(latency.max(penalty), now);
+    }
+
     /// The average at `now`; 0 where there was no sample.
     pub(crate) fn get(&self, now: f64) -> f64 {
         self.value * (-(now - self.at).max(0.0) / MEMORY).exp()
@@ -47,6 +54,20 @@ mod tests {
             ewma.record(0.010, 1.3 + f64::from(step) * 0.1);
         }
         assert!((ewma.get(41.2) - 0.010).abs() < 0.002, "{}", ewma.get(41.2));
+    }
+
+    #[test]
+    fn failing_fast_is_not_being_fast() {
+        let mut ewma = Ewma::default();
+        for n in 0..5 {
+            let before = ewma.get(f64::from(n));
+            ewma.record_failure(0.001, f64::from(n));
+            assert!(ewma.get(f64::from(n)) >= (1.9 * before).max(0.1));
+        }
+        for n in 5..50 {
+            ewma.record_failure(0.001, f64::from(n));
+        }
+        assert!((1.0..=10.0).contains(&ewma.get(50.0)), "{}", ewma.get(50.0));
     }
 
     #[test]

@@ -4,27 +4,16 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use http::header::{self, HeaderName};
-
 use super::schema::{Check, Config, Edits, Policy, Route, Tcp, Upstream};
-use super::values::FieldName;
+use super::values::FRAMING;
 
-/// Fields that say how a message is to be read, or are for one connection.
-const FRAMING: [HeaderName; 8] = [
-    header::CONNECTION,
-    header::CONTENT_LENGTH,
-    header::EXPECT,
-    header::HOST,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-];
+/// Where what is about the whole file is.
+pub(super) const FILE: usize = usize::MAX;
 
 /// The first contradiction: where in the file, and what.
 pub(super) fn problem(config: &Config) -> Option<(usize, String)> {
     if config.listener.is_empty() && config.tcp.is_empty() {
-        return Some((0, "there is no [[listener]] and no [[tcp]]".into()));
+        return Some((FILE, "there is no [[listener]] and no [[tcp]]".into()));
     }
     let mut addresses = HashSet::new();
     let listeners = config.listener.iter().map(|at| (at.span().start, at.as_ref().address));
@@ -43,7 +32,7 @@ pub(super) fn problem(config: &Config) -> Option<(usize, String)> {
         }
     }
     if config.listener.is_empty() != config.route.is_empty() {
-        return Some((0, "[[listener]] and [[route]] need each other".into()));
+        return Some((FILE, "[[listener]] and [[route]] need each other".into()));
     }
     let names: Vec<&str> = config.upstream.keys().map(String::as_str).collect();
     for route in &config.route {
@@ -68,22 +57,6 @@ pub(super) fn problem(config: &Config) -> Option<(usize, String)> {
         if let Some(message) = of_tcp(tcp.as_ref()) {
             return Some((tcp.span().start, message.into()));
         }
-    }
-    if config.http.max_connections == 0 {
-        return Some((0, "http.max_connections is at least 1".into()));
-    }
-    if let Some(FieldName(name)) = &config.forwarding.request_id
-        && FRAMING.contains(name)
-    {
-        let message = format!("forwarding.request_id = {:?} has another meaning", name.as_str());
-        return Some((0, message));
-    }
-    if !config.forwarding.via.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',') {
-        let message = format!(
-            "forwarding.via = {:?} is not visible ASCII without commas",
-            config.forwarding.via
-        );
-        return Some((0, message));
     }
     config.upstream.iter().find_map(|(name, upstream)| {
         let message = of_upstream(upstream.as_ref())?;

@@ -26,6 +26,10 @@ pub(crate) struct ConfigError {
 
 impl ConfigError {
     fn at(file: &Path, source: &str, offset: usize, message: impl Into<String>) -> ConfigError {
+        if offset == check::FILE {
+            let (file, message) = (file.to_owned(), message.into());
+            return ConfigError { file, line: 0, text: String::new(), message };
+        }
         let before = &source.as_bytes()[..offset.min(source.len())];
         let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
         let text = source.lines().nth(line - 1).unwrap_or_default().trim().to_owned();

@@ -10,7 +10,7 @@ use toml::Spanned;
 
 use super::values::{
     CertificateName, Cidr, FieldName, FieldValue, HashBy, HostPattern, Location, PathPrefix,
-    RedirectStatus, ServerAddress, Size, Statuses, Time, Token, Whole,
+    RedirectStatus, ServerAddress, Size, Statuses, Time, Token, Whole, via,
 };
 
 /// The whole file.
@@ -130,7 +130,7 @@ pub(crate) struct Http {
     pub(crate) http2: bool,
     /// Requests at a time on one HTTP/2 connection.
     pub(crate) max_streams: Whole<1, 10_000>,
-    pub(crate) max_connections: usize,
+    pub(crate) max_connections: Whole<1, 10_000_000>,
     pub(crate) max_header_size: Size,
     pub(crate) max_headers: Whole<1, 10_000>,
     pub(crate) max_body: Size,
@@ -147,7 +147,7 @@ impl Default for Http {
         Http {
             http2: true,
             max_streams: Whole(128),
-            max_connections: 100_000,
+            max_connections: Whole(100_000),
             max_header_size: Size(16 << 10),
             max_headers: Whole(100),
             max_body: Size(10 << 20),
@@ -178,6 +178,7 @@ pub(crate) struct Forwarding {
     /// Peers whose own such fields are believed, and added to; others' are removed.
     pub(crate) trusted: Vec<Cidr>,
     /// Our name in `Via`; empty: no such field.
+    #[serde(deserialize_with = "via")]
     pub(crate) via: String,
     /// The field of the request's name; none where empty.
     #[serde(deserialize_with = "FieldName::or_none")]

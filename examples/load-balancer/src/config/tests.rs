@@ -137,8 +137,15 @@ fn errors_name_line_key_value_and_what_is_accepted() {
         (
             "[[route]]",
             "[forwarding]\nrequest_id = \"content-length\"\n[[route]]",
-            1,
-            "forwarding.request_id = \"content-length\" has another meaning",
+            4,
+            "\"content-length\" is not the name of a header field without another meaning",
+        ),
+        ("[[route]]", "[forwarding]\nvia = \"a,b\"\n[[route]]", 4, "\"a,b\" is not visible ASCII"),
+        (
+            "[[route]]",
+            "[http]\nmax_connections = 0\n[[route]]",
+            4,
+            "0 is not a number from 1 to 10000000",
         ),
         ("upstream = \"app\"\n", "", 3, "a route needs upstream or redirect"),
         (
@@ -223,7 +230,7 @@ fn errors_name_line_key_value_and_what_is_accepted() {
     let none = LEAST.replacen("[[route]]", "[forwarding]\nrequest_id = \"\"\n[[route]]", 1);
     assert_eq!(config(&none).unwrap().forwarding.request_id, None);
     let error = config("listener = []\nroute = []\nupstream = {}\n").unwrap_err();
-    assert!(error.contains("there is no [[listener]] and no [[tcp]]"), "{error}");
+    assert!(error.starts_with("lb.toml: there is no [[listener]] and no [[tcp]]"), "{error}");
     let error = config("[[listener]\n").unwrap_err();
     assert!(error.starts_with("lb.toml:1: [[listener]: "), "{error}");
 }

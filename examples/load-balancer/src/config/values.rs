@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
-use http::header::HeaderName;
+use http::header::{self, HeaderName};
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderValue, StatusCode};
 use serde::de::{self, Deserialize, Deserializer, Visitor};
@@ -291,10 +291,12 @@ impl FieldName {
     where
         D: Deserializer<'de>,
     {
-        parsed(deserializer, "the name of a header field, or \"\" for none", |text| {
-            match text.is_empty() {
-                true => Some(None),
-                false => text.parse().ok().map(|name| Some(FieldName(name))),
+        let accepted = "the name of a header field without another meaning, or \"\" for none";
+        parsed(deserializer, accepted, |text| match text.is_empty() {
+            true => Some(None),
+            false => {
+                let name = text.parse().ok().filter(|name| !FRAMING.contains(name));
+                name.map(|name| Some(FieldName(name)))
             }
         })
     }
@@ -304,6 +306,26 @@ impl<'de> Deserialize<'de> for FieldName {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         parsed(deserializer, "the name of a header field", |text| text.parse().ok().map(FieldName))
     }
+}
+
+/// Fields that say how a message is to be read, or are for one connection.
+pub(super) const FRAMING: [HeaderName; 8] = [
+    header::CONNECTION,
+    header::CONTENT_LENGTH,
+    header::EXPECT,
+    header::HOST,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// Our name in `via`, or an empty text for none.
+pub(super) fn via<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    parsed(deserializer, "visible ASCII without commas", |text| {
+        let fits = text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',');
+        fits.then(|| text.to_owned())
+    })
 }
 
 /// The value of a header field.

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::world::{LB, World, admin, ask, config, exchange, get, read_head, server, wait_until};
+use crate::world::{
+    LB, World, admin, ask, config, connect, exchange, get, read_head, server, wait_until,
+};
 
 const SITE: &str = "location / { return 200 $server_port; } location /broken { return 500; }";
 
@@ -200,4 +202,38 @@ fn requests_wait_for_a_busy_server() {
 
 fn most_of(most: &AtomicU32, now: u32) {
     most.fetch_max(now, Ordering::SeqCst);
+}
+
+/// Who waits for a place is served as soon as another server is well, not when somebody leaves.
+#[test]
+fn who_waits_is_served_by_a_server_that_comes_back() {
+    let Some(mut world) = World::new() else { return };
+    server(9001, |mut stream| {
+        let head = read_head(&mut stream);
+        if !head.is_empty() {
+            // Never answered.
+            let _ = stream.read_to_end(&mut Vec::new());
+        }
+    });
+    let servers = "[{ address = \"127.0.0.1:9001\", max_requests = 1 }, \
+        { address = \"127.0.0.1:9002\", max_requests = 1 }]";
+    let more = "health = { check = \"tcp\", interval = \"100ms\", fall = 1 }\n\
+        queue = { timeout = \"50s\" }\n[network]\nshards = 1\n";
+    let config = config(&[], more).replace("server = []", &format!("server = {servers}"));
+    world.balancer(&config);
+    wait_until("the check", || admin("/state.json").contains("\"up\":false"));
+    let request = b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+    let mut first = connect(LB);
+    first.write_all(request).unwrap();
+    wait_until("the first", || admin("/state.json").contains("\"in_flight\":1"));
+    let mut second = connect(LB);
+    second.write_all(request).unwrap();
+    wait_until("the second", || admin("/state.json").contains("\"waiting\":1"));
+    server(9002, |mut stream| {
+        read_head(&mut stream);
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nback");
+    });
+    let mut answer = String::new();
+    second.read_to_string(&mut answer).unwrap();
+    assert!(answer.ends_with("back"), "{answer}");
 }

@@ -4,6 +4,7 @@
 mod discovery;
 mod failover;
 mod forwarding;
+mod frames;
 mod lifecycle;
 mod messages;
 mod operating;
