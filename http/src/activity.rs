@@ -26,6 +26,8 @@ pub(crate) struct Activity {
     extent: AtomicU64,
     /// What is wrong with the request to come, or the connection: see [`Fault::number`].
     fault: AtomicU8,
+    /// A request was refused for that.
+    refused: AtomicBool,
     /// When the head began that is not complete.
     head: Since,
     /// Since when hyper has waited for more of a request's body.
@@ -88,6 +90,7 @@ impl Activity {
             place: AtomicU8::new(if followed { BETWEEN } else { FREE }),
             extent: AtomicU64::new(UNSAID),
             fault: AtomicU8::new(0),
+            refused: AtomicBool::new(false),
             head: Since::default(),
             starved: Since::default(),
             asked: AtomicBool::new(false),
@@ -149,8 +152,18 @@ impl Activity {
         self.fault.store(Fault::number(Some(fault)), Relaxed);
     }
 
-    pub(crate) fn fault(&self) -> Option<Fault> {
-        Fault::of_number(self.fault.load(Relaxed))
+    /// Whether a request that hyper hands out is to be refused, which it then is.
+    pub(crate) fn refuse(&self) -> bool {
+        let faulty = self.fault.load(Relaxed) != 0;
+        if faulty {
+            self.refused.store(true, Relaxed);
+        }
+        faulty
+    }
+
+    /// Why a request was.
+    pub(crate) fn refused(&self) -> Option<Fault> {
+        self.refused.load(Relaxed).then(|| Fault::of_number(self.fault.load(Relaxed)))?
     }
 
     pub(crate) fn set_place(&self, place: Place) {

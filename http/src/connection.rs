@@ -231,10 +231,9 @@ where
             }
             // What an upgraded stream carries is not HTTP.
             let unread = result.is_err() || !http1.activity.is_between();
-            let fault = http1.activity.fault().filter(|_| shared.settings.strict);
             let refused = match &result {
                 Err(error) => Reason::of_hyper(error),
-                Ok(()) => fault.map(Reason::of_fault),
+                Ok(()) => http1.activity.refused().map(Reason::of_fault),
             };
             http1.activity.set_free();
             return self.end_http1(unread, refused);

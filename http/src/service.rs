@@ -39,7 +39,7 @@ where
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         self.activity.begin(extent(request.body()));
         let guard = Some(InFlight(self.activity.clone()));
-        if self.shared.settings.strict && self.activity.fault().is_some() {
+        if self.shared.settings.strict && self.activity.refuse() {
             // Who is told is the connection's business when it has ended.
             return TrackedFuture { future: None, guard };
         }

@@ -320,6 +320,17 @@ fn what_another_may_read_in_another_way_reaches_no_service_and_is_told() {
             assert_eq!(told[0].peer.unwrap().ip().to_string(), "192.0.2.1");
         });
     }
+    // After what is wrong with trailers nothing was refused if nothing was asked.
+    run(async move {
+        let (dialer, server) = serve_site(Server::new());
+        let mut client = dialer.connect();
+        let ambiguous = CHUNKED.replace("0\r\n\r\n", "0\r\n\n");
+        send(&mut client, &format!("POST /hello HTTP/1.1\r\nhost: x\r\n{ambiguous}")).await;
+        assert_eq!(read_reply(&mut client).await.unwrap().text(), "hello");
+        assert_eq!(read_reply(&mut client).await, None);
+        let counters = server.counters();
+        assert_eq!((counters.requests, counters.refused), (1, 0));
+    });
     run(async move {
         let (dialer, server) = serve_site(Server::new().strict(false));
         let mut client = dialer.connect();
