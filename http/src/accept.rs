@@ -88,6 +88,14 @@ impl Accept for throng_net::TcpListener {
             (stream.into_send(), peer)
         })
     }
+
+    fn poll_last(&self, cx: &mut Context<'_>) -> Poll<Option<(Self::Io, SocketAddr)>> {
+        self.poll_last(cx).map(|last| {
+            let (stream, peer) = last?;
+            let _ = stream.set_nodelay(true);
+            Some((stream.into_send(), peer))
+        })
+    }
 }
 
 /// The connections of a TLS server. Give its acceptor the protocols that are served:

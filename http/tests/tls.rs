@@ -5,11 +5,13 @@
 mod support;
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures::future::join;
 use futures::{AsyncReadExt, AsyncWriteExt};
 use http::{Request, Response, Version};
 use http_body_util::{BodyExt, Full};
@@ -18,6 +20,7 @@ use hyper::client::conn::{http1, http2};
 use support::{Pair, authority, connector, issue, server_address};
 use throng_http::rt::{LocalExecutor, ShardTimer};
 use throng_http::{Running, Server, service_fn};
+use throng_net::proxy_protocol::ProxyProtocol;
 use throng_net::{Builder, TcpListener, TcpStream};
 use throng_runtime::{ShardId, now, sleep, spawn_local};
 use throng_tls::{Acceptor, ServerConfig, TlsListener, TlsStream, alpn};
@@ -172,6 +175,47 @@ fn a_drain_with_patience_lets_handshakes_end() {
         assert!(now() < throng_runtime::Instant::from_millis(2_000), "{:?}", now());
     });
     assert!(drain.is_finished() && running.counters().cut == 0);
+}
+
+/// And so is a connection whose proxy has not said yet whose it is, in clear or not.
+#[test]
+fn a_drain_with_patience_lets_headers_of_proxies_come() {
+    let mut pair = Pair::new(1);
+    let clear = SocketAddr::new(server_address().ip(), 80);
+    let running = pair.serve(1, || {
+        let running = Server::new().drain_idle(Duration::from_secs(5)).start();
+        let proxies = ProxyProtocol::new(|_| true);
+        let bind = |at| TcpListener::bind(at).unwrap().proxy_protocol(&proxies);
+        let secure = TlsListener::new(bind(server_address()), acceptor());
+        let (serving, clear) = (running.clone(), bind(clear));
+        spawn_local(async move {
+            let secure = serving.serve(secure, service_fn(echo));
+            join(serving.serve(clear, service_fn(echo)), secure).await;
+        })
+        .detach();
+        running
+    });
+    let draining = running[0].clone();
+    let drain = pair.world.spawn(pair.server, ShardId(0), async move {
+        sleep(Duration::from_millis(500)).await;
+        draining.drain(Duration::from_secs(10)).await
+    });
+    pair.run(async move {
+        let mut plain = TcpStream::connect(clear).await.unwrap();
+        let mut begun = TcpStream::connect(server_address()).await.unwrap();
+        sleep(Duration::from_secs(1)).await;
+        for stream in [&mut plain, &mut begun] {
+            stream.write_all(b"PROXY TCP4 192.0.2.7 192.0.2.1 1 2\r\n").await.unwrap();
+        }
+        plain.write_all(b"GET / HTTP/1.1\r\nhost: a.test\r\n\r\n").await.unwrap();
+        let mut answer = Vec::new();
+        plain.read_to_end(&mut answer).await.unwrap();
+        assert!(answer.starts_with(b"HTTP/1.1 200"), "{:?}", String::from_utf8_lossy(&answer));
+        let mut begun = connector().alpn([alpn::HTTP1]).connect("a.test", begun).await.unwrap();
+        ask(&mut begun).await;
+        assert_eq!(begun.read(&mut [0; 1]).await.unwrap(), 0, "close_notify");
+    });
+    assert!(drain.is_finished() && running[0].counters().cut == 0);
 }
 
 /// A client that gives up, and one that says nothing after its handshake.

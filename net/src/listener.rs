@@ -156,6 +156,13 @@ impl TcpListener {
         }
     }
 
+    /// Takes nothing new, and polls for the next of the connections whose
+    /// [header](TcpListener::proxy_protocol) is being read, or has been; `None` when there are none
+    /// left. The socket goes on to listen until it is dropped.
+    pub fn poll_last(&self, cx: &mut Context<'_>) -> Poll<Option<(TcpStream, SocketAddr)>> {
+        self.gate.as_ref().map_or(Poll::Ready(None), |gate| gate.poll_last(cx))
+    }
+
     fn poll_accept_any(&self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
         let (shared, listener) = match &self.inner {
             Inner::Stack { stack, id } => (stack, *id),

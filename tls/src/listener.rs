@@ -140,12 +140,19 @@ impl TlsListener {
     }
 
     /// Closes it to new connections, and polls for the next one of those whose handshakes are
-    /// under way; `None` when there are none left. [`poll_accept`](TlsListener::poll_accept) fails
-    /// from then on.
+    /// under way, or whose [header](TcpListener::proxy_protocol) is; `None` when there are none left.
+    /// [`poll_accept`](TlsListener::poll_accept) is of no use from then on.
     pub fn poll_last(&self, cx: &mut Context<'_>) -> Poll<Option<(TlsStream, SocketAddr)>> {
-        drop(self.tcp.borrow_mut().take());
+        let mut tcp = self.tcp.borrow_mut();
+        while let Some(last) = tcp.as_ref().map(|tcp| tcp.poll_last(cx)) {
+            match last {
+                Poll::Ready(Some((stream, peer))) => self.begin(stream, peer),
+                Poll::Ready(None) => *tcp = None,
+                Poll::Pending => break,
+            }
+        }
         let accepted = self.shared.ready.borrow_mut().pop_front();
-        if accepted.is_none() && self.handshakes() > 0 {
+        if accepted.is_none() && (tcp.is_some() || self.handshakes() > 0) {
             self.shared.wait(cx);
             return Poll::Pending;
         }

@@ -62,10 +62,7 @@ impl Places {
 pub(crate) async fn serve(shard: Rc<Shard>, listener: TcpListener, address: SocketAddr, max: u32) {
     let places = Rc::new(Places { max, taken: Cell::new(0), accepting: Cell::default() });
     let drain = shard.ends.drain.clone();
-    loop {
-        let accepting = async { (places.take().await, listener.accept().await) };
-        let Some((place, accepted)) = drain.until(accepting).await else { return };
-        let Ok((client, peer)) = accepted else { continue };
+    let spawn = |place: Place, client, peer| {
         let (shard, guest) = (shard.clone(), drain.enter());
         let passing = async move {
             if let Err(error) = pass(shard, client, peer, address, guest).await {
@@ -76,8 +73,21 @@ pub(crate) async fn serve(shard: Rc<Shard>, listener: TcpListener, address: Sock
         if try_spawn_local(passing).is_err() {
             tracing::debug!("no room for the task of a connection");
         }
+    };
+    let accepting = || async { (places.take().await, listener.accept().await) };
+    while let Some((place, accepted)) = drain.until(accepting()).await {
+        if let Ok((client, peer)) = accepted {
+            spawn(place, client, peer);
+        }
         throng::runtime::coop::consume_budget().await;
     }
+    // Those whose proxy is about to say whose they are have been taken.
+    let last = async {
+        while let Some((client, peer)) = poll_fn(|cx| listener.poll_last(cx)).await {
+            spawn(places.take().await, client, peer);
+        }
+    };
+    let _ = timeout(shard.state().world.config.shutdown.idle.0, last).await;
 }
 
 async fn pass(

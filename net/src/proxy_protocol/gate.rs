@@ -65,6 +65,16 @@ impl Gate {
         Poll::Pending
     }
 
+    /// The next of those that were taken already; `None` when there are none left.
+    pub(crate) fn poll_last(&self, cx: &mut Context<'_>) -> Poll<Option<Accepted>> {
+        let accepted = self.shared.ready.borrow_mut().pop_front();
+        if accepted.is_none() && !self.shared.reading.borrow().is_empty() {
+            self.shared.wait(cx);
+            return Poll::Pending;
+        }
+        Poll::Ready(accepted)
+    }
+
     fn begin(&self, mut stream: TcpStream, peer: SocketAddr) {
         // Not to be held over the spawning: a task that is refused gives its place back at once.
         let key = self.shared.reading.borrow().vacant_key();
