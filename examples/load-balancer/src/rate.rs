@@ -39,8 +39,8 @@ impl Limiter {
         if known.is_none() && self.clients.len() >= CLIENTS && !self.make_room(now) {
             return Ok(());
         }
-        let next = known.unwrap_or(0).max(now) + self.cost;
-        match next.checked_sub(now + self.burst) {
+        let next = known.unwrap_or(0).max(now).saturating_add(self.cost);
+        match next.checked_sub(now.saturating_add(self.burst)) {
             None | Some(0) => {
                 self.clients.insert(client, next);
                 Ok(())

@@ -361,8 +361,8 @@ fn edit(headers: &mut HeaderMap, edits: &Edits) {
 /// Sends the client elsewhere.
 fn redirected(to: &Redirect, target: &Target, uri: &Uri) -> Result<Response<Out>, Refusal> {
     let path = uri.path_and_query().map_or("/", PathAndQuery::as_str);
-    // A path with two slashes would be another host.
-    let path = format!("/{}", path.trim_start_matches('/'));
+    // A path with two slashes would be another host; to browsers a backslash is one.
+    let path = format!("/{}", path.trim_start_matches(['/', '\\']));
     let location = HeaderValue::from_str(&to.to.of(target.host(), &path));
     let mut response = Response::new(Out::empty());
     *response.status_mut() = to.status.0;

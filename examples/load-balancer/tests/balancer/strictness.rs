@@ -92,7 +92,7 @@ fn malformed_requests_and_smuggling_reach_no_server() {
         "3",
     ] {
         let request = format!(
-            "POST / HTTP/1.1\r\nhost: a\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n{body}GET /smuggled HTTP/1.1\r\nhost: a\r\n\r\n"
+            "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n{body}GET /smuggled HTTP/1.1\r\nhost: a\r\n\r\n"
         );
         let bytes = exchange(LB, request.as_bytes());
         assert!(String::from_utf8_lossy(&bytes).matches("HTTP/1.1").count() <= 1, "{body:?}");
