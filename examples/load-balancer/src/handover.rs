@@ -16,8 +16,9 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use rustix::io::{Errno, retry_on_intr};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -30,6 +31,8 @@ use serde::{Deserialize, Serialize};
 const MARK: &str = "THRONG_LB_HANDOVER";
 /// How long a new process may take until it serves.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long it is waited for between two looks whether this process is to end.
+const LOOK: Duration = Duration::from_millis(100);
 /// Descriptors in a packet; the host takes 253.
 const FDS: usize = 128;
 /// Longest description, in bytes.
@@ -70,7 +73,13 @@ impl Program {
     /// # Errors
     /// The host does not know the file.
     pub(crate) fn this() -> io::Result<Program> {
-        Ok(Program { path: env::current_exe()?, args: env::args_os().skip(1).collect() })
+        let running = env::current_exe()?;
+        // As it was called: a link that leads to this file may lead to another one by then.
+        let called = env::args_os().next().map(PathBuf::from);
+        let called = called.filter(|path| path.components().count() > 1);
+        let called = called.and_then(|path| std::path::absolute(path).ok());
+        let called = called.filter(|path| path.canonicalize().is_ok_and(|there| there == running));
+        Ok(Program { path: called.unwrap_or(running), args: env::args_os().skip(1).collect() })
     }
 }
 
@@ -96,13 +105,14 @@ impl Predecessor {
 
     /// Tells it to go.
     pub(crate) fn relieve(&self) {
-        if let Err(error) = send(&self.0, READY, SendFlags::NOSIGNAL) {
+        if let Err(error) = retry_on_intr(|| send(&self.0, READY, SendFlags::NOSIGNAL)) {
             tracing::warn!(%error, "the predecessor has gone");
         }
     }
 }
 
-/// Starts the program anew and waits until it serves. Returns its process's number. It blocks.
+/// Starts the program anew and waits until it serves, or until this process is to end. Returns its
+/// process's number. It blocks.
 ///
 /// # Errors
 /// It cannot be started, or does not come to serve; it has ended then.
@@ -110,10 +120,11 @@ pub(crate) fn hand_over(
     program: &Program,
     sockets: &[TcpListener],
     handed: Handed,
+    is_ending: impl Fn() -> bool,
 ) -> io::Result<u32> {
     let flags = SocketFlags::CLOEXEC;
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
-    set_socket_timeout(&ours, Timeout::Recv, Some(PATIENCE))?;
+    set_socket_timeout(&ours, Timeout::Recv, Some(LOOK))?;
     set_socket_timeout(&ours, Timeout::Send, Some(PATIENCE))?;
     let mut child = Command::new(&program.path)
         .args(&program.args)
@@ -129,7 +140,7 @@ pub(crate) fn hand_over(
         })?;
     let fds: Vec<BorrowedFd<'_>> = sockets.iter().map(AsFd::as_fd).collect();
     let handed = Handed { sockets: fds.len(), ..handed };
-    match offer(ours.as_fd(), &handed, &fds) {
+    match offer(ours.as_fd(), &handed, &fds, is_ending) {
         Ok(()) => Ok(child.id()),
         Err(error) => Err(end(&mut child, &error)),
     }
@@ -137,8 +148,11 @@ pub(crate) fn hand_over(
 
 /// Ends a process that has not come to serve; says why.
 fn end(child: &mut Child, error: &io::Error) -> io::Error {
-    // Most likely it is ending by itself, and has said why.
-    let ended = (0..100).find_map(|_| {
+    // Most likely it is ending by itself, and has said why; but one that is given up must not
+    // come to serve after all.
+    let is_given_up = matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::Interrupted);
+    let looks = if is_given_up { 0 } else { 100 };
+    let ended = (0..looks).find_map(|_| {
         let ended = child.try_wait().ok().flatten();
         if ended.is_none() {
             std::thread::sleep(Duration::from_millis(10));
@@ -154,29 +168,43 @@ fn end(child: &mut Child, error: &io::Error) -> io::Error {
 }
 
 /// Sends everything and waits for the answer.
-fn offer(channel: BorrowedFd<'_>, handed: &Handed, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+fn offer(
+    channel: BorrowedFd<'_>,
+    handed: &Handed,
+    fds: &[BorrowedFd<'_>],
+    is_ending: impl Fn() -> bool,
+) -> io::Result<()> {
     let said = serde_json::to_vec(handed)?;
     if said.len() > LONGEST {
         return Err(io::Error::other("there is more to say than a packet takes"));
     }
-    send(channel, &said, SendFlags::NOSIGNAL)?;
+    // With a timeout the host does not go on by itself after a signal: socket(7).
+    retry_on_intr(|| send(channel, &said, SendFlags::NOSIGNAL))?;
     for some in fds.chunks(FDS) {
         let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         if !control.push(SendAncillaryMessage::ScmRights(some)) {
             return Err(io::Error::other("the descriptors do not fit"));
         }
-        sendmsg(channel, &[IoSlice::new(b"s")], &mut control, SendFlags::NOSIGNAL)?;
+        let mark = [IoSlice::new(b"s")];
+        retry_on_intr(|| sendmsg(channel, &mark, &mut control, SendFlags::NOSIGNAL))?;
     }
+    let begun = Instant::now();
     let mut answer = [0; 16];
-    let (taken, _) =
-        recv(channel, &mut answer, RecvFlags::empty()).map_err(|error| match error {
-            rustix::io::Errno::AGAIN => io::Error::new(
-                io::ErrorKind::TimedOut,
-                format!("it has not said in {PATIENCE:?} that it is ready"),
-            ),
-            error => error.into(),
-        })?;
+    let taken = loop {
+        match recv(channel, &mut answer, RecvFlags::empty()) {
+            Ok((taken, _)) => break taken,
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if is_ending() {
+            return Err(io::Error::new(io::ErrorKind::Interrupted, "this process is to end"));
+        }
+        if begun.elapsed() >= PATIENCE {
+            let text = format!("it has not said in {PATIENCE:?} that it is ready");
+            return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+        }
+    };
     match &answer[..taken] {
         READY => Ok(()),
         [] => Err(io::ErrorKind::UnexpectedEof.into()),
@@ -188,7 +216,7 @@ fn offer(channel: BorrowedFd<'_>, handed: &Handed, fds: &[BorrowedFd<'_>]) -> io
 fn receive(channel: BorrowedFd<'_>) -> io::Result<(Handed, Vec<OwnedFd>)> {
     set_socket_timeout(channel, Timeout::Recv, Some(PATIENCE))?;
     let mut said = vec![0; LONGEST];
-    let (taken, _) = recv(channel, &mut said[..], RecvFlags::empty())?;
+    let (taken, _) = retry_on_intr(|| recv(channel, &mut said[..], RecvFlags::empty()))?;
     let handed: Handed = serde_json::from_slice(&said[..taken])?;
     let mut sockets = Vec::new();
     while sockets.len() < handed.sockets {
@@ -196,7 +224,8 @@ fn receive(channel: BorrowedFd<'_>) -> io::Result<(Handed, Vec<OwnedFd>)> {
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut mark = [0];
         let flags = RecvFlags::CMSG_CLOEXEC;
-        let received = recvmsg(channel, &mut [IoSliceMut::new(&mut mark)], &mut control, flags)?;
+        let mut mark = [IoSliceMut::new(&mut mark)];
+        let received = retry_on_intr(|| recvmsg(channel, &mut mark, &mut control, flags))?;
         let before = sockets.len();
         for message in control.drain() {
             if let RecvAncillaryMessage::ScmRights(fds) = message {
@@ -241,7 +270,7 @@ mod tests {
             (handed, sockets)
         });
         let fds: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
-        offer(old.as_fd(), &handed, &fds).unwrap();
+        offer(old.as_fd(), &handed, &fds, || false).unwrap();
         let (told, taken) = taking.join().unwrap();
         assert_eq!(told, handed);
         let addresses: Vec<_> =
@@ -254,11 +283,16 @@ mod tests {
     fn a_new_process_that_ends_or_says_something_else_is_an_error() {
         let (old, new) = pair();
         drop(new);
-        assert!(offer(old.as_fd(), &Handed::default(), &[]).is_err());
+        assert!(offer(old.as_fd(), &Handed::default(), &[], || false).is_err());
         let (old, new) = pair();
         send(&new, b"hello", SendFlags::empty()).unwrap();
-        let said = offer(old.as_fd(), &Handed::default(), &[]).unwrap_err();
+        let said = offer(old.as_fd(), &Handed::default(), &[], || false).unwrap_err();
         assert!(said.to_string().contains("another answer"), "{said}");
+        // Nobody waits for one when this process is to end.
+        let (old, _new) = pair();
+        set_socket_timeout(&old, Timeout::Recv, Some(LOOK)).unwrap();
+        let said = offer(old.as_fd(), &Handed::default(), &[], || true).unwrap_err();
+        assert_eq!(said.kind(), io::ErrorKind::Interrupted, "{said}");
         // And a predecessor that promises more than it gives.
         let (old, new) = pair();
         let promise = Handed { sockets: 1, ..Handed::default() };

@@ -29,6 +29,8 @@ pub(crate) struct Life {
     /// Shards that serve.
     started: AtomicUsize,
     replaced: AtomicBool,
+    /// SIGTERM has come.
+    ending: AtomicBool,
 }
 
 impl Life {
@@ -53,6 +55,7 @@ impl Life {
             predecessor: Mutex::new(predecessor),
             started: AtomicUsize::new(0),
             replaced: AtomicBool::new(false),
+            ending: AtomicBool::new(false),
         };
         Ok((life, handed))
     }
@@ -123,8 +126,15 @@ impl Life {
             let text = "on a device of its own the connections end with the process: restart it";
             return Err(io::Error::new(io::ErrorKind::Unsupported, text));
         }
-        let (program, sockets) = (self.program.clone(), self.sockets().all()?);
-        let handing = spawn_blocking(move || handover::hand_over(&program, &sockets, handed));
+        let (life, sockets) = (self.clone(), self.sockets().all()?);
+        // Who ends this process would not end the successor.
+        let is_ending = move || life.ending.load(Ordering::Acquire);
+        if is_ending() {
+            return Err(io::Error::other("this process is ending"));
+        }
+        let program = self.program.clone();
+        let handing =
+            spawn_blocking(move || handover::hand_over(&program, &sockets, handed, is_ending));
         let successor = handing.await.map_err(io::Error::other)??;
         self.notifier.replaced_by(successor);
         tracing::info!(successor, "replaced: draining");
@@ -174,6 +184,7 @@ pub(crate) fn end_on_signal(life: &Arc<Life>, shutdown: &Shutdown, ends: &Ends) 
     let (delay, deadline): (Duration, Duration) = (shutdown.delay.0, shutdown.deadline.0);
     let ending = async move {
         terminate().await;
+        life.ending.store(true, Ordering::Release);
         ends.leaving.begin(delay + deadline);
         if current_shard() == ShardId(0) {
             tracing::info!(?delay, ?deadline, "terminated: draining");

@@ -259,6 +259,38 @@ fn the_program_is_replaced_without_a_failed_request() {
     wait_until("nobody listens", || TcpStream::connect(LB).is_err());
 }
 
+/// A process that is to end does not leave one behind that it has just started.
+#[test]
+fn a_successor_on_its_way_ends_with_the_process() {
+    let Some(mut world) = World::new() else { return };
+    let Some(()) = world.nginx(&[9001], SITE) else { return };
+    let program = world.path("throng-lb");
+    fs::copy(PROGRAM, &program).unwrap();
+    let balancer = world.balancer_by(&config(&[9001], ""), Command::new(&program));
+    // One that never comes to serve.
+    let (next, started) = (world.path("next"), world.path("started"));
+    let script = format!(
+        "#!/bin/sh\necho $$ > {0}.tmp; mv {0}.tmp {0}; exec sleep 600\n",
+        started.display()
+    );
+    fs::write(&next, script).unwrap();
+    fs::set_permissions(&next, fs::metadata(&program).unwrap().permissions()).unwrap();
+    fs::rename(&next, &program).unwrap();
+    world.signal(balancer, Signal::SIGUSR2);
+    wait_until("the successor starts", || started.exists());
+    let successor: i32 = world.read("started").trim().parse().unwrap();
+    world.adopt_stranger(successor);
+    // Other signals meanwhile are no reason to give it up.
+    world.signal(balancer, Signal::SIGUSR2);
+    world.signal(balancer, Signal::SIGHUP);
+    thread::sleep(Duration::from_millis(100));
+    kill(Pid::from_raw(successor), None).unwrap();
+    assert_eq!(get("/").text(), "9001");
+    world.signal(balancer, Signal::SIGTERM);
+    assert!(world.ended(balancer));
+    wait_until("the successor ends", || kill(Pid::from_raw(successor), None).is_err());
+}
+
 /// As systemd reads them, with the program where it is here.
 #[test]
 fn the_units_are_what_systemd_accepts() {
