@@ -144,7 +144,9 @@ impl Life {
             let _detached = spawn_on(ShardId(shard as u16), || async {
                 if let Some(shard) = Shard::here() {
                     let deadline = shard.state().world.config.shutdown.deadline.0;
-                    let ends = [&shard.ends.leaving, &shard.ends.replaced, &shard.ends.drain];
+                    // Not `leaving`: who asks at an address that both serve asks of the service,
+                    // which stays.
+                    let ends = [&shard.ends.replaced, &shard.ends.drain];
                     ends.into_iter().for_each(|end| end.begin(deadline));
                 }
             });

@@ -7,9 +7,12 @@ use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::thread;
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
+
+const ALIVE: &str = "WATCHDOG=1";
 
 #[derive(Debug, Default)]
 pub(crate) struct Notifier(Option<(UnixDatagram, SocketAddr)>);
@@ -35,7 +38,7 @@ impl Notifier {
         let named = |error| io::Error::other(format!("NOTIFY_SOCKET = {name:?}: {error}"));
         let address = address.map_err(named)?;
         let socket = UnixDatagram::unbound()?;
-        // Nobody waits for a manager that does not listen.
+        // Nobody waits for long for a manager that does not listen.
         socket.set_nonblocking(true)?;
         Ok(Notifier(Some((socket, address))))
     }
@@ -64,12 +67,22 @@ impl Notifier {
 
     /// All shards are alive.
     pub(crate) fn alive(&self) {
-        self.say("WATCHDOG=1");
+        self.say(ALIVE);
     }
 
     fn say(&self, lines: &str) {
         let Some((socket, address)) = &self.0 else { return };
-        if let Err(error) = socket.send_to_addr(lines.as_bytes(), address) {
+        let mut said = socket.send_to_addr(lines.as_bytes(), address);
+        // What is said once must not be lost because the manager is behind with listening.
+        let tries = if lines == ALIVE { 0 } else { 50 };
+        for _ in 0..tries {
+            if !said.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
+                break;
+            }
+            thread::sleep(Duration::from_millis(2));
+            said = socket.send_to_addr(lines.as_bytes(), address);
+        }
+        if let Err(error) = said {
             tracing::warn!(%error, lines, "the service manager was not told");
         }
     }
