@@ -36,6 +36,8 @@ struct Endpoint {
     /// What has to be known to change anything; nothing can be changed without.
     token: Option<String>,
     ends: Ends,
+    /// Whether only this machine can reach it.
+    is_loopback: bool,
 }
 
 /// Starts it on this shard.
@@ -47,11 +49,12 @@ pub(crate) fn start(config: &Admin, life: &Life, ends: &Ends) -> io::Result<()> 
         io::Error::new(error.kind(), format!("admin.address {}: {error}", config.address))
     };
     let token = config.token_file.as_ref().map(|file| read_token(file)).transpose()?;
-    let endpoint = Rc::new(Endpoint { token, ends: ends.clone() });
+    let is_loopback = config.address.ip().is_loopback();
+    let endpoint = Rc::new(Endpoint { token, ends: ends.clone(), is_loopback });
     let server = Server::new().max_connections(64).http2(false).drain_idle(Duration::from_secs(1));
     for listener in life.listen_on_host(config.address).map_err(named)? {
         tracing::info!(address = %listener.local_addr()?, "operator's endpoint");
-        if !config.address.ip().is_loopback() {
+        if !is_loopback {
             tracing::warn!(address = %config.address, "the operator's endpoint can be read by whoever can reach it");
         }
         let (running, endpoint, ends) = (server.clone().start(), endpoint.clone(), ends.clone());
@@ -106,15 +109,27 @@ fn reply(status: StatusCode, kind: &'static str, text: impl Into<Bytes>) -> Answ
 
 async fn answer(endpoint: Rc<Endpoint>, request: Request<Incoming>) -> Result<Answer, Infallible> {
     let mut answer = match guard::host(&request) {
-        Ok(host) => answer_here(&endpoint, &request, &host).await,
-        // A page in the operator's browser could have its own name lead here, and read along.
-        Err(status) => reply(status, PLAIN, "the host is an address or localhost here\n"),
+        // A page in the operator's browser could have its own name lead here, and read along. No
+        // browser leaves the host out; and elsewhere monitoring asks by whatever name there is.
+        Err(status) if endpoint.is_loopback && is_host_said(&request) => {
+            reply(status, PLAIN, "on loopback the host is an address or localhost\n")
+        }
+        host => answer_here(&endpoint, &request, host.as_ref().ok()).await,
     };
     guard::confine(&mut answer);
     Ok(answer)
 }
 
-async fn answer_here(endpoint: &Endpoint, request: &Request<Incoming>, host: &Authority) -> Answer {
+fn is_host_said(request: &Request<Incoming>) -> bool {
+    request.uri().authority().is_some() || request.headers().contains_key(header::HOST)
+}
+
+/// `host`: an address or localhost, if it is one.
+async fn answer_here(
+    endpoint: &Endpoint,
+    request: &Request<Incoming>,
+    host: Option<&Authority>,
+) -> Answer {
     let path = request.uri().path();
     let changes = matches!(path, "/drain" | "/enable");
     let allowed = match *request.method() {
@@ -167,10 +182,11 @@ impl Endpoint {
     }
 
     /// Why a request may not change anything.
-    fn refusal(&self, request: &Request<Incoming>, host: &Authority) -> Option<Answer> {
+    fn refusal(&self, request: &Request<Incoming>, host: Option<&Authority>) -> Option<Answer> {
         // A browser says where a request comes from; other programs do not.
         let is_from_page = request.headers().contains_key(header::ORIGIN);
-        if is_from_page && !guard::is_same_origin(request, host) {
+        let is_from_here = host.is_some_and(|host| guard::is_same_origin(request, host));
+        if is_from_page && !is_from_here {
             return Some(reply(StatusCode::FORBIDDEN, PLAIN, "from another site's page\n"));
         }
         let Some(token) = &self.token else {
@@ -188,9 +204,13 @@ impl Endpoint {
     }
 
     /// `POST /drain?upstream=NAME&server=ADDRESS`, and `/enable`.
-    fn change(&self, request: &Request<Incoming>, host: &Authority) -> Answer {
+    fn change(&self, request: &Request<Incoming>, host: Option<&Authority>) -> Answer {
         if let Some(refused) = self.refusal(request, host) {
             return refused;
+        }
+        if self.ends.replaced.stage() != Stage::Serving {
+            let text = "another process has taken over: ask again\n";
+            return reply(StatusCode::SERVICE_UNAVAILABLE, PLAIN, text);
         }
         let query = request.uri().query().unwrap_or_default();
         let of = |key: &str| {

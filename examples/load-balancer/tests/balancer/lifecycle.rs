@@ -71,6 +71,8 @@ fn the_manager_hears_of_everything_and_readiness_fails_first() {
     assert!(said.starts_with("READY=1\nSTATUS=serving, not reloaded: "), "{said}");
 
     assert_eq!(admin("/healthz"), "ok\n");
+    // Other balancers' checks say no host.
+    assert!(exchange(ADMIN, b"GET /healthz HTTP/1.0\r\n\r\n").ends_with(b"\r\n\r\nok\n"));
     world.signal(balancer, Signal::SIGTERM);
     assert!(manager.hears().starts_with("STOPPING=1\n"));
     let begin = Instant::now();
