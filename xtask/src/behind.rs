@@ -161,20 +161,21 @@ mod tests {
         );
         let mut report = Report::new(&[], false);
         let mut behind = Behind::default();
-        let limit = std::time::Duration::from_secs(20);
+        let limit = std::time::Duration::from_secs(30);
         behind.start(vec![Job::new("class", move || {
             Outcome::of_check("class", Cmd::new("sh").args(["-c", &say]).limit(limit).run())
         })]);
         let said = |file: &str| std::fs::read_to_string(class.with_extension(file));
         while !said("1").is_ok_and(|said| said.contains("priority")) {
-            std::thread::yield_now();
+            // Not spinning: what runs behind has this core only while nobody else wants it.
+            std::thread::sleep(std::time::Duration::from_millis(10));
         }
         assert!(said("1").expect("it is there").contains("SCHED_IDLE"));
         behind.report(&mut report, true);
-        for file in ["1", "2"] {
-            std::fs::remove_file(class.with_extension(file)).expect("both were written");
-        }
-        assert!(report.finish() || !crate::host::is_root(), "only root may hurry");
+        let [_, hurried] =
+            ["1", "2"].map(|file| std::fs::remove_file(class.with_extension(file)).is_ok());
+        let good = report.finish() && hurried;
+        assert!(good || !crate::host::is_root(), "only root may hurry");
     }
 
     #[test]
