@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
+use crate::balancer::Balancer;
 use crate::load::Done;
 use crate::memory::{forget_peak, peak_and_now};
 use crate::noise::Watch;
@@ -109,7 +110,7 @@ impl Comparison {
                         );
                         found[index].push(one);
                     }
-                    Err(error) if matches!(subject, Subject::Throng(_)) => return Err(error),
+                    Err(error) if subject.is_on_device() => return Err(error),
                     Err(error) => {
                         eprintln!("  {}: {error}", subject.name());
                         failed[index] = Some(format!("{}: {error}", subject.name()));
@@ -123,12 +124,12 @@ impl Comparison {
     }
 
     fn polls(&self, subject: &Subject) -> bool {
-        matches!(subject, Subject::Throng(_)) && !self.ask.adaptive
+        subject.is_on_device() && !self.ask.adaptive
     }
 
     fn measure(&self, subject: &Subject) -> io::Result<Found> {
         let mut ask = self.ask.clone();
-        if !matches!(subject, Subject::Throng(_)) {
+        if !subject.is_on_device() {
             ask.connections = ask.connections.min(self.of_peers);
         }
         let mut this = subject.start(&ask)?;
@@ -197,7 +198,7 @@ impl Comparison {
         let Ask { traffic, connections, size, window, cores, adaptive, rate, sockets, .. } =
             &self.ask;
         let link = self.subjects.iter().find_map(|subject| match subject {
-            Subject::Throng(link) => Some(link.name()),
+            Subject::Throng(link) | Subject::Balancer(Balancer::Throng(link)) => Some(link.name()),
             _ => None,
         });
         let mut params = json!({

@@ -4,6 +4,7 @@
 #![deny(unsafe_code)]
 
 pub mod alone;
+pub mod balancer;
 pub mod callgrind;
 pub mod clocked;
 pub mod compare;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 
+use crate::balancer::Balancer;
 use crate::helper::Helper;
 use crate::load::Load;
 use crate::role::{Role, Traffic};
@@ -15,13 +16,13 @@ use crate::web::{Files, Site, Web, pinned};
 
 /// Connections of one process on the host's sockets, below the usual bound of descriptors.
 const PER_PROCESS: usize = 16_000;
-const PORT: u16 = 9_000;
+pub(crate) const PORT: u16 = 9_000;
 /// The longest message of the client that makes frames by hand.
 pub(crate) const LONGEST_RAW: usize = 160;
 /// And what a web server makes room for.
 const ROOM: usize = 19_000;
 /// Longest wait for a server to listen.
-const START: Duration = Duration::from_secs(30);
+pub(crate) const START: Duration = Duration::from_secs(30);
 
 /// How the two processes of the bypass path are joined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -68,6 +69,8 @@ pub enum Subject {
     Peer(&'static str),
     /// A web server of Debian's.
     Web(Web),
+    /// A balancer, with the server behind it.
+    Balancer(Balancer),
 }
 
 /// What all subjects of a comparison are asked for.
@@ -107,16 +110,19 @@ pub struct Match {
     pub servers: Vec<Helper>,
     /// The clients' processes.
     pub clients: Vec<Helper>,
+    /// Who else takes part, on the clients' core.
+    pub others: Vec<Helper>,
     /// Where the first server listens, on the host's loopback.
     pub endpoint: SocketAddr,
     /// What a server read, until it ends.
-    _files: Option<Files>,
+    pub(crate) _files: Option<Files>,
 }
 
 impl Drop for Match {
     fn drop(&mut self) {
         // What still sends into a link whose other end has gone may fall over it.
         self.clients.clear();
+        self.servers.clear();
     }
 }
 
@@ -128,7 +134,13 @@ impl Subject {
             Subject::OnKernel => "throng-on-kernel".into(),
             Subject::Peer(name) => (*name).into(),
             Subject::Web(web) => web.name().into(),
+            Subject::Balancer(balancer) => balancer.name().into(),
         }
+    }
+
+    /// Whether it has a device of its own, and no socket of the host's.
+    pub fn is_on_device(&self) -> bool {
+        matches!(self, Subject::Throng(_) | Subject::Balancer(Balancer::Throng(_)))
     }
 
     /// Starts it and its clients, and waits until they are connected.
@@ -138,6 +150,7 @@ impl Subject {
     pub fn start(&self, ask: &Ask) -> io::Result<Match> {
         match self {
             Subject::Throng(link) => bypass(*link, ask),
+            Subject::Balancer(balancer) => balancer.start(ask),
             _ => self.on_kernel(ask),
         }
     }
@@ -180,12 +193,13 @@ impl Subject {
             role.adaptive = count > 1;
             clients.push(client(ask, role, ask.window.div_ceil(count))?);
         }
-        Match { servers, clients, endpoint: endpoint(0), _files: files }.connected(ask)
+        let (others, endpoint) = (Vec::new(), endpoint(0));
+        Match { servers, clients, others, endpoint, _files: files }.connected(ask)
     }
 }
 
 impl Match {
-    fn connected(mut self, ask: &Ask) -> io::Result<Match> {
+    pub(crate) fn connected(mut self, ask: &Ask) -> io::Result<Match> {
         // A shard may need 20 us for a connection, a debug build ten times as long.
         let patience = START + Duration::from_millis(ask.connections as u64);
         for client in &mut self.clients {
@@ -195,17 +209,17 @@ impl Match {
         Ok(self)
     }
 
-    /// CPU time of the servers and of the clients so far.
+    /// CPU time of the servers, and of the clients and others, so far.
     ///
     /// # Errors
     /// One of them has ended.
     pub fn cpu(&self) -> io::Result<[Duration; 2]> {
         let sum = |all: &[Helper]| all.iter().map(Helper::cpu).sum::<io::Result<Duration>>();
-        Ok([sum(&self.servers)?, sum(&self.clients)?])
+        Ok([sum(&self.servers)?, sum(&self.clients)? + sum(&self.others)?])
     }
 }
 
-fn on_kernel(ask: &Ask, core: usize, server: SocketAddr, connections: usize) -> Role {
+pub(crate) fn on_kernel(ask: &Ask, core: usize, server: SocketAddr, connections: usize) -> Role {
     Role {
         traffic: ask.traffic,
         device: "kernel".into(),
@@ -220,12 +234,12 @@ fn on_kernel(ask: &Ask, core: usize, server: SocketAddr, connections: usize) -> 
     }
 }
 
-fn client(ask: &Ask, role: Role, window: usize) -> io::Result<Helper> {
+pub(crate) fn client(ask: &Ask, role: Role, window: usize) -> io::Result<Helper> {
     let on_device = role.address.is_some();
     let spinning = ask.spinning && !on_device;
     let raw = on_device && !ask.with_stack && !ask.timed && can_be_raw(ask);
     let (rate, timed, ramp) = (ask.rate, ask.timed, ask.ramp);
-    let load = Load { role, window, rate, timed, spinning, raw, ramp };
+    let load = Load { role, window, rate, timed, spinning, raw, ramp, upstream: None };
     // The runtime pins itself.
     let mut command = match spinning {
         true => pinned(ask.cores[1], &std::env::current_exe()?),
@@ -245,8 +259,8 @@ fn can_be_raw(ask: &Ask) -> bool {
     }
 }
 
-/// A pair of processes joined by a DPDK device.
-fn bypass(link: Link, ask: &Ask) -> io::Result<Match> {
+/// The devices of the server's end and of the client's, which is opened first.
+pub(crate) fn devices(link: Link, queues: usize) -> io::Result<(String, String)> {
     if !cfg!(feature = "dpdk") {
         return Err(io::Error::other("this build is without DPDK"));
     }
@@ -255,8 +269,8 @@ fn bypass(link: Link, ask: &Ask) -> io::Result<Match> {
     let memif =
         |rest: &str| format!("dpdk:net_memif0,id=0,socket={name},socket-abstract=yes,{rest}");
     let path = std::env::temp_dir().join(&name);
-    let (path, queues) = (path.display(), ask.shards);
-    let (server_device, client_device) = match link {
+    let path = path.display();
+    Ok(match link {
         Link::Memif => (memif("role=client"), memif("role=server")),
         Link::MemifZeroCopy => (memif("role=client,zero-copy=yes"), memif("role=server")),
         Link::Virtio => (
@@ -266,7 +280,12 @@ fn bypass(link: Link, ask: &Ask) -> io::Result<Match> {
             ),
             format!("dpdk:net_vhost0,iface={path},queues={queues}"),
         ),
-    };
+    })
+}
+
+/// A pair of processes joined by a DPDK device.
+fn bypass(link: Link, ask: &Ask) -> io::Result<Match> {
+    let (server_device, client_device) = devices(link, ask.shards)?;
     let endpoint = SocketAddr::from(([10, 96, 0, 1], PORT));
     let role = |device: String, address: &str, core: usize| Role {
         device,
@@ -281,8 +300,8 @@ fn bypass(link: Link, ask: &Ask) -> io::Result<Match> {
     let client = client(ask, load, ask.window)?;
     let mut server = Helper::of_this(["serve".to_owned()].into_iter().chain(server.arguments()))?;
     server.expect("listening", START)?;
-    let (servers, clients) = (vec![server], vec![client]);
-    Match { servers, clients, endpoint, _files: None }.connected(ask)
+    let (servers, clients, others) = (vec![server], vec![client], Vec::new());
+    Match { servers, clients, others, endpoint, _files: None }.connected(ask)
 }
 
 /// The program of `benches/peers`, which `cargo xtask bench` builds and names.
@@ -305,7 +324,7 @@ fn peer(kind: &str, listen: SocketAddr, ask: &Ask) -> io::Result<Helper> {
 }
 
 /// Waits until somebody listens.
-fn wait_for(endpoint: SocketAddr) -> io::Result<()> {
+pub(crate) fn wait_for(endpoint: SocketAddr) -> io::Result<()> {
     let end = Instant::now() + START;
     while let Err(error) = TcpStream::connect(endpoint) {
         if Instant::now() > end {

@@ -155,6 +155,21 @@ impl Files {
         Ok(Files(dir))
     }
 
+    /// Where it is.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.0
+    }
+
+    /// A file in it.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(crate) fn write(&self, name: &str, text: &str) -> io::Result<PathBuf> {
+        let file = self.0.join(name);
+        std::fs::write(&file, text)?;
+        Ok(file)
+    }
+
     fn new_name(&self, kind: &str) -> PathBuf {
         self.0.join(format!("{}.{kind}", unique()))
     }

@@ -20,6 +20,8 @@ const COUNT: Duration = Duration::from_secs(600);
 
 /// The package whose program compares with peers.
 const PACKAGE: &str = "throng-bench";
+/// The balancer that it compares.
+const BALANCER: &str = "throng-lb";
 /// The benches beside it that do so, too.
 const WITH_PEERS: [&str; 2] = ["idle-ws", "idle-http"];
 
@@ -68,7 +70,10 @@ fn compare(name: &str, args: &[String]) -> io::Result<ExitCode> {
     setup::packages(Need::Compare)?;
     let build =
         ["build", "--release", "--quiet", "--locked", "--package", PACKAGE, "--bin", PACKAGE];
-    let build = cargo(build).args(host::dpdk().is_ok().then_some("--features=dpdk"));
+    let balancer = matches!(name, "lb" | "all");
+    let build = cargo(build)
+        .args(["--package", BALANCER, "--bin", BALANCER].iter().filter(|_| balancer))
+        .args(host::dpdk().is_ok().then_some("--features=dpdk"));
     if !build.attached()?.success() {
         return Ok(ExitCode::FAILURE);
     }

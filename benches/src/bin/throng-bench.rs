@@ -12,6 +12,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use serde_json::{Value, json};
 use throng_bench::alone;
+use throng_bench::balancer::Balancer;
 use throng_bench::compare::{Comparison, Measure};
 use throng_bench::cross;
 use throng_bench::load::{self, Load};
@@ -59,6 +60,8 @@ enum Command {
     Broadcast(Options),
     /// Messages while very many WebSockets are opened
     Ramp(Options),
+    /// Balancers: requests passed on to a server, connections kept on both sides
+    Lb(Options),
     /// The TCP engine by itself, in nanoseconds
     Engine(Options),
     /// A message's whole path through the server by itself, in nanoseconds
@@ -87,6 +90,7 @@ const ALL: &[Bench] = &[
     upgrade_rate,
     broadcast,
     ramp,
+    lb,
     engine,
     path,
 ];
@@ -131,6 +135,7 @@ fn compare(command: Command) -> io::Result<()> {
         Command::UpgradeRate(options) => (&[upgrade_rate], options),
         Command::Broadcast(options) => (&[broadcast], options),
         Command::Ramp(options) => (&[ramp], options),
+        Command::Lb(options) => (&[lb], options),
         Command::Engine(options) => (&[engine], options),
         Command::Path(options) => (&[path], options),
         Command::All(options) => (ALL, options),
@@ -421,6 +426,40 @@ fn bulk(options: &Options) -> io::Result<Vec<Report>> {
             let peers = [Subject::Peer("tokio-bulk"), Subject::OnKernel];
             reports.push(options.run(bench, Measure::Gigabits, ask, &peers)?);
         }
+    }
+    Ok(reports)
+}
+
+fn lb(options: &Options) -> io::Result<Vec<Report>> {
+    let peers = [Balancer::Nginx, Balancer::Haproxy, Balancer::OnKernel];
+    let wanted = |peer: &&Balancer| {
+        options.peers.as_ref().is_none_or(|part| peer.name().contains(part.as_str()))
+    };
+    let mut reports = Vec::new();
+    for connections in options.connections(&[64, 512], &[64]) {
+        let mut ask = options.ask(Traffic::Http, connections, 6, connections);
+        ask.timed = true;
+        let link = options.link.unwrap_or_else(Link::best);
+        let peers = peers.iter().filter(wanted).copied();
+        let subjects = std::iter::once(Balancer::Throng(link)).chain(peers);
+        let subjects = subjects.map(Subject::Balancer).collect();
+        eprintln!("lb, {connections} connections");
+        let mut report = options.comparison("lb", Measure::Rate, ask, subjects).run()?;
+        let median = |name: &str| {
+            let found = report.peers.iter().find(|(peer, _)| peer == name);
+            found.map_or(f64::NAN, |(_, samples)| samples.median())
+        };
+        let best = median("nginx").max(median("haproxy"));
+        let ratios = [
+            ("ratio_on_device", report.throng.median() / best),
+            ("ratio_on_kernel", median("throng-on-kernel") / best),
+        ];
+        report.print();
+        for (name, ratio) in ratios {
+            println!("  {name:<16} {ratio:>14.2}  to the faster of nginx and HAProxy");
+            report.more.insert(name.to_owned(), json!(ratio));
+        }
+        reports.push(report);
     }
     Ok(reports)
 }

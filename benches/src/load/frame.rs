@@ -17,7 +17,7 @@ const IP: usize = ETHERNET + 20;
 const TCP: usize = 32;
 const SYN_TCP: usize = 40;
 const UDP: usize = 8;
-const LONGEST: usize = IP + SYN_TCP + LONGEST_RAW;
+pub(super) const LONGEST: usize = IP + SYN_TCP + LONGEST_RAW;
 
 /// What varies of a segment.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -127,15 +127,26 @@ impl Frame {
         segment: Segment,
         data: &[u8],
     ) -> ([u8; LONGEST], usize) {
+        let [ours, server] = self.ends(index).map(|end| end.port());
+        self.between(ours, server, segment, data)
+    }
+
+    /// A segment between any two ports, likewise.
+    pub(super) fn between(
+        &self,
+        from: u16,
+        to: u16,
+        segment: Segment,
+        data: &[u8],
+    ) -> ([u8; LONGEST], usize) {
         let mut out = [0; LONGEST];
         let syn = segment.flags & SYN != 0;
         let header = if syn { SYN_TCP } else { TCP };
         let len = IP + header + data.len();
         self.begin(&mut out, 6, len);
-        let [ours, server] = self.ends(index).map(|end| end.port().to_be_bytes());
         let tcp = &mut out[IP..IP + header];
-        tcp[..2].copy_from_slice(&ours);
-        tcp[2..4].copy_from_slice(&server);
+        tcp[..2].copy_from_slice(&from.to_be_bytes());
+        tcp[2..4].copy_from_slice(&to.to_be_bytes());
         tcp[4..8].copy_from_slice(&segment.seq.to_be_bytes());
         tcp[8..12].copy_from_slice(&segment.ack.to_be_bytes());
         tcp[12] = ((header / 4) as u8) << 4;
@@ -162,6 +173,14 @@ impl Frame {
 
     /// A segment to us: its connection, what it says, its data.
     pub(super) fn read<'a>(&self, frame: &'a [u8]) -> Option<(usize, Segment, &'a [u8])> {
+        let (from, to, segment, data) = Frame::parse(frame)?;
+        let place = usize::from(to.checked_sub(FIRST_PORT)?);
+        let index = usize::from(from.checked_sub(self.port)?) * PER_PORT + place;
+        (place < PER_PORT).then_some((index, segment, data))
+    }
+
+    /// Any segment: the ports it is from and to, what it says, its data.
+    pub(super) fn parse(frame: &[u8]) -> Option<(u16, u16, Segment, &[u8])> {
         if frame.get(12..15)? != [8, 0, 0x45] || *frame.get(23)? != 6 {
             return None;
         }
@@ -171,13 +190,11 @@ impl Frame {
             Some(u32::from_be_bytes(tcp.get(at..at + 4)?.try_into().ok()?))
         };
         let ports = word(0)?;
-        let (from, to) = ((ports >> 16) as usize, (ports & 0xffff) as usize);
-        let place = to.checked_sub(usize::from(FIRST_PORT)).filter(|place| *place < PER_PORT)?;
-        let index = from.checked_sub(usize::from(self.port))? * PER_PORT + place;
+        let (from, to) = ((ports >> 16) as u16, ports as u16);
         let header = usize::from(tcp.get(12)? >> 4) * 4;
         let (flags, data) = (*tcp.get(13)?, tcp.get(header..)?);
         let stamp = stamp(tcp.get(20..header)?).unwrap_or(0);
-        Some((index, Segment { seq: word(4)?, ack: word(8)?, stamp, flags }, data))
+        Some((from, to, Segment { seq: word(4)?, ack: word(8)?, stamp, flags }, data))
     }
 
     /// Who has the server's address? (RFC 826)

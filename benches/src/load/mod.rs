@@ -61,6 +61,9 @@ pub struct Load {
     /// WebSockets that are opened each second, on `go`; with `raw`
     #[arg(long)]
     pub ramp: Option<f64>,
+    /// Be the server behind the one that is asked, too, at this port; with `raw`
+    #[arg(long)]
+    pub upstream: Option<u16>,
 }
 
 impl Load {
@@ -73,6 +76,9 @@ impl Load {
         }
         if let Some(ramp) = self.ramp {
             all.extend(["--ramp".to_owned(), ramp.to_string()]);
+        }
+        if let Some(port) = self.upstream {
+            all.extend(["--upstream".to_owned(), port.to_string()]);
         }
         let flags = [(self.timed, "--timed"), (self.spinning, "--spinning"), (self.raw, "--raw")];
         all.extend(flags.iter().filter(|(set, _)| *set).map(|(_, flag)| (*flag).to_owned()));
@@ -402,8 +408,16 @@ mod tests {
             sockets: 1,
         };
         let (window, rate) = (1, Some(1_000.0));
-        let load =
-            Load { role, window, rate, timed: true, spinning: false, raw: false, ramp: None };
+        let load = Load {
+            role,
+            window,
+            rate,
+            timed: true,
+            spinning: false,
+            raw: false,
+            ramp: None,
+            upstream: None,
+        };
         let builder = load.role.builder();
         let main = move |_| {
             let load = load.clone();

@@ -11,6 +11,7 @@ mod queues;
 mod ramp;
 #[cfg(test)]
 mod tests;
+mod upstream;
 mod websocket;
 
 use std::collections::HashMap;
@@ -31,7 +32,7 @@ use super::websocket::{Label, Talk};
 use super::{Done, Load, parse_go, traffic, warm_up};
 use crate::helper;
 use crate::role::{PER_PORT, Traffic};
-use crate::stats::UNTIMED;
+use crate::stats::{Histogram, UNTIMED};
 use crate::subject::LONGEST_RAW;
 use queues::Queues;
 
@@ -68,6 +69,18 @@ const OPENING_HANDSHAKE: u32 = 2;
 /// one that has ended.
 const OVER: u32 = 3;
 
+/// Round trips.
+struct Times {
+    asked: Vec<Clock>,
+    taken: Histogram,
+}
+
+impl Times {
+    fn new(connections: usize) -> Times {
+        Times { asked: vec![Clock::now(); connections], taken: Histogram::default() }
+    }
+}
+
 struct Raw {
     load: Load,
     queues: Queues,
@@ -90,6 +103,10 @@ struct Raw {
     pace: Option<ramp::Pace>,
     /// What is answered to a request, once an answer was seen.
     page: Option<Rc<Page>>,
+    /// The server behind the one that is asked, where that is a balancer.
+    upstream: Option<upstream::Upstream>,
+    /// When each connection was asked, and how long answers took; where they are timed.
+    times: Option<Times>,
     on_way: usize,
     running: bool,
     done: u64,
@@ -170,6 +187,8 @@ impl Raw {
             partial: HashMap::new(),
             published: Label::default(),
             pace: None,
+            upstream: load.upstream.map(upstream::Upstream::new),
+            times: load.timed.then(|| Times::new(role.connections)),
             conns: vec![Conn::default(); role.connections],
             idle: Vec::new(),
             next: 0,
@@ -322,6 +341,9 @@ impl Raw {
         self.for_a_while(warm_up(time));
         println!("begun");
         let (begin, done, errors) = (Clock::now(), self.done, self.errors);
+        if let Some(times) = &mut self.times {
+            times.taken = Histogram::default();
+        }
         self.for_a_while(time);
         let (seconds, done) = (begin.elapsed().as_secs_f64(), self.done - done);
         self.running = false;
@@ -330,7 +352,8 @@ impl Raw {
             _ => self.until("the last", |raw| raw.on_way == 0)?,
         }
         let errors = self.errors - errors;
-        Ok(Done { done, errors, seconds, quantiles: UNTIMED })
+        let quantiles = self.times.as_ref().map_or(UNTIMED, |times| times.taken.quantiles());
+        Ok(Done { done, errors, seconds, quantiles })
     }
 
     fn for_a_while(&mut self, time: Duration) {
@@ -400,6 +423,14 @@ impl Raw {
         if self.load.role.traffic == Traffic::Udp {
             return self.on_datagram(bytes);
         }
+        if let Some(upstream) = &mut self.upstream
+            && let Some((answer, len)) = upstream.received(&self.frame, bytes)
+        {
+            if len > 0 {
+                self.send_on(0, &answer[..len]);
+            }
+            return;
+        }
         let Some((index, segment, data)) = self.frame.read(bytes) else { return };
         let Some(conn) = self.conns.get_mut(index).filter(|conn| conn.missing != FAILED) else {
             return;
@@ -454,6 +485,9 @@ impl Raw {
 
     /// Well or not: the connection is free again, and the next is asked.
     fn answered(&mut self, index: usize) {
+        if let Some(times) = &mut self.times {
+            times.taken.add(times.asked[index].elapsed());
+        }
         self.on_way -= 1;
         self.idle.push(index as u32);
         self.ask_another(Some(index));

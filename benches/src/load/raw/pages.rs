@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::{ACK, Conn, FAILED, RST, Raw, Segment, UNANSWERED};
+use super::{ACK, Clock, Conn, FAILED, RST, Raw, Segment, UNANSWERED};
 use crate::load::answer::{self, Page};
 use crate::role::Traffic;
 use crate::subject::LONGEST_RAW;
@@ -24,6 +24,9 @@ impl Raw {
     pub(super) fn ask_for_page(&mut self, index: usize) {
         let page = self.page.as_ref();
         self.conns[index].missing = page.map_or(UNANSWERED, |page| page.len() as u32);
+        if let Some(times) = &mut self.times {
+            times.asked[index] = Clock::now();
+        }
         let request = self.message.clone();
         self.say(index, &request);
     }

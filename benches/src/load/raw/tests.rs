@@ -136,6 +136,7 @@ impl Bed {
             spinning: false,
             raw: true,
             ramp: None,
+            upstream: None,
         };
         let queue = memory::open(link, 1, memory::Options::default()).unwrap().pop().unwrap();
         let mut raw = Raw::new(&load, vec![Box::new(queue)]).unwrap();
