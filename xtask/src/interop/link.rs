@@ -33,7 +33,9 @@ impl Link {
     pub(crate) fn prepare(backend: Backend) -> Result<Link, String> {
         match backend {
             // Each example makes links of its own.
-            Backend::Examples | Backend::Internet => Err("it makes links of its own".into()),
+            Backend::Examples | Backend::Internet | Backend::Balancer => {
+                Err("it makes links of its own".into())
+            }
             Backend::Guest => {
                 // Made here and opened by qemu; the guest's own start-up names its device.
                 run(&format!("ip tuntap add dev {} mode tap multi_queue", guest::TAP))?;

@@ -3,6 +3,7 @@
 //! Each backend gets a network namespace (and a process namespace) of its own, in which this
 //! program runs itself again; all that was started there dies with it. See `docs/TESTING.md`.
 
+mod balancer;
 mod capture;
 mod checks;
 mod counters;
@@ -45,6 +46,8 @@ pub(crate) enum Backend {
     Examples,
     /// A router that marks or is narrow, and a flood of SYNs, over plain TAP
     Internet,
+    /// throng-lb among real servers, at full size, on the host's sockets and net_tap
+    Balancer,
 }
 
 impl Backend {
@@ -61,6 +64,7 @@ impl Backend {
             Backend::Guest => "guest",
             Backend::Examples => "examples",
             Backend::Internet => "internet",
+            Backend::Balancer => "balancer",
         }
     }
 
@@ -68,7 +72,7 @@ impl Backend {
     fn available(self) -> Result<(), String> {
         host::can_own_network()?;
         match self {
-            Backend::Tap | Backend::Examples => Ok(()),
+            Backend::Tap | Backend::Examples | Backend::Balancer => Ok(()),
             Backend::Internet => nftables(),
             Backend::NetTap | Backend::Guest => host::dpdk(),
             Backend::AfXdp if !host::is_root() => Err("loading an XDP program needs root".into()),
@@ -131,6 +135,9 @@ fn run(backend: Backend, only: &[String]) -> Result<Outcome, String> {
     let _ = std::fs::remove_dir_all(&logs);
     std::fs::create_dir_all(&logs).map_err(missing)?;
 
+    if backend == Backend::Balancer {
+        return Ok(balancer::run(&logs, only));
+    }
     let server = match backend {
         Backend::Guest => guest::prepare(&logs)?,
         Backend::Examples => build_examples(&logs)?,
