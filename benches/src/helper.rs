@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io::{self, BufRead, BufReader, Write};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,7 +27,9 @@ impl Helper {
     /// # Errors
     /// It cannot be started.
     pub fn start(command: &mut Command) -> io::Result<Helper> {
-        let name = command.get_program().to_string_lossy().into_owned();
+        // Its file's name alone: what it says is kept with the results, wherever the program lay.
+        let program = Path::new(command.get_program());
+        let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
