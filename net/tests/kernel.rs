@@ -316,6 +316,26 @@ fn sockets_opened_together_are_handed_on() {
     open(addr).unwrap();
 }
 
+/// Of two sockets of one address that a shard has, the other stays when one is closed.
+#[test]
+fn an_address_is_taken_until_its_last_socket_is_closed() {
+    let opened = TcpListener::listeners_on_host(any("127.0.0.1"), 2, 64).unwrap();
+    let addr = opened[0].local_addr().unwrap();
+    let opened = std::sync::Mutex::new(opened);
+    on_one(|| {
+        let sockets = std::mem::take(&mut *opened.lock().unwrap());
+        async move {
+            let adopted = sockets.into_iter().map(|socket| TcpListener::from_std(socket).unwrap());
+            let mut adopted: Vec<_> = adopted.collect();
+            for _ in 0..2 {
+                assert_eq!(TcpListener::bind(addr).unwrap_err().kind(), ErrorKind::AddrInUse);
+                adopted.pop();
+            }
+            TcpListener::bind(addr).unwrap();
+        }
+    });
+}
+
 #[test]
 fn what_is_no_listener_is_not_taken_for_one() {
     on_one(|| async {

@@ -249,9 +249,12 @@ impl Reactor {
         self.bound.borrow_mut().push((kind, addr));
     }
 
-    /// Forgets it.
+    /// Forgets one socket at it: of those that were adopted there may be others.
     pub(super) fn forget_bound(&self, kind: SocketType, addr: SocketAddr) {
-        self.bound.borrow_mut().retain(|entry| *entry != (kind, addr));
+        let mut bound = self.bound.borrow_mut();
+        if let Some(at) = bound.iter().position(|entry| *entry == (kind, addr)) {
+            bound.swap_remove(at);
+        }
     }
 }
 
