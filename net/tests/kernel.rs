@@ -2,7 +2,7 @@
 //! on every backend is in `api/`.
 
 use std::cell::Cell;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::rc::Rc;
 use std::sync::OnceLock;
@@ -105,6 +105,36 @@ fn a_chunk_outlives_its_stream_and_its_main() {
         }
     });
     assert_eq!(reader.join().unwrap().unwrap(), LEN);
+}
+
+/// A read that finds less than it asks for is the last until there is news, unless the news has
+/// come: an end, or something behind urgent data, at which a read stops.
+#[test]
+fn what_is_behind_a_short_read_is_read() {
+    on_one(|| async {
+        for urgent in [false, true] {
+            let listener = TcpListener::bind(any("127.0.0.1")).unwrap();
+            let address = listener.local_addr().unwrap();
+            let mut peer = std::net::TcpStream::connect(address).unwrap();
+            let (mut stream, _) = listener.accept().await.unwrap();
+            peer.write_all(b"first").unwrap();
+            assert_eq!(stream.read_chunk(65_536).await.unwrap(), "first");
+            // What the registration has said is said.
+            sleep(Duration::from_millis(20)).await;
+            peer.write_all(b"ab").unwrap();
+            if urgent {
+                rustix::net::send(&peer, b"!", rustix::net::SendFlags::OOB).unwrap();
+                peer.write_all(b"cd").unwrap();
+            } else {
+                peer.shutdown(Shutdown::Write).unwrap();
+            }
+            // All of it is announced before any is read.
+            sleep(Duration::from_millis(20)).await;
+            assert_eq!(stream.read_chunk(65_536).await.unwrap(), "ab");
+            let rest = if urgent { "cd" } else { "" };
+            assert_eq!(stream.read_chunk(65_536).await.unwrap(), rest);
+        }
+    });
 }
 
 #[test]

@@ -188,7 +188,8 @@ impl Reactor {
     /// Registers a socket. Returns its key.
     pub(super) fn add(&self, fd: BorrowedFd<'_>, source: Source) -> io::Result<usize> {
         let key = self.sources.borrow_mut().insert(source);
-        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+        let flags = EventFlags::IN | EventFlags::PRI | EventFlags::OUT | EventFlags::RDHUP;
+        let flags = flags | EventFlags::ET;
         let added = epoll::add(&self.epoll, fd, EventData::new_u64(key as u64), flags);
         added.inspect_err(|_| self.remove(key)).map(|()| key).map_err(Into::into)
     }
@@ -274,6 +275,9 @@ impl Drop for Reactor {
 pub(super) struct Readiness {
     read: Cell<bool>,
     write: Cell<bool>,
+    /// The end or urgent data have been announced, and will not be again: there may be more behind
+    /// a short read.
+    more_behind: Cell<bool>,
     readers: RefCell<Vec<Waker>>,
     writers: RefCell<Vec<Waker>>,
 }
@@ -291,6 +295,7 @@ impl Readiness {
         Readiness {
             read: Cell::new(true),
             write: Cell::new(true),
+            more_behind: Cell::new(false),
             readers: RefCell::default(),
             writers: RefCell::default(),
         }
@@ -304,6 +309,16 @@ impl Readiness {
     /// A try has found nothing.
     pub(super) fn clear(&self, side: Side) {
         self.flag(side).set(false);
+    }
+
+    /// A read has found less than it had room for: there is no more, and whatever comes is news
+    /// (epoll(7), question 9), for it lies behind the read under the socket's lock, and its edge
+    /// with it. Not so an end that was announced with what was read, nor what is behind urgent
+    /// data, at which a read stops.
+    pub(super) fn drained(&self) {
+        if !self.more_behind.get() {
+            self.clear(Side::Read);
+        }
     }
 
     /// Registers the task of `cx` beside others.
@@ -327,6 +342,9 @@ impl Readiness {
     pub(super) fn set(&self, flags: EventFlags) {
         // Errors and the end of the connection are news for both sides.
         let over = EventFlags::ERR | EventFlags::HUP;
+        if flags.intersects(over | EventFlags::RDHUP | EventFlags::PRI) {
+            self.more_behind.set(true);
+        }
         if flags.intersects(over | EventFlags::IN | EventFlags::RDHUP) {
             self.read.set(true);
             self.wake(Side::Read);
@@ -348,6 +366,40 @@ impl Readiness {
         match side {
             Side::Read => &self.readers,
             Side::Write => &self.writers,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_read_is_the_last_until_there_is_news() {
+        let ready = Readiness::new();
+        ready.drained();
+        assert!(!ready.is_ready(Side::Read) && ready.is_ready(Side::Write));
+        ready.set(EventFlags::IN | EventFlags::OUT);
+        assert!(ready.is_ready(Side::Read));
+        ready.drained();
+        assert!(!ready.is_ready(Side::Read));
+        // A buffer that comes free says nothing of what there is to read.
+        ready.set(EventFlags::OUT);
+        assert!(!ready.is_ready(Side::Read));
+    }
+
+    #[test]
+    fn but_not_behind_what_is_announced_only_once() {
+        for once in [EventFlags::RDHUP, EventFlags::HUP, EventFlags::ERR, EventFlags::PRI] {
+            let ready = Readiness::new();
+            ready.set(EventFlags::IN | once);
+            ready.drained();
+            assert!(ready.is_ready(Side::Read), "{once:?}");
+            // An empty one is empty all the same.
+            ready.clear(Side::Read);
+            ready.set(EventFlags::IN);
+            ready.drained();
+            assert!(ready.is_ready(Side::Read), "{once:?}");
         }
     }
 }

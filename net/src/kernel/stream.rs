@@ -468,7 +468,12 @@ impl Socket {
         while self.ready.is_ready(Side::Read) {
             match recv(&self.fd, &mut *buf, flags) {
                 Ok((0, _)) => break,
-                Ok((len, _)) => return Some(Ok(len)),
+                Ok((len, _)) => {
+                    if len < buf.len() && !flags.contains(RecvFlags::PEEK) {
+                        self.ready.drained();
+                    }
+                    return Some(Ok(len));
+                }
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => {
                     self.ready.clear(Side::Read);
@@ -544,5 +549,30 @@ fn canonical(addr: SocketAddr) -> SocketAddr {
     match addr.ip().to_canonical() {
         ip if ip.is_ipv4() => SocketAddr::new(ip, addr.port()),
         _ => addr,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn a_read_that_would_find_nothing_is_saved() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (ours, from) = listener.accept().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let reactor = Rc::new(Reactor::new().unwrap());
+        let stream = KernelStream::new(reactor, ours.into(), from).unwrap();
+        let (socket, mut buf) = (&*stream.socket, [0; 4]);
+        peer.write_all(b"abcdef").unwrap();
+        // One that looks takes nothing, and one that is full says nothing.
+        assert_eq!(socket.try_read(&mut [0; 9], RecvFlags::PEEK), Some(Ok(6)));
+        assert_eq!(socket.try_read(&mut buf, RecvFlags::empty()), Some(Ok(4)));
+        assert!(socket.ready.is_ready(Side::Read));
+        assert_eq!(socket.try_read(&mut buf, RecvFlags::empty()), Some(Ok(2)));
+        assert!(!socket.ready.is_ready(Side::Read));
     }
 }
