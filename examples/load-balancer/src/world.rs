@@ -22,6 +22,18 @@ pub(crate) struct Member {
     pub(crate) vitals: Arc<Vitals>,
 }
 
+/// An upstream's servers.
+#[derive(Clone, Default)]
+struct Members {
+    here: Vec<Member>,
+    /// Those that the operator has drained and that their name does not lead to any more, the
+    /// last one to go at the end: it may again.
+    gone: Vec<Member>,
+}
+
+/// How many of them are remembered, of each upstream.
+const GONE: usize = 256;
+
 /// The addresses of names.
 type Resolved = BTreeMap<ServerAddress, Vec<SocketAddr>>;
 
@@ -29,7 +41,7 @@ pub(crate) struct World {
     pub(crate) config: Config,
     pub(crate) file: PathBuf,
     /// By upstream.
-    members: BTreeMap<String, Vec<Member>>,
+    members: BTreeMap<String, Members>,
     /// What the names are that are looked up.
     resolved: Resolved,
     /// Of the upstreams that have TLS.
@@ -88,12 +100,24 @@ impl World {
         self.resolved = names.collect();
         self.members = members(&self.config, &self.resolved, None);
         for mark in &handed.marks {
-            let mut members = self.members(&mark.upstream).iter();
-            let is_this = |member: &&Member| member.config.address.to_string() == mark.server;
-            if let Some(member) = members.find(is_this) {
-                member.vitals.set_drained(mark.drained, 0);
-                member.vitals.set_up(mark.up, 0);
-            }
+            let Some(address) = ServerAddress::parse(&mark.server) else { continue };
+            let member = match self.member(&mark.upstream, &address) {
+                Some(member) => member.clone(),
+                // Its name led to it once.
+                None => {
+                    let upstream = self.config.upstream.get(&mark.upstream);
+                    let servers = upstream.map_or(&[][..], |upstream| &upstream.as_ref().server);
+                    let named = servers.iter().find(|server| server.resolve.is_some());
+                    let (Some(named), true) = (named, mark.drained) else { continue };
+                    let config = Server { address, ..named.clone() };
+                    let member = Member { config, vitals: Arc::default() };
+                    let members = self.members.entry(mark.upstream.clone()).or_default();
+                    members.gone.push(member.clone());
+                    member
+                }
+            };
+            member.vitals.set_drained(mark.drained, 0);
+            member.vitals.set_up(mark.up, 0);
         }
         self
     }
@@ -102,7 +126,7 @@ impl World {
     pub(crate) fn bequeath(&self) -> Handed {
         let names = self.resolved.iter().map(|(name, at)| (name.to_string(), at.clone()));
         let marks = self.members.iter().flat_map(|(upstream, members)| {
-            members.iter().map(|Member { config, vitals }| Mark {
+            members.here.iter().chain(&members.gone).map(|Member { config, vitals }| Mark {
                 upstream: upstream.clone(),
                 server: config.address.to_string(),
                 drained: vitals.is_drained(),
@@ -125,29 +149,41 @@ impl World {
 
     /// An upstream's servers.
     pub(crate) fn members(&self, upstream: &str) -> &[Member] {
-        self.members.get(upstream).map_or(&[], Vec::as_slice)
+        self.members.get(upstream).map_or(&[], |members| &members.here)
+    }
+
+    /// One of them, or one that the operator has drained and that has gone.
+    pub(crate) fn member(&self, upstream: &str, address: &ServerAddress) -> Option<&Member> {
+        let members = self.members.get(upstream)?;
+        let mut all = members.here.iter().chain(&members.gone);
+        all.find(|member| member.config.address == *address)
     }
 }
 
 /// Every upstream's servers, with the vitals of those that `old` has, too.
-fn members(
-    config: &Config,
-    resolved: &Resolved,
-    old: Option<&World>,
-) -> BTreeMap<String, Vec<Member>> {
+fn members(config: &Config, resolved: &Resolved, old: Option<&World>) -> BTreeMap<String, Members> {
     let of = |(name, upstream): (&String, &Upstream)| {
-        let known = old.map_or(&[][..], |old| old.members(name));
-        let mut members: Vec<Member> = Vec::new();
+        let mut here: Vec<Member> = Vec::new();
+        let has = |members: &[Member], server: &Server| {
+            members.iter().any(|member| member.config.address == server.address)
+        };
         for server in upstream.server.iter().flat_map(|server| addresses(server, resolved)) {
-            let is_this = |member: &&Member| member.config.address == server.address;
             // Two names may have the same address.
-            if members.iter().any(|member| is_this(&member)) {
+            if has(&here, &server) {
                 continue;
             }
-            let vitals = known.iter().find(is_this).map(|member| member.vitals.clone());
-            members.push(Member { config: server, vitals: vitals.unwrap_or_default() });
+            let known = old.and_then(|old| old.member(name, &server.address));
+            let vitals = known.map(|member| member.vitals.clone()).unwrap_or_default();
+            here.push(Member { config: server, vitals });
         }
-        (name.clone(), members)
+        // The file names the others itself.
+        let by_name = upstream.server.iter().any(|server| server.resolve.is_some());
+        let known = old.and_then(|old| old.members.get(name)).filter(|_| by_name);
+        let known = known.into_iter().flat_map(|known| known.gone.iter().chain(&known.here));
+        let gone = |member: &&Member| member.vitals.is_drained() && !has(&here, &member.config);
+        let mut gone: Vec<Member> = known.filter(gone).cloned().collect();
+        gone.drain(..gone.len().saturating_sub(GONE));
+        (name.clone(), Members { here, gone })
     };
     config.upstream.iter().map(|(name, upstream)| of((name, upstream.as_ref()))).collect()
 }
@@ -199,4 +235,67 @@ fn needs_restart(new: &Config, old: &Config) -> Option<&'static str> {
         return Some("[admin] can only change with a restart");
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(addresses: &[&str]) -> Vec<SocketAddr> {
+        addresses.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    /// A name server that says something else for a while does not undo what the operator wants.
+    #[test]
+    fn a_drained_server_that_goes_and_comes_back_is_drained() {
+        let file = std::env::temp_dir().join(format!("throng-lb-world-{}", std::process::id()));
+        let text = "[[listener]]\naddress = \"127.0.0.1:1\"\n[[route]]\nupstream = \"app\"\n\
+            [upstream.app]\nserver = [{ address = \"app.test:80\", resolve = \"1s\" }]\n";
+        std::fs::write(&file, text).unwrap();
+        let first = World::load(&file, None).unwrap();
+        let name = ServerAddress::parse("app.test:80").unwrap();
+        let found = |world: &World, addresses: &[&str]| {
+            let world = world.with_resolved(name.clone(), at(addresses));
+            let here: Vec<_> = world.members("app").iter().map(|m| m.vitals.is_drained()).collect();
+            (world, here)
+        };
+        let (one, two) = ("10.0.0.1:80", "10.0.0.2:80");
+        let (both, _) = found(&first, &[one, two]);
+        both.members("app")[0].vitals.set_drained(true, 1);
+        let (without, here) = found(&both, &[two]);
+        assert_eq!(here, [false]);
+        // Through a reload and a successor, too.
+        let reloaded = World::load(&file, Some(&without)).unwrap();
+        let handed = reloaded.bequeath();
+        let successor = World::load(&file, None).unwrap().inherit(&handed);
+        std::fs::remove_file(&file).unwrap();
+        for world in [&without, &reloaded, &successor] {
+            let (_, here) = found(world, &[one, two]);
+            assert_eq!(here, [true, false]);
+        }
+        // The operator may change his mind meanwhile.
+        let gone = without.member("app", &ServerAddress::parse(one).unwrap()).unwrap();
+        gone.vitals.set_drained(false, 2);
+        assert_eq!(found(&without, &[one, two]).1, [false, false]);
+        assert!(found(&without, &[two]).0.member("app", &gone.config.address).is_none());
+    }
+
+    #[test]
+    fn so_many_are_remembered() {
+        let file = std::env::temp_dir().join(format!("throng-lb-gone-{}", std::process::id()));
+        let text = "[[listener]]\naddress = \"127.0.0.1:1\"\n[[route]]\nupstream = \"app\"\n\
+            [upstream.app]\nserver = [{ address = \"app.test:80\", resolve = \"1s\" }]\n";
+        std::fs::write(&file, text).unwrap();
+        let mut world = World::load(&file, None).unwrap();
+        std::fs::remove_file(&file).unwrap();
+        let name = ServerAddress::parse("app.test:80").unwrap();
+        for number in 0..GONE as u32 + 9 {
+            let address = SocketAddr::from((std::net::Ipv4Addr::from(0x0a00_0000 + number), 80));
+            world = world.with_resolved(name.clone(), vec![address]);
+            world.members("app")[0].vitals.set_drained(true, 1);
+        }
+        assert_eq!(world.members["app"].gone.len(), GONE);
+        let last = world.members["app"].gone.last().unwrap();
+        assert_eq!(last.config.address.host, "10.0.1.7");
+    }
 }

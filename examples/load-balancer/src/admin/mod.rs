@@ -223,10 +223,7 @@ impl Endpoint {
             return reply(StatusCode::BAD_REQUEST, PLAIN, text);
         };
         let state = Shard::here().map(|shard| shard.state());
-        let member = state.as_ref().and_then(|state| {
-            let mut members = state.world.members(&upstream).iter();
-            members.find(|member| member.config.address == server)
-        });
+        let member = state.as_ref().and_then(|state| state.world.member(&upstream, &server));
         let Some(member) = member else {
             return reply(StatusCode::NOT_FOUND, PLAIN, "there is no such server\n");
         };
