@@ -1,6 +1,6 @@
 //! The PROXY protocol: whose connection it is that a proxy passes on, and telling servers.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use bytes::Bytes;
 use throng::net::proxy_protocol::{Addresses, ProxyProtocol, Version, encode};
@@ -37,6 +37,31 @@ pub(crate) fn local(stream: &TcpStream) -> Option<SocketAddr> {
     }
 }
 
+/// An address in 18 bytes in place of 32, for what lies beside every idle client. Without the zone
+/// of one that is good on a link only, which means nothing to anybody else.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Packed {
+    ip: [u8; 16],
+    port: u16,
+}
+
+impl From<SocketAddr> for Packed {
+    fn from(at: SocketAddr) -> Packed {
+        let ip = match at.ip() {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+            IpAddr::V6(ip) => ip,
+        };
+        Packed { ip: ip.octets(), port: at.port() }
+    }
+}
+
+impl From<Packed> for SocketAddr {
+    fn from(Packed { ip, port }: Packed) -> SocketAddr {
+        // A mapped address is IPv4, wherever it comes from.
+        SocketAddr::new(Ipv6Addr::from(ip).to_canonical(), port)
+    }
+}
+
 /// The header for a connection to a server; without a client it is our own.
 pub(crate) fn header(to: ToServers, client: Option<(SocketAddr, Option<SocketAddr>)>) -> Bytes {
     let version = match to {
@@ -46,4 +71,20 @@ pub(crate) fn header(to: ToServers, client: Option<(SocketAddr, Option<SocketAdd
     let addresses = client
         .and_then(|(source, destination)| Some(Addresses { source, destination: destination? }));
     encode(version, addresses.as_ref())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packed_addresses_are_the_same() {
+        for text in ["192.0.2.7:80", "0.0.0.0:0", "[2001:db8::7]:65535", "[::1]:1", "[::]:2"] {
+            let at: SocketAddr = text.parse().unwrap();
+            assert_eq!(SocketAddr::from(Packed::from(at)), at);
+        }
+        let mapped = "[::ffff:192.0.2.7]:80".parse::<SocketAddr>().unwrap();
+        assert_eq!(SocketAddr::from(Packed::from(mapped)).to_string(), "192.0.2.7:80");
+        assert!(size_of::<Packed>() == 18 && size_of::<SocketAddr>() == 32);
+    }
 }

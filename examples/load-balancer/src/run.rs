@@ -13,6 +13,7 @@ use throng::{Builder, SendStream, ShardId, sleep, spawn_on};
 use crate::config::{Http, Network};
 use crate::life::{Ends, Life, end_on_signal};
 use crate::log::{Log, Sink, Writer};
+use crate::proxied::Packed;
 use crate::reload::{self, Reloader};
 use crate::shard::Shard;
 use crate::world::World;
@@ -125,9 +126,13 @@ async fn serve(life: Arc<Life>, world: Arc<World>, log: Log) -> io::Result<()> {
     let serving = listeners.into_iter().map(|(listener, acceptor)| {
         let shard = &shard;
         let service = move |stream: &SendStream, secure, peer| {
-            let (shard, local) = (shard.clone(), proxied::local(stream.get_ref()));
-            let client = proxy::Client { peer, local, secure };
-            service_fn(move |request| proxy::serve(shard.clone(), client, request))
+            let local = proxied::local(stream.get_ref()).map(Packed::from);
+            let (shard, peer) = (shard.clone(), Packed::from(peer));
+            service_fn(move |request| {
+                let client =
+                    proxy::Client { peer: peer.into(), local: local.map(From::from), secure };
+                proxy::serve(shard.clone(), client, request)
+            })
         };
         match acceptor {
             Some(acceptor) => {
