@@ -109,6 +109,11 @@ impl Life {
         self.notifier.ready("serving");
     }
 
+    /// Whether all shards serve, or have.
+    pub(crate) fn has_started(&self) -> bool {
+        self.started.load(Ordering::Acquire) >= shard_count()
+    }
+
     /// Whether a successor has taken over.
     pub(crate) fn is_replaced(&self) -> bool {
         self.replaced.load(Ordering::Acquire)

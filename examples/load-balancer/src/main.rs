@@ -57,7 +57,7 @@ fn main() -> ExitCode {
         print!("{}", config::DEFAULT);
         return ExitCode::SUCCESS;
     };
-    let world = match world::World::load(&file, None) {
+    let world = match world::World::load(&file) {
         Ok(world) => world,
         Err(error) => {
             eprintln!("{error}");

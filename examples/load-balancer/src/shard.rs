@@ -93,6 +93,8 @@ impl State {
 
 pub(crate) struct Shard {
     state: RefCell<Rc<State>>,
+    /// What it may have to work by next.
+    next: RefCell<Option<Rc<State>>>,
     pub(crate) random: RefCell<Random>,
     pub(crate) log: Log,
     pub(crate) ends: Ends,
@@ -118,6 +120,7 @@ impl Shard {
     ) -> io::Result<Rc<Shard>> {
         let shard = Rc::new(Shard {
             state: RefCell::new(Rc::new(State::new(world, None)?)),
+            next: RefCell::default(),
             random: RefCell::new(Random::from_system()?),
             log,
             ends,
@@ -142,17 +145,33 @@ impl Shard {
         self.state.borrow().clone()
     }
 
-    /// Works by another configuration for requests from now on.
+    /// Makes ready to work by another configuration.
     ///
     /// # Errors
-    /// The old one stays.
-    pub(crate) fn change(&self, world: Arc<World>) -> io::Result<()> {
-        let old = self.state();
-        let state = State::new(world, Some(&old))?;
-        // Not while the cell is borrowed: what is dropped may ask for the state.
-        let replaced = self.state.replace(Rc::new(state));
-        drop((replaced, old));
+    /// It cannot.
+    pub(crate) fn prepare(&self, world: Arc<World>) -> io::Result<()> {
+        let state = State::new(world, Some(&self.state()))?;
+        self.set_next(Some(Rc::new(state)));
         Ok(())
+    }
+
+    /// Forgets what was made ready.
+    pub(crate) fn stay(&self) {
+        self.set_next(None);
+    }
+
+    /// Works by what was made ready, if anything was, for requests from now on.
+    pub(crate) fn change(&self) {
+        if let Some(state) = self.next.take() {
+            // Not while the cell is borrowed: what is dropped may ask for the state.
+            let replaced = self.state.replace(state);
+            drop(replaced);
+        }
+    }
+
+    fn set_next(&self, next: Option<Rc<State>>) {
+        let replaced = self.next.replace(next);
+        drop(replaced);
     }
 
     pub(crate) fn count(&self, change: impl FnOnce(&mut Counts)) {

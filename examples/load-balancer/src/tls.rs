@@ -42,20 +42,34 @@ pub(crate) fn acceptors(config: &Config) -> io::Result<Acceptors> {
         .collect()
 }
 
-/// Reads the certificates anew, all before the first is exchanged.
-///
-/// # Errors
-/// As for [`acceptors`]; the old ones stay.
-pub(crate) fn renew(acceptors: &Acceptors, config: &Config) -> io::Result<()> {
-    let mut renewed = Vec::new();
-    for listener in &config.listener {
-        if let Some(acceptor) = acceptors.get(&listener.as_ref().address) {
-            renewed.push((acceptor, identities(listener.as_ref())?));
+/// The certificates of a new configuration, read and not shown to anybody yet.
+#[derive(Default)]
+pub(crate) struct Renewal(Vec<(Acceptor, Vec<Identity>)>);
+
+impl Renewal {
+    /// Reads them for the listeners that there are.
+    ///
+    /// # Errors
+    /// As for [`acceptors`].
+    pub(crate) fn read(acceptors: &Acceptors, config: &Config) -> io::Result<Renewal> {
+        let mut renewed = Vec::new();
+        for listener in &config.listener {
+            if let Some(acceptor) = acceptors.get(&listener.as_ref().address) {
+                renewed.push((acceptor.clone(), identities(listener.as_ref())?));
+            }
+        }
+        Ok(Renewal(renewed))
+    }
+
+    /// Has handshakes from now on show them.
+    pub(crate) fn apply(self) {
+        for (acceptor, identities) in self.0 {
+            // Not of a listener that has certificates; one that had none keeps what it shows.
+            if let Err(error) = acceptor.reload(identities) {
+                tracing::error!(%error, "a listener keeps its certificates");
+            }
         }
     }
-    renewed.into_iter().try_for_each(|(acceptor, identities)| {
-        acceptor.reload(identities).map_err(io::Error::other)
-    })
 }
 
 /// What connects to an upstream's servers over TLS.

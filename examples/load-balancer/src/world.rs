@@ -12,7 +12,7 @@ use throng::tls::Connector;
 
 use crate::config::{self, Config, Listener, Server, ServerAddress, Tcp, Upstream};
 use crate::handover::{Handed, Mark};
-use crate::tls::{self, Acceptors};
+use crate::tls::{self, Acceptors, Renewal};
 use crate::vitals::Vitals;
 
 /// A server: one of the file, or an address of one whose name is looked up.
@@ -51,29 +51,43 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// Reads the configuration, and the certificates it names; `old` is the world that it
-    /// replaces, whose listeners get the new certificates.
+    /// Reads the configuration, and the certificates it names.
     ///
     /// # Errors
-    /// What is wrong with it, or why `old` cannot be replaced while it runs.
-    pub(crate) fn load(file: &Path, old: Option<&World>) -> io::Result<World> {
+    /// What is wrong with it.
+    pub(crate) fn load(file: &Path) -> io::Result<World> {
         let config = config::load(file).map_err(io::Error::other)?;
-        if let Some(why) = old.and_then(|old| needs_restart(&config, &old.config)) {
+        let acceptors = Arc::new(tls::acceptors(&config)?);
+        World::of(config, file, acceptors, None)
+    }
+
+    /// Reads them again; the certificates are for the listeners that there are, and not theirs
+    /// yet.
+    ///
+    /// # Errors
+    /// What is wrong with it, or why this one cannot be replaced while it runs.
+    pub(crate) fn reload(&self) -> io::Result<(World, Renewal)> {
+        let config = config::load(&self.file).map_err(io::Error::other)?;
+        if let Some(why) = needs_restart(&config, &self.config) {
             return Err(io::Error::other(why));
         }
+        let renewal = Renewal::read(&self.acceptors, &config)?;
+        let world = World::of(config, &self.file, self.acceptors.clone(), Some(self))?;
+        Ok((world, renewal))
+    }
+
+    fn of(
+        config: Config,
+        file: &Path,
+        acceptors: Arc<Acceptors>,
+        old: Option<&World>,
+    ) -> io::Result<World> {
         let mut connectors = BTreeMap::new();
         for (name, upstream) in &config.upstream {
             let connector = tls::connector(upstream.as_ref());
             let named = |error| io::Error::other(format!("upstream.{name}.tls: {error}"));
             connectors.extend(connector.map_err(named)?.map(|connector| (name.clone(), connector)));
         }
-        let acceptors = match old {
-            Some(old) => {
-                tls::renew(&old.acceptors, &config)?;
-                old.acceptors.clone()
-            }
-            None => Arc::new(tls::acceptors(&config)?),
-        };
         let resolved = old.map(|old| old.resolved.clone()).unwrap_or_default();
         let members = members(&config, &resolved, old);
         Ok(World { members, resolved, connectors, acceptors, file: file.to_owned(), config })
@@ -252,7 +266,7 @@ mod tests {
         let text = "[[listener]]\naddress = \"127.0.0.1:1\"\n[[route]]\nupstream = \"app\"\n\
             [upstream.app]\nserver = [{ address = \"app.test:80\", resolve = \"1s\" }]\n";
         std::fs::write(&file, text).unwrap();
-        let first = World::load(&file, None).unwrap();
+        let first = World::load(&file).unwrap();
         let name = ServerAddress::parse("app.test:80").unwrap();
         let found = |world: &World, addresses: &[&str]| {
             let world = world.with_resolved(name.clone(), at(addresses));
@@ -265,9 +279,9 @@ mod tests {
         let (without, here) = found(&both, &[two]);
         assert_eq!(here, [false]);
         // Through a reload and a successor, too.
-        let reloaded = World::load(&file, Some(&without)).unwrap();
+        let reloaded = without.reload().unwrap().0;
         let handed = reloaded.bequeath();
-        let successor = World::load(&file, None).unwrap().inherit(&handed);
+        let successor = World::load(&file).unwrap().inherit(&handed);
         std::fs::remove_file(&file).unwrap();
         for world in [&without, &reloaded, &successor] {
             let (_, here) = found(world, &[one, two]);
@@ -286,7 +300,7 @@ mod tests {
         let text = "[[listener]]\naddress = \"127.0.0.1:1\"\n[[route]]\nupstream = \"app\"\n\
             [upstream.app]\nserver = [{ address = \"app.test:80\", resolve = \"1s\" }]\n";
         std::fs::write(&file, text).unwrap();
-        let mut world = World::load(&file, None).unwrap();
+        let mut world = World::load(&file).unwrap();
         std::fs::remove_file(&file).unwrap();
         let name = ServerAddress::parse("app.test:80").unwrap();
         for number in 0..GONE as u32 + 9 {
