@@ -96,8 +96,9 @@ fn long_bodies_pass_and_take_no_room() {
 }
 
 /// Clients that read a little now and then have nobody wait, and get everything. The last of a
-/// thousand begins when all others are done: whoever gives up a client that takes nothing for a
-/// minute, as nginx and the balancer do by default, is told to wait for it.
+/// thousand begins to read when all others are done: whoever gives up a client that takes nothing
+/// for a minute, as nginx and the balancer do by default, is told to wait for it. And each asks as
+/// soon as it is connected: one that says nothing for ten seconds is given up, too.
 #[test]
 fn slow_clients_hold_up_nobody() {
     let Some(mut place) = Place::new() else { return };
@@ -110,12 +111,13 @@ fn slow_clients_hold_up_nobody() {
     let balancer = place.balancer(&config);
     let count = scaled(20, 1_000);
     let [before, _] = place.memory(balancer);
-    let mut slow: Vec<Client> =
-        (0..count).map(|_| Client::to(place.balancer_at()).unwrap()).collect();
-    for client in &mut slow {
+    let begin = || {
+        let mut client = Client::to(place.balancer_at()).unwrap();
         client.send("GET", "/file", "").unwrap();
         assert_eq!(client.head().unwrap().2, size as u64);
-    }
+        client
+    };
+    let mut slow: Vec<Client> = (0..count).map(|_| begin()).collect();
     let mut quick = Client::to(place.balancer_at()).unwrap();
     let mut longest = Duration::ZERO;
     for _ in 0..50 {
