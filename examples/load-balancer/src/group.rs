@@ -177,6 +177,7 @@ impl Group {
                 && old.proxy_protocol == new.proxy_protocol
                 && old.timeout == new.timeout
                 && old.keepalive == new.keepalive
+                && most_idle(old) == most_idle(new)
         };
         let client = match old.filter(same) {
             Some(old) => old.client.clone(),
@@ -328,7 +329,17 @@ pub(crate) fn client_builder(config: &Upstream, connector: Option<Connector>) ->
     if let Some(lifetime) = config.keepalive.lifetime {
         builder = builder.max_lifetime(lifetime.0);
     }
+    if let Some(most) = most_idle(config) {
+        builder = builder.max_idle_in_all(most);
+    }
     builder
+}
+
+/// Where servers are told of clients, each client's connections are its own: together they are as
+/// many as they would be otherwise.
+fn most_idle(config: &Upstream) -> Option<usize> {
+    config.proxy_protocol?;
+    Some(config.keepalive.connections.saturating_mul(config.server.len()))
 }
 
 /// One request at a server, until dropped.

@@ -25,6 +25,7 @@ pub struct Builder {
     pub(super) connector: Rc<dyn Connect>,
     pub(super) version: HttpVersion,
     pub(super) max_idle: usize,
+    pub(super) max_idle_in_all: Option<usize>,
     pub(super) max_connections: usize,
     pub(super) max_waiting: usize,
     pub(super) queue_timeout: Duration,
@@ -46,6 +47,7 @@ impl Default for Builder {
             connector: Rc::new(TcpConnector),
             version: HttpVersion::default(),
             max_idle: 32,
+            max_idle_in_all: None,
             max_connections: 256,
             max_waiting: 4096,
             queue_timeout: Duration::from_secs(10),
@@ -87,6 +89,15 @@ impl Builder {
     #[must_use]
     pub fn max_idle_per_host(mut self, count: usize) -> Self {
         self.max_idle = count;
+        self
+    }
+
+    /// Most HTTP/1 connections kept idle in all; beyond, the one that has been for longest is
+    /// closed. For clients of many hosts, or with many [`Prelude`](super::Prelude)s, each of which
+    /// has connections of its own. Default: what all hosts may have.
+    #[must_use]
+    pub fn max_idle_in_all(mut self, count: usize) -> Self {
+        self.max_idle_in_all = Some(count);
         self
     }
 

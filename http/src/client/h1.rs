@@ -89,6 +89,10 @@ impl H1 {
         Ok(connection)
     }
 
+    pub(super) fn host(&self) -> &Rc<Host> {
+        &self.host
+    }
+
     /// Whether it is between two requests.
     pub(super) fn is_idle(&self) -> bool {
         matches!(*self.state.borrow(), State::Idle(_))

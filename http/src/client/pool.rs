@@ -16,7 +16,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Poll, Waker};
 
 use hyper::client::conn::{http1, http2};
@@ -55,9 +55,20 @@ pub(super) struct Pool {
     pub(super) http2: http2::Builder<LocalExecutor>,
     hosts: RefCell<HashMap<Target, Rc<Host>>>,
     stats: Cell<Stats>,
+    /// Connections of all hosts that are idle.
+    idle: Cell<usize>,
+    /// Where there may be only so many: all of them, the one idle for longest first.
+    line: RefCell<Line>,
     /// The last client has gone: nothing is kept any more.
     closed: Cell<bool>,
 }
+
+/// Connections by when they became idle, with what `uses` was then; those that have not stayed so
+/// are found out when their turn comes.
+type Line = VecDeque<(Weak<H1>, u64)>;
+
+/// How many of these are left in it, beside as many as there are others.
+const STALE: usize = 64;
 
 pub(super) struct Host {
     pub(super) pool: Rc<Pool>,
@@ -118,6 +129,8 @@ impl Pool {
             http2,
             hosts: RefCell::default(),
             stats: Cell::default(),
+            idle: Cell::new(0),
+            line: RefCell::default(),
             closed: Cell::new(false),
         }
     }
@@ -175,9 +188,37 @@ impl Pool {
         within(until, Phase::Queue, total, waiting.lease()).await
     }
 
+    fn count_idle(&self, more: isize) {
+        self.idle.set(self.idle.get().saturating_add_signed(more));
+    }
+
+    /// Of all hosts' idle connections, those that are too many: `connection` has become one.
+    fn take_excess(&self, connection: &Rc<H1>) -> Vec<Rc<H1>> {
+        let Some(max) = self.settings.max_idle_in_all else { return Vec::new() };
+        let mut line = self.line.borrow_mut();
+        let resting = |(connection, uses): &(Weak<H1>, u64)| {
+            let there = connection.upgrade();
+            there.filter(|there| there.is_idle() && there.uses.get() == *uses)
+        };
+        line.push_back((Rc::downgrade(connection), connection.uses.get()));
+        if line.len() > 2 * self.idle.get() + STALE {
+            line.retain(|entry| resting(entry).is_some());
+        }
+        let mut excess = Vec::new();
+        while self.idle.get() > max {
+            let Some(first) = line.pop_front() else { break };
+            // Not one that was given to a request this moment.
+            excess.extend(resting(&first).filter(|oldest| oldest.host().remove_idle(oldest)));
+        }
+        excess
+    }
+
     /// Ends all that is idle, and keeps nothing from now on.
     pub(super) fn close(&self) {
         self.closed.set(true);
+        self.idle.set(0);
+        let line = self.line.take();
+        drop(line);
         let hosts: Vec<_> = self.hosts.borrow().values().cloned().collect();
         for host in hosts {
             let (idle, http2) = {
@@ -214,6 +255,7 @@ impl Host {
         // Every place is taken, and one of them by an idle connection: it goes to this request
         // before it comes free, so that the host is not forgotten in between.
         let oldest = inner.idle.remove(0);
+        self.pool.count_idle(-1);
         let lease = self.place(&mut inner);
         drop(inner);
         self.evict(&oldest);
@@ -232,6 +274,7 @@ impl Host {
             return Some(Lease::Stream(Stream::new(connection.clone())));
         }
         if let Some(connection) = inner.idle.pop() {
+            self.pool.count_idle(-1);
             return Some(Lease::Idle(connection));
         }
         let settings = &self.pool.settings;
@@ -273,14 +316,19 @@ impl Host {
             connection.close();
             return;
         }
-        self.inner.borrow_mut().idle.push(connection);
+        self.inner.borrow_mut().idle.push(connection.clone());
+        self.pool.count_idle(1);
         self.pump();
         let oldest = {
             let mut inner = self.inner.borrow_mut();
             (inner.idle.len() > self.pool.settings.max_idle).then(|| inner.idle.remove(0))
         };
         if let Some(oldest) = oldest {
+            self.pool.count_idle(-1);
             self.evict(&oldest);
+        }
+        for oldest in self.pool.take_excess(&connection) {
+            oldest.host().evict(&oldest);
         }
     }
 
@@ -293,7 +341,9 @@ impl Host {
     pub(super) fn remove_idle(&self, connection: &Rc<H1>) -> bool {
         let mut inner = self.inner.borrow_mut();
         let at = inner.idle.iter().position(|idle| Rc::ptr_eq(idle, connection));
-        at.map(|at| inner.idle.remove(at)).is_some()
+        let removed = at.map(|at| inner.idle.remove(at)).is_some();
+        self.pool.count_idle(-isize::from(removed));
+        removed
     }
 
     /// A new connection for many requests at a time.

@@ -6,10 +6,10 @@ use futures::future::join_all;
 use futures::{AsyncReadExt, AsyncWriteExt};
 use http_body_util::BodyExt;
 use throng_http::Server;
-use throng_http::client::{Client, ErrorKind, Phase};
+use throng_http::client::{Client, ErrorKind, Phase, Prelude};
 
 use crate::world::{
-    OK, SECOND, answer_all, assert_passed, counter, empty, get, pause, raw, read_head, serve,
+    OK, SECOND, answer_all, assert_passed, counter, empty, get, pause, raw, read_head, serve, text,
     world, write,
 };
 
@@ -47,6 +47,40 @@ fn requests_at_a_time_get_connections_of_their_own_and_leave_few() {
         let stats = client.stats();
         assert_eq!((stats.opened, stats.reused, stats.evicted), (8, 0, 5));
         assert_eq!((client.connections(), client.idle_connections()), (3, 3));
+    });
+}
+
+/// Connections that begin with something of their own are pools of their own: of all of them the one
+/// that has been idle for longest goes.
+#[test]
+fn idle_connections_of_all_hosts_together_have_a_limit() {
+    world(|| raw(|_, stream| answer_all(stream)), async {
+        let client = Client::builder().max_idle_in_all(3).idle_timeout(900 * SECOND).build();
+        let ask = async |name: &'static str| {
+            let mut request = empty("GET", "/");
+            request.extensions_mut().insert(Prelude(name.into()));
+            assert_eq!(text(client.request(request).await.unwrap()).await.unwrap(), "ok");
+            pause(SECOND).await;
+            (client.stats().opened, client.stats().evicted, client.idle_connections())
+        };
+        assert_eq!(ask("A\r\n").await, (1, 0, 1));
+        assert_eq!(ask("B\r\n").await, (2, 0, 2));
+        assert_eq!(ask("C\r\n").await, (3, 0, 3));
+        // Not the oldest, but the one that has rested for longest.
+        assert_eq!(ask("A\r\n").await, (3, 0, 3));
+        assert_eq!(ask("D\r\n").await, (4, 1, 3));
+        assert_eq!(ask("A\r\n").await, (4, 1, 3));
+        assert_eq!(ask("C\r\n").await, (4, 1, 3));
+        assert_eq!(ask("B\r\n").await, (5, 2, 3));
+        assert_eq!(client.connections(), 3);
+        // Those that are used again and again leave nothing behind that is in the way.
+        for _ in 0..100 {
+            ask("A\r\n").await;
+        }
+        assert_eq!(ask("C\r\n").await, (5, 2, 3));
+        assert_eq!(ask("E\r\n").await, (6, 3, 3));
+        assert_eq!(ask("A\r\n").await, (6, 3, 3));
+        assert_eq!(ask("C\r\n").await, (6, 3, 3));
     });
 }
 
