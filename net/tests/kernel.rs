@@ -2,8 +2,8 @@
 //! on every backend is in `api/`.
 
 use std::cell::Cell;
-use std::io::{ErrorKind, Write};
-use std::net::{Shutdown, SocketAddr};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::rc::Rc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::AsyncWriteExt;
+use throng_net::proxy_protocol::ProxyProtocol;
 use throng_net::{Builder, IdlePolicy, ShardId, TcpListener, TcpSocket, TcpStream, UdpSocket};
 use throng_runtime::{sleep, spawn_local, spawn_on, timeout};
 
@@ -344,6 +345,42 @@ fn sockets_opened_together_are_handed_on() {
     assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
     // They are closed with their shards.
     open(addr).unwrap();
+}
+
+/// Proxies that say nothing keep other proxies waiting, and a bounded number of these; clients that
+/// come directly they do not.
+#[test]
+fn silent_proxies_are_in_nobodys_way_but_proxies() {
+    on_one(|| async {
+        let trusted = |peer: IpAddr| peer == IpAddr::from([127, 0, 0, 1]);
+        let settings = ProxyProtocol::with(Box::new(trusted), LIMIT, 1);
+        let listener = TcpListener::bind(any("0.0.0.0")).unwrap().proxy_protocol(&settings);
+        let at = SocketAddr::new([127, 0, 0, 1].into(), listener.local_addr().unwrap().port());
+        let mut proxies = Vec::new();
+        for _ in 0..4 {
+            proxies.push(std::net::TcpStream::connect(at).unwrap());
+        }
+        let _direct = TcpSocket::new().bind(any("127.0.0.2")).connect(at).await.unwrap();
+        let (_, peer) = listener.accept().await.unwrap();
+        assert_eq!(peer.ip(), IpAddr::from([127, 0, 0, 2]));
+        // One is read, one waits for its turn, and the others were too many.
+        for late in proxies.split_off(2) {
+            late.set_nonblocking(false).unwrap();
+            let reset = (&late).read(&mut [0]).unwrap_err();
+            assert_eq!(reset.kind(), ErrorKind::ConnectionReset);
+        }
+        for (number, mut proxy) in proxies.iter().enumerate().rev() {
+            let header = format!("PROXY TCP4 192.0.2.{number} 192.0.2.9 1 2\r\n");
+            proxy.write_all(header.as_bytes()).unwrap();
+        }
+        for number in 0..2 {
+            let (_, peer) = listener.accept().await.unwrap();
+            assert_eq!(peer.ip(), IpAddr::from([192, 0, 2, number]));
+        }
+        let counters = settings.counters();
+        assert_eq!((counters.headers, counters.direct), (2, 1));
+        assert_eq!((counters.at_limit, counters.turned_away), (1, 2));
+    });
 }
 
 /// Of two sockets of one address that a shard has, the other stays when one is closed.

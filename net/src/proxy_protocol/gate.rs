@@ -1,5 +1,5 @@
 //! Connections whose header is waited for, each in a task of its own, so that a slow proxy keeps
-//! nobody waiting.
+//! nobody waiting: no other proxy as long as there is room, and no direct client ever.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -29,6 +29,8 @@ pub(crate) struct Gate {
 #[derive(Debug, Default)]
 struct Shared {
     reading: RefCell<Slab<JoinHandle<()>>>,
+    /// Those that come when as many as may are read; at most as many again. Nobody looks at them.
+    held: RefCell<VecDeque<Accepted>>,
     ready: RefCell<VecDeque<Accepted>>,
     waiting: RefCell<Vec<Waker>>,
 }
@@ -46,27 +48,43 @@ impl Gate {
     ) -> Poll<io::Result<Accepted>> {
         let (shared, settings) = (&self.shared, &self.settings.0);
         for _ in 0..BURST {
+            self.begin_held();
             if let Some(accepted) = shared.ready.borrow_mut().pop_front() {
                 return Poll::Ready(Ok(accepted));
             }
             shared.wait(cx);
-            if shared.reading.borrow().len() >= settings.max_waiting {
-                settings.count(|counters| counters.at_limit += 1);
-                return Poll::Pending;
-            }
             let (stream, peer) = std::task::ready!(accept(cx))?;
             if !(settings.trusted)(peer.ip().to_canonical()) {
                 settings.count(|counters| counters.direct += 1);
                 return Poll::Ready(Ok((stream, peer)));
             }
-            self.begin(stream, peer);
+            if shared.reading.borrow().len() < settings.max_waiting {
+                self.begin(stream, peer);
+            } else if shared.held.borrow().len() < settings.max_waiting {
+                settings.count(|counters| counters.at_limit += 1);
+                shared.held.borrow_mut().push_back((stream, peer));
+            } else {
+                // In the backlog it would have direct clients wait behind it.
+                settings.count(|counters| counters.turned_away += 1);
+                stream.abort();
+            }
         }
         cx.waker().wake_by_ref();
         Poll::Pending
     }
 
+    /// Reads those whose turn it is.
+    fn begin_held(&self) {
+        while self.shared.reading.borrow().len() < self.settings.0.max_waiting {
+            let next = self.shared.held.borrow_mut().pop_front();
+            let Some((stream, peer)) = next else { return };
+            self.begin(stream, peer);
+        }
+    }
+
     /// The next of those that were taken already; `None` when there are none left.
     pub(crate) fn poll_last(&self, cx: &mut Context<'_>) -> Poll<Option<Accepted>> {
+        self.begin_held();
         let accepted = self.shared.ready.borrow_mut().pop_front();
         if accepted.is_none() && !self.shared.reading.borrow().is_empty() {
             self.shared.wait(cx);
@@ -127,6 +145,7 @@ impl Settings {
 impl Drop for Gate {
     fn drop(&mut self) {
         drop(std::mem::take(&mut *self.shared.reading.borrow_mut()));
+        drop(std::mem::take(&mut *self.shared.held.borrow_mut()));
         drop(std::mem::take(&mut *self.shared.ready.borrow_mut()));
     }
 }

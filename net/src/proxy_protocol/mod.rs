@@ -40,8 +40,10 @@ throng_runtime::metrics! {
         counter malformed: u64,
         /// Connections closed because their header did not come in time.
         limit timed_out: u64,
-        /// Times accepting paused because too many headers were waited for.
+        /// Connections of proxies that had to wait for their turn to have their header read.
         limit at_limit: u64,
+        /// Connections of proxies reset because too many waited for that already.
+        limit turned_away: u64,
         /// Connections dropped because the shard had no room for a task.
         limit no_task: u64,
     }
@@ -68,7 +70,8 @@ impl ProxyProtocol {
     }
 
     /// The same with a `timeout` for a header, and at most `max_waiting` (at least 1) connections
-    /// whose header is waited for; further ones wait in the backlog.
+    /// whose header is waited for. As many again wait for their turn, and further ones are reset:
+    /// in the backlog they would stand in front of clients that come directly.
     pub fn with(
         trusted: Box<dyn Fn(IpAddr) -> bool>,
         timeout: Duration,
