@@ -153,6 +153,8 @@ impl Comparison {
             let done = Done::parse(&line).ok_or_else(|| io::Error::other(line))?;
             sum.done += done.done;
             sum.errors += done.errors;
+            sum.asked_again += done.asked_again;
+            sum.lost += done.lost;
             sum.seconds += done.seconds / count;
             sum.quantiles = std::array::from_fn(|i| sum.quantiles[i].max(done.quantiles[i]));
             // The first to end is the end: they began together.
@@ -225,7 +227,7 @@ impl Comparison {
             Samples::from(found.iter().map(take).collect::<Vec<_>>()).median()
         };
         let one = |subject: &Subject, found: &[Found]| {
-            let details = json!({
+            let mut details = json!({
                 "per_second": of(found, |one| one.done.done as f64 / one.done.seconds),
                 "server_cores": of(found, |one| one.server / one.done.seconds),
                 "server_ns_per_operation": of(found, |one| 1e9 * one.server / one.done.done as f64),
@@ -237,6 +239,11 @@ impl Comparison {
                 "p9999_us": of(found, |one| one.done.quantiles[4]),
                 "memory_growth_bytes": of(found, |one| one.growth as f64),
             });
+            if self.ask.traffic == Traffic::Udp {
+                let sum = |take: fn(&Found) -> u64| found.iter().map(take).sum::<u64>();
+                details["asked_again"] = json!(sum(|one| one.done.asked_again));
+                details["lost"] = json!(sum(|one| one.done.lost));
+            }
             (subject.name(), details)
         };
         let all = self.subjects.iter().zip(found).map(|(subject, found)| one(subject, found));
@@ -272,8 +279,8 @@ mod tests {
 
     #[test]
     fn a_polling_server_is_busy_all_the_time() {
-        let done =
-            Done { done: 1_000, errors: 0, seconds: 2.0, quantiles: [7.0, 7.5, 8.0, 9.0, 10.0] };
+        let quantiles = [7.0, 7.5, 8.0, 9.0, 10.0];
+        let done = Done { done: 1_000, seconds: 2.0, quantiles, ..Done::default() };
         let found = Found { done, server: 0.5, others: 0.01, growth: 4_096 };
         let report = comparison(Measure::Rate).report(&[vec![found], vec![found]]);
         assert_eq!((report.throng.median(), report.peers[0].1.median()), (500.0, 2_000.0));

@@ -1,12 +1,12 @@
 //! A counting allocator: how many blocks of which size are live, so that memory can be told
 //! apart by who asked for it.
 //!
-//! It passes everything on to the system's allocator. Counting is one atomic addition for an
+//! It passes everything on to the system's allocator. Counting is two atomic additions for an
 //! allocation and one for a release, without a lock.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 /// Different sizes that are told apart; those that come later are counted as one.
 const SIZES: usize = 4096;
@@ -27,8 +27,19 @@ static CLASSES: [Class; SIZES] =
     [const { Class { size: AtomicUsize::new(0), live: AtomicI64::new(0) } }; SIZES];
 /// Bytes in blocks whose size found no class.
 static OTHER: AtomicI64 = AtomicI64::new(0);
+/// Blocks that were asked for.
+static ASKED: AtomicU64 = AtomicU64::new(0);
+
+/// How many blocks were asked for so far, be it for one in place of another. 0 unless [`Counting`] is the
+/// program's allocator.
+pub fn asked() -> u64 {
+    ASKED.load(Relaxed)
+}
 
 fn note(size: usize, change: i64) {
+    if change > 0 {
+        ASKED.fetch_add(1, Relaxed);
+    }
     let home = size.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 52;
     for at in (0..PROBES).map(|step| (home + step) % SIZES) {
         let class = &CLASSES[at];

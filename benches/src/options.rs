@@ -23,6 +23,9 @@ pub struct Options {
     /// Sockets of the server of `udp`, in place of the usual numbers of them
     #[arg(long, value_delimiter = ',')]
     pub sockets: Vec<usize>,
+    /// Messages of a turn of `path`, at most 64, in place of the usual numbers of them
+    #[arg(long, value_delimiter = ',')]
+    pub bursts: Vec<usize>,
     /// Bytes of a message or a body
     #[arg(long)]
     pub size: Option<usize>,

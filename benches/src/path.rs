@@ -25,16 +25,20 @@ use crate::report::Report;
 use crate::serve;
 use crate::stats::Samples;
 
-/// Frames of a turn.
-const BURST: usize = 64;
+/// Frames of a turn, at most.
+pub const BURST: usize = 64;
 /// From so many connections on, each message is on another one, as is its acknowledgement.
-const MANY: usize = 4_096;
+pub const MANY: usize = 4_096;
 /// Messages under way at a time on many.
 const WINDOW: usize = 1_024;
 /// What goes by between two turns.
 const TURN: Duration = Duration::from_micros(40);
 /// A plain message.
 const PLAIN: [u8; 64] = [0x55; 64];
+/// A request, as the bench `http` has it, what the answer begins with, and its body.
+const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: throng.example\r\nAccept: */*\r\n\r\n";
+const STATUS: &[u8] = b"HTTP/1.1 200 OK\r\n";
+const HELLO: &[u8] = b"\r\n\r\nhello\n";
 
 /// Who serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +47,38 @@ pub enum Server {
     Echo,
     /// WebSockets in the hands of `ws::serve`, 32 bytes and back.
     WebSocket,
+    /// `http::Server`, a page for each request.
+    Http,
+}
+
+impl Server {
+    /// All of them.
+    pub const ALL: [Server; 3] = [Server::Echo, Server::WebSocket, Server::Http];
+
+    /// The name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Server::Echo => "echo",
+            Server::WebSocket => "ws-echo",
+            Server::Http => "http",
+        }
+    }
+
+    fn asked(self) -> &'static [u8] {
+        match self {
+            Server::Echo => &PLAIN,
+            Server::WebSocket => &MESSAGE,
+            Server::Http => GET,
+        }
+    }
+
+    fn is_answer(self, said: &[u8]) -> bool {
+        match self {
+            Server::Echo => said == PLAIN,
+            Server::WebSocket => said == ECHO,
+            Server::Http => said.starts_with(STATUS) && said.ends_with(HELLO),
+        }
+    }
 }
 
 /// A client's side of a connection.
@@ -78,6 +114,7 @@ impl Bed {
         world.spawn(host, ShardId(0), async move {
             match server {
                 Server::WebSocket => idle::accept(Style::Handler).await,
+                Server::Http => idle::accept(Style::Pages).await,
                 Server::Echo => {
                     let listener = TcpListener::bind(SocketAddr::from((SERVER, PORT)))?;
                     loop {
@@ -191,8 +228,7 @@ impl Bed {
         let syn = u32::from(header.flags.contains(Flags::SYN));
         peer.ack = header.seq.0.wrapping_add(payload.len() as u32 + syn);
         if !payload.is_empty() {
-            let wanted: &[u8] = if self.server == Server::Echo { &PLAIN } else { &ECHO };
-            self.echoed += usize::from(payload == wanted);
+            self.echoed += usize::from(self.server.is_answer(&payload));
             self.owed.push_back(client);
         }
     }
@@ -212,13 +248,12 @@ impl Bed {
 
     /// A turn with as many messages as go with their acknowledgements; returns how many, and how
     /// long it took.
-    fn burst(&mut self) -> (usize, Duration) {
-        let message: &[u8] = if self.server == Server::Echo { &PLAIN } else { &MESSAGE };
+    fn burst(&mut self, burst: usize) -> (usize, Duration) {
         let many = self.peers.len() >= MANY;
         let mut asked = 0;
-        for _ in 0..BURST {
+        for _ in 0..burst {
             // A million's acknowledgements come by themselves, in the order of the echoes.
-            if many && self.owed.len() >= WINDOW.min(self.peers.len() / 2) + BURST / 2 - asked {
+            if many && self.owed.len() >= WINDOW.min(self.peers.len() / 2) + burst / 2 - asked {
                 let Some(client) = self.owed.pop_front() else { break };
                 self.peers[client as usize].waits = false;
                 self.emit(client, Flags::ACK, Options::default(), &[]);
@@ -228,7 +263,7 @@ impl Bed {
                 self.peers[client as usize].waits = false;
             }
             let client = self.pick();
-            self.say(client, message);
+            self.say(client, self.server.asked());
             asked += 1;
         }
         self.echoed = 0;
@@ -238,7 +273,7 @@ impl Bed {
     }
 }
 
-/// Has `connections` of `server` echo, a burst of them at a time that lie anywhere, for `time` in each of
+/// Has `connections` of `server` asked, `burst` of them at a time that lie anywhere, for `time` in each of
 /// `rounds` rounds.
 ///
 /// # Errors
@@ -246,6 +281,7 @@ impl Bed {
 pub fn measure(
     server: Server,
     connections: usize,
+    burst: usize,
     rounds: usize,
     time: Duration,
 ) -> io::Result<Report> {
@@ -255,7 +291,7 @@ pub fn measure(
     for round in 0..=rounds {
         let (begin, mut turns) = (Instant::now(), Vec::new());
         while begin.elapsed() < time {
-            let (messages, took) = bed.burst();
+            let (messages, took) = bed.burst(burst);
             turns.push(took.as_nanos() as f64 / messages.max(1) as f64);
         }
         if round > 0 {
@@ -265,9 +301,9 @@ pub fn measure(
     Ok(Report {
         bench: "path".into(),
         params: json!({
-            "server": if server == Server::Echo { "echo" } else { "ws-echo" },
+            "server": server.name(),
             "connections": connections,
-            "burst": BURST,
+            "burst": burst,
         }),
         unit: "ns of a turn per message received, handled and sent back".into(),
         more_is_better: false,
@@ -286,9 +322,9 @@ mod tests {
     #[test]
     fn every_message_comes_back_in_its_turn() {
         // The bed itself insists on the echoes.
-        for server in [Server::Echo, Server::WebSocket] {
+        for server in Server::ALL {
             for connections in [100, MANY] {
-                let report = measure(server, connections, 1, Duration::from_millis(20));
+                let report = measure(server, connections, BURST, 1, Duration::from_millis(20));
                 assert_eq!(report.expect("a server").throng.len(), 1);
             }
         }

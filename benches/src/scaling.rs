@@ -189,7 +189,7 @@ mod tests {
     }
 
     fn of(done: u64, busy: &[f64]) -> Vec<Round> {
-        let done = Done { done, errors: 0, seconds: 2.0, quantiles: UNTIMED };
+        let done = Done { done, seconds: 2.0, quantiles: UNTIMED, ..Done::default() };
         vec![Round { done, busy: busy.to_vec(), others: 0.0 }]
     }
 

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use throng::UdpSocket;
 use throng::net::device::{Device, memory};
 use throng::net::sim::{HostConfig, add_host};
 use throng::runtime::sim::{HostId, World};
@@ -14,6 +15,7 @@ use throng::runtime::{ShardId, chunks};
 use throng_bench::count::{self, Counting, Heap};
 use throng_bench::crowd::{Crowd, SERVER, Station};
 use throng_bench::idle::{self, Server, Style};
+use throng_bench::pair::Pair;
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -139,6 +141,31 @@ fn an_idle_http_connection_takes_no_more_than_it_did() {
     let _alone = ALONE.lock();
     let pages = each(Style::Pages);
     assert!(pages <= COMMITTED_PAGES, "{pages} bytes");
+}
+
+#[test]
+fn an_echoed_datagram_takes_a_block_at_each_end() {
+    let _alone = ALONE.lock();
+    let blocks = |datagrams: u64| {
+        let before = count::asked();
+        let server = async {
+            let socket = UdpSocket::bind(Pair::endpoint()).expect("a free port");
+            while let Ok((said, from)) = socket.recv_from().await {
+                socket.send_to(&said, from).await.expect("a route");
+            }
+        };
+        Pair::default().run(server, async move {
+            let socket = UdpSocket::bind(([0, 0, 0, 0], 0).into()).expect("a free port");
+            for _ in 0..datagrams {
+                socket.send_to(&[7; 64], Pair::endpoint()).await.expect("a route");
+                assert_eq!(socket.recv_from().await.expect("an echo").0, [7; 64][..]);
+            }
+        });
+        count::asked() - before
+    };
+    let each = (blocks(3_000) - blocks(1_000)) as f64 / 2_000.0;
+    println!("{each} blocks for a datagram and its echo");
+    assert!(each < 2.01, "{each} blocks: more than what each end keeps of what it received");
 }
 
 #[test]

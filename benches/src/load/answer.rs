@@ -19,6 +19,13 @@ pub(super) fn message(index: u32, number: u32, out: &mut [u8]) {
     }
 }
 
+/// The same as bytes of their own.
+pub(super) fn of(index: u32, number: u32, size: usize) -> Vec<u8> {
+    let mut said = vec![0; size];
+    message(index, number, &mut said);
+    said
+}
+
 /// What a server answers to a request: a head, as long as the first one that came, and the page.
 #[derive(Debug)]
 pub(super) struct Page {

@@ -29,6 +29,7 @@ use throng::{TcpStream, spawn_local};
 use crate::helper;
 use crate::role::{Role, Traffic};
 use crate::stats::{Histogram, Quantiles, UNTIMED};
+use datagrams::Taken;
 use websocket::{Label, Talk};
 
 /// Connections that are opened at a time.
@@ -97,6 +98,10 @@ pub struct Done {
     pub seconds: f64,
     /// How long they took; NaN unless timed.
     pub quantiles: Quantiles,
+    /// Datagrams that were sent again, for no echo came in time.
+    pub asked_again: u64,
+    /// Those of them whose echo did not come late either.
+    pub lost: u64,
 }
 
 impl Done {
@@ -107,6 +112,8 @@ impl Done {
             "errors": self.errors,
             "seconds": self.seconds,
             "quantiles": self.quantiles,
+            "asked_again": self.asked_again,
+            "lost": self.lost,
         })
     }
 
@@ -119,6 +126,8 @@ impl Done {
             errors: value["errors"].as_u64()?,
             seconds: value["seconds"].as_f64()?,
             quantiles: std::array::from_fn(quantile),
+            asked_again: value["asked_again"].as_u64()?,
+            lost: value["lost"].as_u64()?,
         })
     }
 }
@@ -140,6 +149,7 @@ struct Shared {
     page: RefCell<Option<Rc<answer::Page>>>,
     /// Flows of datagrams that nothing is on its way on.
     flows: RefCell<Vec<datagrams::Flow>>,
+    taken: Cell<Taken>,
     /// What is said on WebSockets.
     talk: Option<Talk>,
     /// The newest message to all, and how many have not got it.
@@ -182,6 +192,7 @@ impl Shared {
             waiting: RefCell::default(),
             page: RefCell::default(),
             flows: RefCell::default(),
+            taken: Cell::default(),
         }))
     }
 
@@ -314,6 +325,7 @@ async fn work(shared: &Rc<Shared>, time: Duration) -> io::Result<Done> {
     throng::sleep(warm_up(time)).await;
     println!("begun");
     let (begin, done, errors) = (Instant::now(), shared.done.get(), shared.errors.get());
+    shared.taken.take();
     shared.times.take();
     throng::sleep(time).await;
     let end = Instant::now();
@@ -323,6 +335,7 @@ async fn work(shared: &Rc<Shared>, time: Duration) -> io::Result<Done> {
         errors: shared.errors.get() - errors,
         seconds: (end - begin).as_secs_f64(),
         quantiles: UNTIMED,
+        ..Done::default()
     };
     for due in shared.due.take() {
         shared.times.borrow_mut().add(end.saturating_duration_since(due));
@@ -345,7 +358,7 @@ async fn work(shared: &Rc<Shared>, time: Duration) -> io::Result<Done> {
     done.errors = shared.errors.get() - errors;
     let times = shared.times.take();
     done.quantiles = times.quantiles();
-    Ok(done)
+    Ok(shared.taken.take().noted(done))
 }
 
 /// Has operations fall due, so many each second.
@@ -439,7 +452,14 @@ mod tests {
 
     #[test]
     fn what_is_printed_is_read() {
-        let done = Done { done: 7, errors: 1, seconds: 0.5, quantiles: [1.0, 2.0, 2.5, 3.0, 4.0] };
+        let done = Done {
+            done: 7,
+            errors: 1,
+            seconds: 0.5,
+            quantiles: [1.0, 2.0, 2.5, 3.0, 4.0],
+            asked_again: 3,
+            lost: 2,
+        };
         assert_eq!(Done::parse(&done.to_json().to_string()), Some(done));
         let untimed = Done { quantiles: UNTIMED, ..done };
         let read = Done::parse(&untimed.to_json().to_string()).expect("an object");

@@ -2,8 +2,8 @@
 //!
 //! It speaks as much TCP as a link that loses nothing asks for: it acknowledges with its next
 //! request where that goes over the same connection, and at once where it does not, as a client's delayed
-//! acknowledgement would. Nothing is sent again: what a server drops is an error at the end. Lines
-//! in and out are those of the client on the runtime.
+//! acknowledgement would. No segment is sent again: what a server drops is an error at the end; datagrams
+//! are asked for again. Lines in and out are those of the client on the runtime.
 
 mod datagrams;
 mod pages;
@@ -27,6 +27,7 @@ use throng::net::packet::Packet;
 use throng::runtime::Instant;
 
 use super::answer::Page;
+use super::datagrams::Taken;
 use super::frame::{ACK, FIN, Frame, PSH, RST, SYN, Segment};
 use super::websocket::{Label, Talk};
 use super::{Done, Load, parse_go, traffic, warm_up};
@@ -107,6 +108,8 @@ struct Raw {
     upstream: Option<upstream::Upstream>,
     /// When each connection was asked, and how long answers took; where they are timed.
     times: Option<Times>,
+    /// Datagrams that did not come back in time.
+    overdue: datagrams::Overdue,
     on_way: usize,
     running: bool,
     done: u64,
@@ -189,6 +192,7 @@ impl Raw {
             pace: None,
             upstream: load.upstream.map(upstream::Upstream::new),
             times: load.timed.then(|| Times::new(role.connections)),
+            overdue: datagrams::Overdue::default(),
             conns: vec![Conn::default(); role.connections],
             idle: Vec::new(),
             next: 0,
@@ -229,6 +233,9 @@ impl Raw {
                 self.keep_pace();
             }
             self.queues.transmit(now);
+        }
+        if self.load.role.traffic == Traffic::Udp {
+            self.ask_overdue();
         }
     }
 
@@ -344,16 +351,18 @@ impl Raw {
         if let Some(times) = &mut self.times {
             times.taken = Histogram::default();
         }
+        self.overdue.taken = Taken::default();
         self.for_a_while(time);
         let (seconds, done) = (begin.elapsed().as_secs_f64(), self.done - done);
         self.running = false;
         match self.load.role.traffic {
-            Traffic::Udp => self.last_datagrams()?,
+            Traffic::Udp => self.last_datagrams(),
             _ => self.until("the last", |raw| raw.on_way == 0)?,
         }
         let errors = self.errors - errors;
         let quantiles = self.times.as_ref().map_or(UNTIMED, |times| times.taken.quantiles());
-        Ok(Done { done, errors, seconds, quantiles })
+        let done = Done { done, errors, seconds, quantiles, ..Done::default() };
+        Ok(self.overdue.taken.noted(done))
     }
 
     fn for_a_while(&mut self, time: Duration) {

@@ -28,9 +28,9 @@ pub(super) fn run(role: &Role) -> io::Result<()> {
         let times = for_a_while(time, || asking.round_trip())?;
         let done = Done {
             done: times.total(),
-            errors: 0,
             seconds: begin.elapsed().as_secs_f64(),
             quantiles: times.quantiles(),
+            ..Done::default()
         };
         println!("{}", done.to_json());
     }

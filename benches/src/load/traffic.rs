@@ -94,9 +94,7 @@ async fn due(shared: &Shared) -> Option<Instant> {
 
 async fn echo(conn: &mut Conn, size: usize) -> io::Result<()> {
     conn.number = conn.number.wrapping_add(1);
-    let mut said = vec![0; size];
-    answer::message(conn.index, conn.number, &mut said);
-    let said = Bytes::from(said);
+    let said = Bytes::from(answer::of(conn.index, conn.number, size));
     conn.stream.write_chunk(said.clone()).await?;
     let mut missing = &said[..];
     while !missing.is_empty() {

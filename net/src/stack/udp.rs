@@ -20,6 +20,13 @@ const MAX_PAYLOAD: usize = 65_507;
 /// What a queued datagram counts beside its bytes.
 const OVERHEAD: usize = 64;
 
+/// A datagram that waits: who sent it, and what it says.
+type Waiting = (SocketAddr, Bytes);
+/// Queues that nobody uses are kept for whoever gets the next datagram: a socket owns one only while something
+/// waits in it. At most so many, of so many places each: 128 KiB of a shard.
+const SPARE: usize = 64;
+const SPARE_PLACES: usize = 32;
+
 /// A socket of this shard.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct UdpId(usize);
@@ -28,7 +35,7 @@ struct Socket {
     /// The address it is bound to; `None`: any of ours.
     local: Option<Addr>,
     port: u16,
-    queue: VecDeque<(SocketAddr, Bytes)>,
+    queue: VecDeque<Waiting>,
     queued: usize,
     readers: Vec<Waker>,
 }
@@ -39,11 +46,19 @@ pub(crate) struct UdpTable {
     ports: HashMap<u16, Vec<usize>>,
     max_queued: usize,
     writers: Vec<Waker>,
+    /// Empty queues with room.
+    spare: Vec<VecDeque<Waiting>>,
 }
 
 impl UdpTable {
     pub(crate) fn new(max_queued: usize) -> UdpTable {
-        UdpTable { sockets: Slab::new(), ports: HashMap::new(), max_queued, writers: Vec::new() }
+        UdpTable {
+            sockets: Slab::new(),
+            ports: HashMap::new(),
+            max_queued,
+            writers: Vec::new(),
+            spare: Vec::new(),
+        }
     }
 
     /// Queues a datagram with the socket it is for. Returns `false` where there is none.
@@ -61,9 +76,33 @@ impl UdpTable {
             return true;
         }
         socket.queued += cost;
+        if socket.queue.capacity() == 0
+            && let Some(queue) = self.spare.pop()
+        {
+            socket.queue = queue;
+        }
         socket.queue.push_back((tuple.peer_addr(), Bytes::copy_from_slice(payload)));
         socket.readers.drain(..).for_each(Waker::wake);
         true
+    }
+
+    /// The next datagram of a socket.
+    fn take(&mut self, id: UdpId) -> Option<Waiting> {
+        let socket = &mut self.sockets[id.0];
+        let (from, payload) = socket.queue.pop_front()?;
+        socket.queued -= payload.len() + OVERHEAD;
+        if socket.queue.is_empty() {
+            let queue = std::mem::take(&mut socket.queue);
+            self.keep(queue);
+        }
+        Some((from, payload))
+    }
+
+    /// An empty queue is for the next one to use, unless it is large or there are enough.
+    fn keep(&mut self, queue: VecDeque<Waiting>) {
+        if queue.capacity() <= SPARE_PLACES && self.spare.len() < SPARE {
+            self.spare.push(queue);
+        }
     }
 
     /// How many sockets there are.
@@ -163,17 +202,10 @@ impl Stack {
         id: UdpId,
         cx: &Context<'_>,
     ) -> Poll<(SocketAddr, Bytes)> {
-        let socket = &mut self.udp.sockets[id.0];
-        match socket.queue.pop_front() {
-            Some((from, payload)) => {
-                socket.queued -= payload.len() + OVERHEAD;
-                if socket.queue.is_empty() {
-                    socket.queue = VecDeque::new();
-                }
-                Poll::Ready((from, payload))
-            }
+        match self.udp.take(id) {
+            Some(datagram) => Poll::Ready(datagram),
             None => {
-                wait_in(&mut socket.readers, cx);
+                wait_in(&mut self.udp.sockets[id.0].readers, cx);
                 Poll::Pending
             }
         }
@@ -215,5 +247,67 @@ impl Stack {
                 Poll::Pending
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAX_QUEUED: usize = 1 << 20;
+
+    fn table(sockets: u16) -> (UdpTable, Vec<UdpId>) {
+        let mut table = UdpTable::new(MAX_QUEUED);
+        let bind = |port: u16| {
+            let (queue, readers) = (VecDeque::new(), Vec::new());
+            let socket = Socket { local: None, port, queue, queued: 0, readers };
+            let id = table.sockets.insert(socket);
+            table.ports.insert(port, vec![id]);
+            UdpId(id)
+        };
+        let ids = (1..=sockets).map(bind).collect();
+        (table, ids)
+    }
+
+    fn tell(table: &mut UdpTable, port: u16, times: usize) {
+        let addr = |last| Addr::from(IpAddr::from([10, 0, 0, last]));
+        let (local, remote) = (addr(1), addr(2));
+        let tuple = FourTuple { local, remote, local_port: port, remote_port: 9 };
+        for _ in 0..times {
+            assert!(table.deliver(&tuple, b"hello", &mut Counters::default()));
+        }
+    }
+
+    #[test]
+    fn idle_sockets_own_no_queue_and_the_next_datagram_finds_one() {
+        let (mut table, ids) = table(2);
+        for id in [0, 1, 0] {
+            tell(&mut table, id as u16 + 1, 3);
+            assert!(table.spare.is_empty(), "the only one is in use");
+            for _ in 0..3 {
+                let (from, said) = table.take(ids[id]).expect("a datagram");
+                assert_eq!(
+                    (from, &said[..]),
+                    (SocketAddr::from(([10, 0, 0, 2], 9)), &b"hello"[..])
+                );
+            }
+            assert!(table.take(ids[id]).is_none());
+            let owned = table.sockets.iter().map(|(_, socket)| socket.queue.capacity());
+            assert_eq!((owned.sum::<usize>(), table.spare.len()), (0, 1));
+            assert!(table.sockets.iter().all(|(_, socket)| socket.queued == 0));
+        }
+    }
+
+    #[test]
+    fn few_and_small_queues_are_kept() {
+        let many = SPARE as u16 + 9;
+        let (mut table, ids) = table(many);
+        (1..=many).for_each(|port| tell(&mut table, port, 1));
+        assert!(ids.iter().all(|id| table.take(*id).is_some()));
+        assert_eq!(table.spare.len(), SPARE);
+        table.spare.clear();
+        tell(&mut table, 1, SPARE_PLACES + 1);
+        while table.take(ids[0]).is_some() {}
+        assert!(table.spare.is_empty(), "a large one is given back");
     }
 }

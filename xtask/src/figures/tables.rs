@@ -127,6 +127,11 @@ fn remarks(case: Case<'_>) -> String {
     if case.errors() > 0 {
         all.push(format!("{} errors", figure(case.errors() as f64)));
     }
+    let details = case.0["details"].as_object().into_iter().flatten();
+    all.extend(details.filter_map(|(subject, one)| {
+        let lost = one["lost"].as_f64().filter(|lost| *lost > 0.0)?;
+        Some(format!("{} lost {}", shown(subject), figure(lost)))
+    }));
     let failures = case.0["failures"].as_array().into_iter().flatten();
     all.extend(failures.filter_map(|why| Some(format!("failed: {}", why.as_str()?))));
     if let Some(remark) = case.text("/remark") {
@@ -364,12 +369,13 @@ mod tests {
         let case = |sockets: u64, acknowledged: &str| {
             json!({ "bench": "udp", "throng": 1.0, "params": {
                 "sockets": sockets, "size": 64, "acknowledged": acknowledged,
-            }, "failures": ["tokio-udp: gone,\r\n a | <b>"] })
+            }, "details": { "throng": { "lost": 0 }, "tokio-udp": { "lost": 1_402 } },
+            "failures": ["tokio-udp: gone,\r\n a | <b>"] })
         };
         let found = json!({ "cases": [case(1, "at once"), case(64, "later")] });
         let table = comparison("udp", &[("1,000 flows", Some(&kept(found)))]);
         let row = "| 1,000 flows, acknowledged later, 64 sockets | 1 | \
-                   failed: tokio-udp: gone, a \\| &lt;b> |";
+                   tokio lost 1,402; failed: tokio-udp: gone, a \\| &lt;b> |";
         assert!(table.contains(row), "{table}");
     }
 

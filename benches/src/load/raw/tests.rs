@@ -42,6 +42,10 @@ enum Serves {
     /// Datagrams, likewise.
     Datagrams,
     OtherDatagrams,
+    /// Some of them not, and some late.
+    SomeDatagrams,
+    /// Ten of each socket's.
+    FewDatagrams,
     /// Reads what is asked for and ends the connection.
     Nothing,
 }
@@ -50,6 +54,8 @@ enum Serves {
 const PAGE: usize = 20_000;
 /// Sockets of a server of datagrams.
 const SOCKETS: u16 = 3;
+/// How long some datagrams' echoes are held.
+const LATE: Duration = Duration::from_millis(500);
 
 struct Bed {
     raw: Raw,
@@ -92,7 +98,10 @@ impl Bed {
                         Serves::Bytes | Serves::OtherBytes => {
                             spawn_local(bytes(listener, serves)).detach();
                         }
-                        Serves::Datagrams | Serves::OtherDatagrams => {
+                        Serves::Datagrams
+                        | Serves::OtherDatagrams
+                        | Serves::SomeDatagrams
+                        | Serves::FewDatagrams => {
                             for port in 0..SOCKETS {
                                 let addr = SocketAddr::new(server.ip(), server.port() + port);
                                 let socket = UdpSocket::bind(addr)?;
@@ -196,10 +205,16 @@ async fn bytes(listener: TcpListener, serves: Serves) -> io::Result<()> {
     }
 }
 
-/// An echo; the eleventh datagram of each socket is answered by another.
+/// An echo; the eleventh datagram of each socket is answered by another, or what else the kind says.
 async fn datagrams(socket: UdpSocket, serves: Serves) -> io::Result<()> {
     for number in 1.. {
         let (said, from) = socket.recv_from().await?;
+        match serves {
+            Serves::FewDatagrams if number > 10 => continue,
+            Serves::SomeDatagrams if number == 11 => continue,
+            Serves::SomeDatagrams if number == 33 => runtime::sleep(LATE).await,
+            _ => {}
+        }
         let mut said = said.to_vec();
         said[0] ^= u8::from(number == 11 && matches!(serves, Serves::OtherDatagrams));
         socket.send_to(&said, from).await?;
@@ -298,9 +313,36 @@ fn every_byte_of_a_datagram_is_compared() {
     bed.ends_with(0);
     let mut bed = Bed::new("raw-other-datagrams", Serves::OtherDatagrams, Traffic::Udp, 3);
     bed.raw.open_flows();
-    bed.fail(6);
-    // What is wrong is an error, and what never came one more.
-    assert_eq!((bed.raw.done, bed.raw.errors, bed.raw.on_way), (30, 6, 0));
+    bed.fail(3);
+    // What is wrong is an error, and asked for again.
+    assert_eq!((bed.raw.errors, bed.raw.on_way), (3, 0));
+    assert!(bed.raw.done > 30, "{} in all", bed.raw.done);
+    bed.ends_with(0);
+}
+
+#[test]
+fn lost_datagrams_are_asked_for_again() {
+    let mut bed = Bed::new("raw-some-datagrams", Serves::SomeDatagrams, Traffic::Udp, 3);
+    bed.raw.open_flows();
+    let mut all = Taken::default();
+    while bed.raw.done < 300 {
+        let done = bed.raw.work(Duration::from_millis(100)).unwrap();
+        assert_eq!(done.errors, 0, "{done:?}");
+        all = all + bed.raw.overdue.taken;
+    }
+    // Three were lost, and the echoes of three more were late.
+    assert!(all.late >= 3 && all.asked_again >= all.late + 3, "{all:?}");
+    bed.ends_with(0);
+}
+
+#[test]
+fn a_server_that_answers_no_datagram_is_asked_so_often() {
+    let mut bed = Bed::new("raw-few-datagrams", Serves::FewDatagrams, Traffic::Udp, 3);
+    bed.raw.open_flows();
+    bed.raw.overdue.after = Duration::from_millis(10);
+    bed.raw.work(Duration::from_millis(400)).unwrap();
+    assert_eq!((bed.raw.errors, bed.raw.on_way), (3, 0));
+    assert!((1..=30).contains(&bed.raw.done), "{} in all", bed.raw.done);
     bed.ends_with(0);
 }
 
