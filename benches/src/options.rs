@@ -58,7 +58,7 @@ pub struct Options {
     /// The cores of server and client
     #[arg(long, value_delimiter = ',', default_values_t = [0, 1])]
     pub cores: Vec<usize>,
-    /// Only the peers whose name contains this; `none` for none
+    /// Only the peers whose name contains this, of `path` the servers; `none` for none
     #[arg(long)]
     pub peers: Option<String>,
 }

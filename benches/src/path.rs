@@ -31,12 +31,14 @@ pub const BURST: usize = 64;
 pub const MANY: usize = 4_096;
 /// Messages under way at a time on many.
 const WINDOW: usize = 1_024;
-/// What goes by between two turns.
+/// What goes by between two full turns.
 const TURN: Duration = Duration::from_micros(40);
 /// A plain message.
 const PLAIN: [u8; 64] = [0x55; 64];
 /// A request, as the bench `http` has it, what the answer begins with, and its body.
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: throng.example\r\nAccept: */*\r\n\r\n";
+const LAST_GET: &[u8] =
+    b"GET / HTTP/1.1\r\nHost: throng.example\r\nAccept: */*\r\nConnection: close\r\n\r\n";
 const STATUS: &[u8] = b"HTTP/1.1 200 OK\r\n";
 const HELLO: &[u8] = b"\r\n\r\nhello\n";
 
@@ -49,11 +51,16 @@ pub enum Server {
     WebSocket,
     /// `http::Server`, a page for each request.
     Http,
+    /// The same, a connection for each.
+    HttpClose,
+    /// Connections that are accepted and closed.
+    Accept,
 }
 
 impl Server {
     /// All of them.
-    pub const ALL: [Server; 3] = [Server::Echo, Server::WebSocket, Server::Http];
+    pub const ALL: [Server; 5] =
+        [Server::Echo, Server::WebSocket, Server::Http, Server::HttpClose, Server::Accept];
 
     /// The name in reports.
     pub fn name(self) -> &'static str {
@@ -61,7 +68,14 @@ impl Server {
             Server::Echo => "echo",
             Server::WebSocket => "ws-echo",
             Server::Http => "http",
+            Server::HttpClose => "http-close",
+            Server::Accept => "connect-rate",
         }
+    }
+
+    /// Whether each message has a connection of its own.
+    pub fn connects(self) -> bool {
+        matches!(self, Server::HttpClose | Server::Accept)
     }
 
     fn asked(self) -> &'static [u8] {
@@ -69,6 +83,8 @@ impl Server {
             Server::Echo => &PLAIN,
             Server::WebSocket => &MESSAGE,
             Server::Http => GET,
+            Server::HttpClose => LAST_GET,
+            Server::Accept => &[],
         }
     }
 
@@ -76,10 +92,20 @@ impl Server {
         match self {
             Server::Echo => said == PLAIN,
             Server::WebSocket => said == ECHO,
-            Server::Http => said.starts_with(STATUS) && said.ends_with(HELLO),
+            Server::Http | Server::HttpClose => said.starts_with(STATUS) && said.ends_with(HELLO),
+            Server::Accept => false,
         }
     }
 }
+
+/// What a client says first.
+const SYN: Options = Options {
+    mss: Some(1460),
+    window_scale: Some(7),
+    sack_permitted: true,
+    timestamps: None,
+    sack: [None; 4],
+};
 
 /// A client's side of a connection.
 #[derive(Clone, Copy, Default)]
@@ -100,6 +126,9 @@ struct Bed {
     /// Whose echo is to be acknowledged.
     owed: VecDeque<u32>,
     echoed: usize,
+    /// Connections that the server has ended, and the next one to be opened.
+    ended: usize,
+    next: usize,
     random: u64,
 }
 
@@ -114,11 +143,15 @@ impl Bed {
         world.spawn(host, ShardId(0), async move {
             match server {
                 Server::WebSocket => idle::accept(Style::Handler).await,
-                Server::Http => idle::accept(Style::Pages).await,
-                Server::Echo => {
+                Server::Http | Server::HttpClose => idle::accept(Style::Pages).await,
+                Server::Echo | Server::Accept => {
                     let listener = TcpListener::bind(SocketAddr::from((SERVER, PORT)))?;
                     loop {
-                        spawn_local(serve::echo(listener.accept().await?.0)).detach();
+                        let (stream, _) = listener.accept().await?;
+                        match server {
+                            Server::Echo => spawn_local(serve::echo(stream)).detach(),
+                            _ => drop(stream),
+                        }
                     }
                 }
             }
@@ -134,6 +167,8 @@ impl Bed {
             received: Vec::new(),
             owed: VecDeque::new(),
             echoed: 0,
+            ended: 0,
+            next: 0,
             random: 0x9e37_79b9_7f4a_7c15,
         };
         bed.open()?;
@@ -153,15 +188,12 @@ impl Bed {
         if self.station == [0; 6] {
             return Err(io::Error::other("the server does not answer for its address"));
         }
-        let syn = Options {
-            mss: Some(1460),
-            window_scale: Some(7),
-            sack_permitted: true,
-            ..Options::default()
-        };
+        if self.server.connects() {
+            return Ok(());
+        }
         for first in (0..all).step_by(BURST) {
             let clients = first..(first + BURST as u32).min(all);
-            clients.clone().for_each(|i| self.emit(i, Flags::SYN, syn, &[]));
+            clients.clone().for_each(|i| self.emit(i, Flags::SYN, SYN, &[]));
             self.turn();
             clients.clone().for_each(|i| self.peers[i as usize].seq = 1);
             clients.clone().for_each(|i| self.emit(i, Flags::ACK, Options::default(), &[]));
@@ -203,9 +235,13 @@ impl Bed {
 
     /// One turn of the server with what was sent; returns how long it took.
     fn turn(&mut self) -> Duration {
+        self.turn_after(TURN)
+    }
+
+    fn turn_after(&mut self, time: Duration) -> Duration {
         let now = self.world.now();
         while !self.outgoing.is_empty() && self.device.transmit(&mut self.outgoing, now) > 0 {}
-        self.world.jump(TURN);
+        self.world.jump(time);
         let begin = Instant::now();
         self.world.sweep();
         let took = begin.elapsed();
@@ -225,8 +261,10 @@ impl Bed {
         let Some(Incoming::Segment(header, payload)) = wire::decode(&frame[14..]) else { return };
         let Some(client) = crowd::number(&header.tuple) else { return };
         let Some(peer) = self.peers.get_mut(client as usize) else { return };
-        let syn = u32::from(header.flags.contains(Flags::SYN));
-        peer.ack = header.seq.0.wrapping_add(payload.len() as u32 + syn);
+        let [syn, fin] = [Flags::SYN, Flags::FIN].map(|flag| header.flags.contains(flag));
+        let ends = u32::from(syn) + u32::from(fin);
+        peer.ack = header.seq.0.wrapping_add(payload.len() as u32 + ends);
+        self.ended += usize::from(fin);
         if !payload.is_empty() {
             self.echoed += usize::from(self.server.is_answer(&payload));
             self.owed.push_back(client);
@@ -244,6 +282,45 @@ impl Bed {
                 return client;
             }
         }
+    }
+
+    /// As many connections as are to be in a turn, from their SYN to the server's last acknowledgement; returns
+    /// how many, and how long the turns took.
+    fn connect(&mut self, burst: usize) -> (usize, Duration) {
+        let clients: Vec<u32> =
+            (0..burst).map(|i| (self.next + i) % self.peers.len()).map(|i| i as u32).collect();
+        (self.next, self.ended, self.echoed) = (self.next + burst, 0, 0);
+        for &client in &clients {
+            let peer = &mut self.peers[client as usize];
+            // Beyond what the connection before on these ports has used (RFC 6191).
+            *peer = Peer { seq: peer.seq.wrapping_add(100_000), ..Peer::default() };
+            self.emit(client, Flags::SYN, SYN, &[]);
+        }
+        let mut took = self.turn();
+        for &client in &clients {
+            let peer = &mut self.peers[client as usize];
+            peer.seq = peer.seq.wrapping_add(1);
+            match self.server.asked() {
+                [] => self.emit(client, Flags::ACK, Options::default(), &[]),
+                request => self.say(client, request),
+            }
+        }
+        // Who accepts and who serves may be polled in two turns.
+        for _ in 0..3 {
+            if self.ended < burst {
+                took += self.turn();
+            }
+        }
+        for &client in &clients {
+            self.emit(client, Flags::ACK | Flags::FIN, Options::default(), &[]);
+            let peer = &mut self.peers[client as usize];
+            peer.seq = peer.seq.wrapping_add(1);
+        }
+        took += self.turn();
+        let answers = if self.server == Server::Accept { 0 } else { burst };
+        assert_eq!((self.ended, self.echoed), (burst, answers), "each ends with its answer");
+        self.owed.clear();
+        (burst, took)
     }
 
     /// A turn with as many messages as go with their acknowledgements; returns how many, and how
@@ -267,7 +344,8 @@ impl Bed {
             asked += 1;
         }
         self.echoed = 0;
-        let took = self.turn();
+        // As many messages a second whatever the burst: what an echo waits for its acknowledgement is the same.
+        let took = self.turn_after(TURN * burst as u32 / BURST as u32);
         assert_eq!(self.echoed, asked, "each message comes back in its turn");
         (asked, took)
     }
@@ -291,7 +369,10 @@ pub fn measure(
     for round in 0..=rounds {
         let (begin, mut turns) = (Instant::now(), Vec::new());
         while begin.elapsed() < time {
-            let (messages, took) = bed.burst(burst);
+            let (messages, took) = match server.connects() {
+                true => bed.connect(burst),
+                false => bed.burst(burst),
+            };
             turns.push(took.as_nanos() as f64 / messages.max(1) as f64);
         }
         if round > 0 {
@@ -305,7 +386,7 @@ pub fn measure(
             "connections": connections,
             "burst": burst,
         }),
-        unit: "ns of a turn per message received, handled and sent back".into(),
+        unit: "ns of a turn per message received, handled and sent back, or per connection".into(),
         more_is_better: false,
         throng: Samples::from(figures),
         peers: Vec::new(),
@@ -323,8 +404,8 @@ mod tests {
     fn every_message_comes_back_in_its_turn() {
         // The bed itself insists on the echoes.
         for server in Server::ALL {
-            for connections in [100, MANY] {
-                let report = measure(server, connections, BURST, 1, Duration::from_millis(20));
+            for (connections, burst) in [(100, BURST), (1_000, 1), (MANY, BURST)] {
+                let report = measure(server, connections, burst, 1, Duration::from_millis(20));
                 assert_eq!(report.expect("a server").throng.len(), 1);
             }
         }

@@ -195,7 +195,10 @@ fn path(options: &Options) -> io::Result<Vec<Report>> {
         let servers = if few { &Server::ALL[..] } else { &[Server::Echo, Server::WebSocket] };
         // A turn with little in it shows what each costs by itself.
         let bursts = if few { &[path::BURST, 8, 1][..] } else { &[path::BURST] };
-        for &server in servers {
+        let wanted = |server: &&Server| {
+            options.peers.as_ref().is_none_or(|part| server.name().contains(part.as_str()))
+        };
+        for &server in servers.iter().filter(wanted) {
             for burst in options.of(&options.bursts, bursts, &[path::BURST]) {
                 let rounds = options.rounds.unwrap_or(rounds);
                 let report = path::measure(server, connections, burst, rounds, time)?;

@@ -39,7 +39,7 @@ struct Options {
     #[arg(long, requires = "run")]
     quick: bool,
     /// Only these results or benches
-    #[arg(long, requires = "run", value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Leave what was measured already, of this code, by the same command, on a quiet machine and
     /// without a failure
@@ -54,6 +54,9 @@ struct Options {
     /// Name the results and about how long each takes, and end
     #[arg(long)]
     list: bool,
+    /// Build all that a run needs, and end: on a machine that is to be quiet later
+    #[arg(long, conflicts_with = "run")]
+    build: bool,
 }
 
 /// `cargo xtask bench report args...`.
@@ -66,17 +69,21 @@ pub(crate) fn command(args: &[String]) -> io::Result<ExitCode> {
     let how = How { quick: options.quick, rounds: options.rounds, seconds: options.seconds };
     let entries = selected(&options.only).map_err(io::Error::other)?;
     if options.list {
-        entries.iter().for_each(|entry| {
-            println!(
-                "{:<24} {:>4} s  {}",
-                entry.name,
-                entry.estimate(how),
-                entry.words(how).join(" ")
-            );
-        });
-        let all: u64 = entries.iter().map(|entry| entry.estimate(how)).sum();
-        println!("{} results, about {} minutes", entries.len(), all.div_ceil(60));
+        let mut all = 0;
+        for entry in &entries {
+            let (seconds, words) = (entry.estimate(how), entry.words(how).join(" "));
+            all += seconds;
+            println!("{:<24} {seconds:>4} s, {:>2} min  {words}", entry.name, all.div_ceil(60));
+        }
+        let minutes = all.div_ceil(60);
+        println!("{} results, about {minutes} minutes beside building (--build)", entries.len());
         return Ok(ExitCode::SUCCESS);
+    }
+    if options.build {
+        setup::packages(Need::Bench)?;
+        setup::packages(Need::Compare)?;
+        let built = run::build(entries.iter().map(|entry| entry.bench))?;
+        return Ok(if built { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
     let place =
         if options.quick { host::target().join("bench-report") } else { host::root().to_owned() };
@@ -139,6 +146,7 @@ const PLACED: &[&str] = &[
     "idle-http",
     "idle",
     "icount",
+    "lb",
 ];
 
 /// A plot as Markdown shows it.
@@ -163,7 +171,7 @@ fn blocks(results: &Results) -> Vec<(&'static str, String)> {
             "latency",
             image("latency-1", "Round trips on one connection")
                 + &image("latency-1000", "Round trips on 1,000 connections")
-                + &tables::latency(results),
+                + &tables::latency(results, "latency"),
         ),
         ("bulk", of(&["bulk"])),
         ("websockets", of(&["ws-echo", "upgrade-rate", "broadcast"]) + &tables::growth(results)),
@@ -173,8 +181,11 @@ fn blocks(results: &Results) -> Vec<(&'static str, String)> {
             image("memory", "Bytes of an idle connection against connections")
                 + &of(&["idle-ws", "idle-http"])
                 + &tables::breakdown(results, "idle-ws-1000000")
-                + &tables::breakdown(results, "idle-http-1000000"),
+                + &tables::breakdown(results, "idle-http-1000000")
+                + &tables::of_peers(results, "idle-ws-100000")
+                + &tables::of_peers(results, "idle-http-100000"),
         ),
+        ("lb", of(&["lb"]) + "\n" + &tables::latency(results, "lb")),
         ("alone", of(&["engine", "path"])),
         ("instructions", tables::instructions(results)),
         ("idle", tables::idle(results)),

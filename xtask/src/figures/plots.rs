@@ -45,10 +45,13 @@ const COMPARED: &[Compared] = &[
     more("WebSocket echo, 1,000", "ws-echo-1000", Some(5.0)),
     more("WebSocket upgrades", "upgrade-rate", Some(5.0)),
     more("broadcast, 10,000", "broadcast-10000", None),
+    more("balancer, 64 connections", "lb-64", Some(3.0)),
+    more("balancer, 512 connections", "lb-512", Some(3.0)),
     Compared { bench: "bulk-download", ..more("bulk out, one stream", "bulk-1", None) },
     Compared { bench: "bulk-upload", ..more("bulk in, one stream", "bulk-1", None) },
     Compared { less: true, ..more("round trip, one connection", "latency-1", Some(4.0)) },
-    Compared { less: true, ..more("memory, idle WebSocket", "idle-ws-1000000", None) },
+    Compared { less: true, ..more("memory, idle WebSocket", "idle-ws-100000", None) },
+    Compared { less: true, ..more("memory, idle HTTP", "idle-http-100000", None) },
 ];
 
 impl Compared {

@@ -1,5 +1,6 @@
 //! Measuring what is planned, one result after the other, each kept as soon as it is there.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -53,7 +54,8 @@ pub(crate) fn measure(
     };
     let all: u64 = entries.iter().map(|entry| estimate(entry)).sum();
     println!("{} to measure, about {} when all is built", entries.len(), minutes(all));
-    build(&entries)?;
+    // What does not build says so in its own turn, too; the others may work.
+    build(entries.iter().map(|entry| entry.bench))?;
     let about = (machine::machine(), machine::versions());
     let mut outcome = Outcome::default();
     for (i, entry) in entries.iter().enumerate() {
@@ -117,21 +119,19 @@ fn xtask(words: &[String]) -> Cmd {
     Cmd::new("/proc/self/exe").arg("bench").args(words).dir(host::root()).echo(true)
 }
 
-/// So that building is in no bench's time.
-fn build(entries: &[&Entry]) -> io::Result<()> {
-    let mut benches: Vec<&str> = entries.iter().map(|entry| entry.bench).collect();
-    benches.sort_unstable();
-    benches.dedup();
-    for bench in benches {
+/// Builds what the benches need, so that it is in no bench's time; returns whether all did.
+pub(crate) fn build<'a>(benches: impl Iterator<Item = &'a str>) -> io::Result<bool> {
+    let mut all = true;
+    for bench in benches.collect::<BTreeSet<_>>() {
         println!("==> building for {bench}");
         let built = xtask(&[bench.to_owned(), "--".to_owned(), "--help".to_owned()]);
         let built = built.echo(false).limit(BUILD).run()?;
         if !built.ok() {
-            // Its own turn will say so, too; the others may work.
             println!("{bench}: {}: {}", built.how(), built.tail(20));
+            all = false;
         }
     }
-    Ok(())
+    Ok(all)
 }
 
 /// One bench; returns the object that it printed.

@@ -146,13 +146,13 @@ fn in_a_cell(text: &str) -> String {
     line.replace('|', "\\|").replace('<', "&lt;")
 }
 
-/// Percentiles of the latencies, a row a subject.
-pub(crate) fn latency(results: &Results) -> String {
+/// Percentiles of a bench whose operations are timed, a row a subject.
+pub(crate) fn latency(results: &Results, bench: &str) -> String {
     let keys = ["p50_us", "p90_us", "p99_us", "p999_us", "p9999_us"];
     let mut text =
         "| | | 50 % | 90 % | 99 % | 99.9 % | 99.99 % | |\n|---|---|---|---|---|---|---|---|\n"
             .to_owned();
-    for entry in PLAN.iter().filter(|entry| entry.bench == "latency") {
+    for entry in PLAN.iter().filter(|entry| entry.bench == bench) {
         let Some(case) = results.case(entry.name) else {
             text += &format!("| {} | not measured | | | | | | |\n", entry.label);
             continue;
@@ -182,6 +182,12 @@ pub(crate) fn breakdown(results: &Results, entry: &str) -> String {
             text += &format!("| {part} | {bytes:.1} |\n");
         }
     }
+    text
+}
+
+/// Whose the bytes of the peers' idle connections are.
+pub(crate) fn of_peers(results: &Results, entry: &str) -> String {
+    let Some(case) = results.case(entry) else { return String::new() };
     let of_peers: Vec<String> = case
         .peers()
         .into_iter()
@@ -195,10 +201,10 @@ pub(crate) fn breakdown(results: &Results, entry: &str) -> String {
             ))
         })
         .collect();
-    if !of_peers.is_empty() {
-        text += &format!("\n{}.\n", of_peers.join("; "));
+    match of_peers.is_empty() {
+        true => String::new(),
+        false => format!("\nIn `{entry}`: {}.\n", of_peers.join("; ")),
     }
-    text
 }
 
 /// Bytes by which servers grew while they broadcast.
