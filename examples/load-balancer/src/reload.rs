@@ -230,9 +230,9 @@ mod tests {
         fs::create_dir_all(&folder).unwrap();
         write(&folder, "old");
         let old = Arc::new(World::load(&folder.join("lb.toml")).unwrap());
-        let trusts_old = Connector::from_pem_file(&folder.join("chain")).unwrap();
+        let trusts_old = Connector::from_pem_file(folder.join("chain")).unwrap();
         write(&folder, "new");
-        let trusts_new = Connector::from_pem_file(&folder.join("chain")).unwrap();
+        let trusts_new = Connector::from_pem_file(folder.join("chain")).unwrap();
         let writer = Writer::start(None).unwrap();
         let start = {
             let (old, log) = (old.clone(), writer.log());
