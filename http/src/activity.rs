@@ -40,6 +40,8 @@ pub(crate) struct Activity {
     unflushed: AtomicBool,
     /// hyper is shutting the stream.
     closing: AtomicBool,
+    /// The next response is to be the connection's last.
+    last: AtomicBool,
     /// Bytes read that hyper has not been given.
     ahead: AtomicBool,
     /// The last body ended after its response. hyper then tells its reader of the end only
@@ -97,6 +99,7 @@ impl Activity {
             stuck: Since::default(),
             unflushed: AtomicBool::new(false),
             closing: AtomicBool::new(false),
+            last: AtomicBool::new(false),
             ahead: AtomicBool::new(false),
             late: AtomicBool::new(false),
             answered: AtomicBool::new(false),
@@ -242,6 +245,15 @@ impl Activity {
 
     pub(crate) fn shutting(&self) {
         self.closing.store(true, Relaxed);
+    }
+
+    /// The next response is the connection's last.
+    pub(crate) fn set_last(&self) {
+        self.last.store(true, Relaxed);
+    }
+
+    pub(crate) fn is_last(&self) -> bool {
+        self.last.load(Relaxed)
     }
 
     /// Since when the peer has sent nothing of a body that is waited for, or taken nothing of

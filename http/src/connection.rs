@@ -218,9 +218,12 @@ where
 
     fn poll_http1(&mut self, cx: &mut Context<'_>) -> Next {
         let draining = self.draining();
+        let stays_until = self.stays_until();
         let State::Http1(http1) = &mut self.state else { return Next::Done };
-        if draining && !http1.ending {
-            http1.end();
+        match stays_until {
+            Some(_) => http1.activity.set_last(),
+            None if draining && !http1.ending => http1.end(),
+            None => {}
         }
         let shared = &self.membership.shared;
         let hyper = Pin::new(&mut http1.hyper);
@@ -253,9 +256,22 @@ where
         self.since = self.since.max(activity.ended_at());
         let idle_until = self.since + shared.settings.idle_timeout;
         if !activity.at_rest() || !shared.settings.park || http1.ending {
-            return Next::Wait(Some(idle_until));
+            let until = self.stays_until().map_or(idle_until, |stays| idle_until.min(stays));
+            return Next::Wait(Some(until));
         }
         self.park()
+    }
+
+    /// In a drain: how long a connection that hyper has between two requests may stay for one that
+    /// may be on its way.
+    fn stays_until(&self) -> Option<Instant> {
+        let State::Http1(http1) = &self.state else { return None };
+        match self.membership.shared.phase() {
+            Phase::Draining { idle, .. } if !http1.ending && http1.activity.at_rest() => {
+                Some(idle).filter(|idle| *idle > throng_runtime::now())
+            }
+            _ => None,
+        }
     }
 
     /// Takes the stream back from hyper, which is between two requests.
@@ -369,6 +385,10 @@ where
                 self.refuse(cx)
             }
             State::Http1(http1) if http1.ending => Next::Done,
+            State::Http1(http1) if shared.phase() != Phase::Serving => {
+                http1.end();
+                Next::Again
+            }
             State::Http1(http1) => {
                 shared.count(|counters| counters.idle_timeouts += 1);
                 http1.end();

@@ -85,16 +85,25 @@ where
         let Some(future) = this.future.as_pin_mut() else {
             let mut response = Response::new(TrackedBody { body: None, guard: this.guard.take() });
             *response.status_mut() = StatusCode::BAD_REQUEST;
-            let close = HeaderValue::from_static("close");
-            response.headers_mut().insert(header::CONNECTION, close);
+            close_after(&mut response);
             return Poll::Ready(Ok(response));
         };
         let result = ready!(future.poll(cx));
         let guard = this.guard.take();
-        Poll::Ready(
-            result.map(|response| response.map(|body| TrackedBody { body: Some(body), guard })),
-        )
+        let is_last = guard.as_ref().is_some_and(|guard| guard.0.is_last());
+        Poll::Ready(result.map(|mut response| {
+            // Not of one that switches protocols, which has another use for the field.
+            if is_last && !response.status().is_informational() {
+                close_after(&mut response);
+            }
+            response.map(|body| TrackedBody { body: Some(body), guard })
+        }))
     }
+}
+
+/// Has the connection end with a response.
+fn close_after<B>(response: &mut Response<B>) {
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
 }
 
 #[pin_project]

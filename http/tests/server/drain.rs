@@ -51,33 +51,37 @@ async fn drained_between_requests(park: bool) {
 /// client says nothing more.
 #[test]
 fn a_request_that_is_on_its_way_is_answered() {
-    run(async {
-        let (dialer, server) = serve_site(Server::new().drain_idle(4 * SECOND));
-        let mut new = dialer.connect();
-        let mut parked = dialer.connect();
-        let mut silent = dialer.connect();
-        for used in [&mut parked, &mut silent] {
-            assert_eq!(get(used, "/hello").await.unwrap().status, 200);
+    for park in [true, false] {
+        run(async move { answered_in_a_drain(park).await });
+    }
+}
+
+async fn answered_in_a_drain(park: bool) {
+    let (dialer, server) = serve_site(Server::new().park(park).drain_idle(4 * SECOND));
+    let mut new = dialer.connect();
+    let mut parked = dialer.connect();
+    let mut silent = dialer.connect();
+    for used in [&mut parked, &mut silent] {
+        assert_eq!(get(used, "/hello").await.unwrap().status, 200);
+    }
+    throng_runtime::sleep(SECOND).await;
+    assert_eq!(server.connections(), 3);
+    let begin = throng_runtime::now();
+    let asking = async {
+        throng_runtime::sleep(2 * SECOND).await;
+        for client in [&mut new, &mut parked] {
+            let reply = get(client, "/hello").await.unwrap();
+            assert_eq!(reply.status, 200);
+            assert!(reply.head.contains("connection: close"), "{}", reply.head);
+            assert_eq!(read_reply(client).await, None);
         }
-        throng_runtime::sleep(SECOND).await;
-        assert_eq!(server.connections(), 3);
-        let begin = throng_runtime::now();
-        let asking = async {
-            throng_runtime::sleep(2 * SECOND).await;
-            for client in [&mut new, &mut parked] {
-                let reply = get(client, "/hello").await.unwrap();
-                assert_eq!(reply.status, 200);
-                assert!(reply.head.contains("connection: close"), "{}", reply.head);
-                assert_eq!(read_reply(client).await, None);
-            }
-        };
-        let (drained, ()) = join(server.drain(30 * SECOND), asking).await;
-        assert_passed(begin, 4 * SECOND);
-        assert_eq!((drained.finished, drained.cut), (3, 0));
-        assert_eq!(read_reply(&mut silent).await, None);
-        let counters = server.counters();
-        assert_eq!((counters.idle_timeouts, counters.header_timeouts), (0, 0));
-    });
+    };
+    let (drained, ()) = join(server.drain(30 * SECOND), asking).await;
+    assert_passed(begin, 4 * SECOND);
+    assert_eq!((drained.finished, drained.cut), (3, 0));
+    assert_eq!(read_reply(&mut silent).await, None);
+    let counters = server.counters();
+    assert_eq!((counters.idle_timeouts, counters.header_timeouts), (0, 0));
 }
 
 #[test]
