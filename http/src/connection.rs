@@ -12,6 +12,7 @@
 //! An HTTP/1 connection that ends with bytes unread lingers until the peer has ended too.
 
 use std::mem::{self, MaybeUninit};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -114,6 +115,8 @@ where
 {
     hyper: http2::Connection<ServerIo<I>, Tracked<S>, LocalExecutor>,
     activity: Arc<Activity>,
+    /// The client, to say whose connection it was.
+    peer: Option<SocketAddr>,
     ending: bool,
 }
 
@@ -200,13 +203,14 @@ where
     fn engage(&mut self, io: I, ahead: Bytes, is_http2: bool) {
         let draining = self.draining();
         let activity = Arc::new(Activity::new(!is_http2));
+        let peer = if is_http2 { io.peer_addr() } else { None };
         let io = ServerIo::new(io, ahead, activity.clone());
         let shared = self.membership.shared.clone();
         let service = Tracked::new(self.service.clone(), activity.clone(), shared.clone());
         self.state = if is_http2 {
             shared.count(|counters| counters.http2 += 1);
             let hyper = shared.builders.http2.serve_connection(io, service);
-            State::Http2(Box::new(Http2 { hyper, activity, ending: false }))
+            State::Http2(Box::new(Http2 { hyper, activity, peer, ending: false }))
         } else {
             // Told to end before it has seen a byte, hyper would end at once.
             let builders = &shared.builders;
@@ -342,6 +346,10 @@ where
             if let Err(error) = result {
                 tracing::debug!(%error, "HTTP/2 connection failed");
                 shared.count(|counters| counters.errors += 1);
+                if let Some(reason) = Reason::of_http2(&error) {
+                    let peer = http2.peer;
+                    shared.refused(|| reason.of(peer));
+                }
             }
             return Next::Done;
         }

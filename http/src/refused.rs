@@ -1,5 +1,6 @@
 //! Requests that no service sees.
 
+use std::error::Error;
 use std::fmt;
 use std::net::SocketAddr;
 
@@ -7,14 +8,14 @@ use hyper::StatusCode;
 
 use crate::lines::Fault;
 
-/// A request, of HTTP/1, that was answered with an error instead of being handed to a service; the
-/// connection ends with it. See [`Running::on_refused`](crate::Running::on_refused).
+/// A request of HTTP/1 that was answered with an error instead of being handed to a service, or what
+/// is no HTTP/2 on a connection of it (RFC 9113 5.4.1); the connection ends with it. See [`Running::on_refused`](crate::Running::on_refused).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Refused {
     /// The client, where the stream still knows.
     pub peer: Option<SocketAddr>,
-    /// 400: malformed or ambiguous; 408: not there in time; 414, 431: too large.
+    /// 400: malformed or ambiguous, of HTTP/2 too, where it is not sent; 408: not there in time; 414, 431: too large.
     pub status: StatusCode,
     /// For people.
     pub why: String,
@@ -44,6 +45,13 @@ impl Reason {
             false => StatusCode::BAD_REQUEST,
         };
         Some(Reason { status, why })
+    }
+
+    /// A connection of HTTP/2 that we have ended for what its client has sent.
+    pub(crate) fn of_http2(error: &hyper::Error) -> Option<Reason> {
+        let h2 = error.source()?.downcast_ref::<h2::Error>()?;
+        let ours = h2.is_library() && !h2.is_io();
+        ours.then(|| Reason { status: StatusCode::BAD_REQUEST, why: format!("HTTP/2: {h2}") })
     }
 
     pub(crate) fn of(self, peer: Option<SocketAddr>) -> Refused {

@@ -350,7 +350,9 @@ impl Running {
     }
 
     /// Has `hook` told of every request of HTTP/1 that is refused before a service sees it, for
-    /// logs: what is malformed, too large, too slow or ambiguous. One hook at a time.
+    /// logs: what is malformed, too large, too slow or ambiguous; and of every connection of HTTP/2
+    /// that ends because its client breaks the protocol, but not of a single stream that is reset
+    /// for that. One hook at a time.
     pub fn on_refused(&self, hook: impl Fn(&Refused) + 'static) {
         self.0.on_refused(hook);
     }

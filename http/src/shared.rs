@@ -40,7 +40,7 @@ throng_runtime::metrics! {
         /// Connections closed because no further request came.
         counter idle_timeouts: u64,
         /// Requests of HTTP/1 answered with an error before a service saw them: malformed,
-        /// ambiguous, too large, too slow.
+        /// ambiguous, too large, too slow; and connections of HTTP/2 ended for a breach of it.
         counter refused: u64,
         /// Connections that ended with an error of hyper's: malformed requests, resets, failed
         /// services.

@@ -1,5 +1,7 @@
 //! HTTP/2 with prior knowledge, by hyper's own client.
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -32,6 +34,40 @@ fn request(path: &str, body: impl Into<Bytes>) -> Request<Full<Bytes>> {
 async fn text(response: Response<Incoming>) -> String {
     let bytes = response.into_body().collect().await.unwrap().to_bytes();
     String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// A connection that ends for what its client sends is told of; one that its client ends is not.
+#[test]
+fn what_is_no_http2_is_told() {
+    for frame in [None, Some(b"\0\0\x01\0\0\0\0\0\0x"), Some(b"\0\0\x01\x06\0\0\0\0\0x")] {
+        run(async move {
+            let (dialer, server) = serve_site(Server::new());
+            let told = Rc::new(RefCell::new(Vec::new()));
+            let telling = told.clone();
+            server.on_refused(move |refused| telling.borrow_mut().push(refused.clone()));
+            let mut client = dialer.connect();
+            let settings = b"\0\0\0\x04\0\0\0\0\0";
+            let hello = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], settings].concat();
+            client.write_all(&hello).await.unwrap();
+            match frame {
+                // DATA of no stream, a PING of one byte (RFC 9113 6.1, 6.7).
+                Some(frame) => client.write_all(frame).await.unwrap(),
+                None => client.close().await.unwrap(),
+            }
+            let mut rest = Vec::new();
+            client.read_to_end(&mut rest).await.unwrap();
+            throng_runtime::sleep(SECOND).await;
+            assert_eq!(server.connections(), 0);
+            let told = told.borrow();
+            let wanted = usize::from(frame.is_some());
+            assert_eq!((told.len(), server.counters().refused as usize), (wanted, wanted));
+            for refused in told.iter() {
+                assert_eq!(refused.status, 400);
+                assert!(refused.why.starts_with("HTTP/2: "), "{refused}");
+                assert_eq!(refused.peer.unwrap().ip().to_string(), "192.0.2.1");
+            }
+        });
+    }
 }
 
 #[test]
