@@ -36,6 +36,8 @@ pub(crate) struct Active {
     drained: bool,
     /// Something may wait to be written or flushed.
     dirty: bool,
+    /// The stream has taken bytes since [`Active::take_taken`].
+    taken: bool,
     /// The stream refused bytes, or the write buffer is full enough to be written.
     blocked: bool,
     /// The task that waits to send.
@@ -76,6 +78,7 @@ impl Active {
             heard: !drained,
             drained,
             dirty: false,
+            taken: false,
             blocked: false,
             writer: None,
             stall: None,
@@ -91,6 +94,16 @@ impl Active {
     /// Whether bytes have come since the last call.
     pub(crate) fn take_heard(&mut self) -> bool {
         mem::take(&mut self.heard)
+    }
+
+    /// Whether the stream has taken bytes since the last call.
+    pub(crate) fn take_taken(&mut self) -> bool {
+        mem::take(&mut self.taken)
+    }
+
+    /// Whether something may wait here to be written.
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.dirty
     }
 
     /// Part of a message has come, and not the rest.
@@ -124,10 +137,11 @@ impl Active {
         let mut bridge = Bridge::new(io, cx, tracker, share, ahead, self.writer.as_ref());
         let result = context.read(&mut bridge);
         self.heard |= bridge.heard;
-        if bridge.written > 0
-            && let Some(stall) = &mut self.stall
-        {
-            stall.progress(throng_runtime::now());
+        if bridge.written > 0 {
+            self.taken = true;
+            if let Some(stall) = &mut self.stall {
+                stall.progress(throng_runtime::now());
+            }
         }
         match &result {
             Ok(message) => {
@@ -167,10 +181,11 @@ impl Active {
             Some(context) => context.flush(&mut bridge),
             None => io::Write::flush(&mut bridge).map_err(tungstenite::Error::Io),
         };
-        if bridge.written > 0
-            && let Some(stall) = &mut self.stall
-        {
-            stall.progress(throng_runtime::now());
+        if bridge.written > 0 {
+            self.taken = true;
+            if let Some(stall) = &mut self.stall {
+                stall.progress(throng_runtime::now());
+            }
         }
         match &result {
             Ok(()) => (self.dirty, self.blocked) = (false, false),
@@ -191,6 +206,7 @@ impl Active {
             let Poll::Ready(n) = Pin::new(&mut *io).poll_write(cx, &self.ahead)? else {
                 return Ok(false);
             };
+            self.taken = true;
             if n < self.ahead.len() {
                 self.ahead.drain(..n);
                 return Ok(false);

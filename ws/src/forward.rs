@@ -7,15 +7,20 @@ use std::time::Duration;
 
 use futures::io::{AsyncRead, AsyncWrite};
 use futures::stream::Stream;
+use throng_net::stats;
 use tungstenite::protocol::{Message, Role};
 
+use crate::active::Active;
 use crate::error::Error;
 use crate::frame::{Carrier, Frame};
 use crate::socket::{WebSocket, away};
-use crate::topic::{News, Slow, Subscription};
+use crate::topic::{News, Slow, Subscription, WAITING};
 
 /// Longest frame that a stream of ours takes whole, in bytes; others are copied.
 const WHOLE: usize = 1 << 30;
+
+/// With so many connections that wait for the device a ping does not leave at once.
+const CROWD: usize = 4 * WAITING;
 
 /// When the peer was heard last, as seen by heartbeats. A byte in every socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,8 +29,21 @@ pub(crate) enum Life {
     Heard,
     /// Before it.
     Quiet,
-    /// Before it, and a ping was sent.
+    /// Before it, and a ping is queued that may leave later than it was asked for.
+    Asked,
+    /// Before it, and a ping has left.
     Pinged,
+}
+
+/// How far what was sent last has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sent {
+    /// Part of it waits here: for room in the peer's window, or for the device.
+    Waits,
+    /// It has left, not long enough ago for TCP to have repeated it.
+    Lately,
+    /// It has left, and was acknowledged or repeated.
+    Left,
 }
 
 thread_local! {
@@ -164,26 +182,49 @@ impl<S: AsyncRead + AsyncWrite + Carrier + Unpin> WebSocket<S> {
         cx: &mut Context<'_>,
         subscription: &Subscription,
     ) -> Result<(), Error> {
-        self.life = match self.life {
+        let life = self.life;
+        self.life = match life {
             Life::Heard => Life::Quiet,
             Life::Quiet => {
                 let ping = PING.with(Frame::clone);
+                let at_once = stats::transmit_waiting() < CROWD && self.sent() == Sent::Left;
                 match self.poll_send_frame(cx, &ping) {
                     Poll::Ready(Ok(())) => {
                         subscription.count(|stats| stats.pings += 1);
-                        Life::Pinged
+                        if at_once { Life::Pinged } else { Life::Asked }
                     }
                     Poll::Ready(Err(error)) => return Err(error),
                     // No room: the peer has something to acknowledge, and is asked another time.
                     Poll::Pending => Life::Quiet,
                 }
             }
-            Life::Pinged => {
-                subscription.count(|stats| stats.dead += 1);
-                return Err(self.reset(Error::PingTimeout));
-            }
+            // When it left nobody knows: from now on the peer has an interval.
+            Life::Asked if self.sent() != Sent::Waits => Life::Pinged,
+            // A peer is not dead for what it was not asked; TCP finds one that takes nothing.
+            Life::Asked => Life::Asked,
+            Life::Pinged => match self.sent() {
+                Sent::Waits => Life::Asked,
+                Sent::Lately => Life::Pinged,
+                Sent::Left => {
+                    subscription.count(|stats| stats.dead += 1);
+                    return Err(self.reset(Error::PingTimeout));
+                }
+            },
         };
         Ok(())
+    }
+
+    /// How far what was sent last, a ping, has come; `Left` where nobody knows.
+    fn sent(&mut self) -> Sent {
+        if self.active.as_deref().is_some_and(Active::is_dirty) {
+            return Sent::Waits;
+        }
+        let Some(Ok(info)) = self.io.tcp().map(|tcp| tcp.info()) else { return Sent::Left };
+        match info.in_flight as usize {
+            flight if info.send_queue > flight => Sent::Waits,
+            1.. if info.retries == 0 => Sent::Lately,
+            _ => Sent::Left,
+        }
     }
 
     /// Ends a socket whose peer does not take what is queued: nothing of it is to be kept.

@@ -156,6 +156,11 @@ impl<S> WebSocket<S> {
         let Some(active) = &mut self.active else { return };
         let stopped = waits && active.is_under_way() && self.config.receive_timeout.is_some();
         let heard = active.take_heard();
+        if let Some(timers) = &mut self.timers
+            && active.take_taken()
+        {
+            timers.taken(throng_runtime::now());
+        }
         if stopped && self.timers.is_none() {
             let timers = Timers::new(throng_runtime::now(), &self.config);
             self.timers = Some(Box::new(timers));
@@ -422,7 +427,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
                     timers.pinged(throng_runtime::now());
                 }
                 // A write buffer too full for a ping is being drained; the pong timeout
-                // decides whether it is in vain.
+                // decides whether it is in vain, and begins again with whatever the peer takes.
                 let _ = self.queue(Message::Ping(Default::default()));
                 None
             }
@@ -482,7 +487,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
     /// Writes out all that is queued.
     pub(crate) fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let Some(active) = &mut self.active else { return Poll::Ready(Ok(())) };
-        match active.flush(&mut self.io, cx, self.reader.as_ref()) {
+        let flushed = active.flush(&mut self.io, cx, self.reader.as_ref());
+        if let Some(timers) = &mut self.timers
+            && active.take_taken()
+        {
+            timers.taken(throng_runtime::now());
+        }
+        match flushed {
             Ok(()) => {
                 active.writer_done();
                 self.park_if_idle();

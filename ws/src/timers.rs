@@ -75,6 +75,13 @@ impl Timers {
         self.last_data = now;
     }
 
+    /// The peer has taken bytes: a ping that waited has left now at the earliest.
+    pub(crate) fn taken(&mut self, now: Instant) {
+        if let Some(at) = &mut self.pinged {
+            *at = now;
+        }
+    }
+
     /// A ping is sent.
     pub(crate) fn pinged(&mut self, now: Instant) {
         self.pinged = Some(now);

@@ -269,6 +269,30 @@ fn a_peer_whose_ping_had_to_wait_has_an_interval_to_answer() {
     }
 }
 
+#[test]
+fn a_peer_whose_ping_has_not_left_is_not_dead() {
+    let config = TopicConfig::default().heartbeat(Duration::from_secs(10));
+    world(config, 1 << 20, |seen| async move {
+        let mut socket = connect().await;
+        sleep(Duration::from_secs(5)).await;
+        // More than its window: the ping of the second beat, ten seconds after the first, is queued
+        // behind what has not left, and so it is at the third.
+        let body = "z".repeat(400_000);
+        assert_eq!(seen.topic().publish(&Frame::text(&body)), all(1));
+        sleep(Duration::from_secs(7)).await;
+        assert_eq!(seen.stats().pings, 1);
+        // Shortly before the fifth the ping leaves, and is answered after it.
+        sleep(Duration::from_secs(28)).await;
+        expect_text(&mut socket, &body).await;
+        sleep(Duration::from_secs(2)).await;
+        let reading = spawn_local(async move { while let Some(Ok(_)) = socket.next().await {} });
+        sleep(Duration::from_secs(40)).await;
+        assert!(seen.ends.borrow().is_empty(), "{:?}", seen.ends.borrow());
+        assert_eq!((seen.topic().presence(), seen.stats().dead), (1, 0));
+        reading.abort();
+    });
+}
+
 fn heartbeats(topics: &'static [&'static str]) {
     let config = TopicConfig::default().heartbeat(Duration::from_secs(10));
     world_of(topics, config, 65_536, |seen| async move {

@@ -29,7 +29,7 @@ const TAKE: usize = 32;
 /// Connections that may wait for the device before those who are told of a frame have to. A crowd
 /// told at once would have a buffer each until the device has taken all, and whatever else is sent
 /// would stand behind it.
-pub(super) const WAITING: usize = 1_024;
+pub(crate) const WAITING: usize = 1_024;
 /// How long to wait then: less than a device takes for so many.
 pub(super) const REST: Duration = Duration::from_micros(100);
 /// Topics of a hub at which it first looks for names that are no longer used.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use futures::{SinkExt, StreamExt};
+use futures::{AsyncReadExt, SinkExt, StreamExt};
 use throng_runtime::Instant;
 use throng_ws::{Config, Error, Message, Role, WebSocket};
 
@@ -48,6 +48,28 @@ fn a_peer_that_answers_lives_and_stays_parked_between_pings() {
         assert!(wait.await.is_err());
         assert!(server.is_parked());
         assert_passed(Instant::ZERO, Duration::from_millis(3_001_000));
+    });
+}
+
+#[test]
+fn a_peer_that_takes_what_is_before_the_ping_is_alive_and_one_that_stops_is_dead() {
+    run(async {
+        let (mut a, b) = duplex(64, Pace::FAST);
+        let config = Config::default().ping_interval(30 * SECOND).pong_timeout(7 * SECOND);
+        let mut server = server(b, config);
+        server.feed(Message::binary(vec![b'x'; 1_200])).await.unwrap();
+        let begin = throng_runtime::now();
+        let end = throng_runtime::spawn_local(async move {
+            assert!(matches!(server.next().await, Some(Err(Error::PingTimeout))));
+        });
+        // The ping is due in the middle of this, and still waits at its end.
+        for _ in 0..18 {
+            throng_runtime::sleep(5 * SECOND).await;
+            let mut piece = [0; 64];
+            a.read_exact(&mut piece).await.unwrap();
+        }
+        end.await.unwrap();
+        assert_passed(begin, (18 * 5 + 7) * SECOND);
     });
 }
 
