@@ -1,10 +1,11 @@
 //! The server of a run, wherever it lives, and how it is spoken to.
 
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -15,15 +16,51 @@ use crate::stats::Snapshot;
 
 /// How long a server may take to end after its drain.
 const END: Duration = Duration::from_secs(20);
+/// How long it may take to start, or to answer its control.
+const ANSWER: Duration = Duration::from_secs(60);
 
 /// A running server.
 pub(crate) enum Server {
     /// In a process of its own, directed by its standard input.
-    Process { child: Child, out: BufReader<ChildStdout>, patience: Duration, page: String },
+    Process { child: Child, out: Lines, patience: Duration, page: String },
     /// In a thread of this one.
-    Thread { control: Arc<Control>, thread: JoinHandle<io::Result<()>> },
+    Thread { control: Arc<Control>, thread: JoinHandle<io::Result<()>>, patience: Duration },
     /// Somebody else's: it tells nothing.
     Elsewhere,
+}
+
+/// What another process prints, line by line, for one who does not wait for ever.
+pub(crate) struct Lines(Receiver<io::Result<String>>);
+
+impl Lines {
+    /// Those of a pipe, read by a thread until its end.
+    pub(crate) fn of(pipe: impl Read + Send + 'static) -> Lines {
+        let (said, heard) = sync_channel(16);
+        std::thread::spawn(move || {
+            // Nobody may want to hear more.
+            BufReader::new(pipe).lines().try_for_each(|line| said.send(line).ok())
+        });
+        Lines(heard)
+    }
+
+    /// The next one; `None` at the end.
+    ///
+    /// # Errors
+    /// `TimedOut` when none has come within `patience`; those of the pipe.
+    pub(crate) fn next(&mut self, patience: Duration) -> io::Result<Option<String>> {
+        match self.0.recv_timeout(patience) {
+            Ok(line) => line.map(Some),
+            Err(RecvTimeoutError::Disconnected) => Ok(None),
+            Err(RecvTimeoutError::Timeout) => {
+                Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer in {patience:?}")))
+            }
+        }
+    }
+}
+
+/// How long a server with these settings may take to end.
+fn patience(settings: &Settings) -> Duration {
+    END + Duration::from_secs(settings.drain.into())
 }
 
 impl Server {
@@ -53,19 +90,23 @@ impl Server {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
-        let patience = END + Duration::from_secs(settings.drain.into());
-        let out = child.stdout.take().map(BufReader::new);
+        let patience = patience(settings);
+        let out = child.stdout.take().map(Lines::of);
         let Some(mut out) = out else { return Err(io::Error::other("no pipe from the server")) };
-        let (mut line, mut page) = (String::new(), String::new());
-        while line.trim() != "ready" {
-            line.clear();
-            if out.read_line(&mut line)? == 0 {
-                let ended = Server::Process { child, out, patience, page }.stop();
-                let missing = || io::Error::other("the server process did not start");
-                return Err(ended.err().unwrap_or_else(missing));
-            }
-            if let Some(said) = line.strip_prefix("page ") {
-                said.trim().clone_into(&mut page);
+        let mut page = String::new();
+        loop {
+            match out.next(ANSWER) {
+                Ok(Some(line)) if line.trim() == "ready" => break,
+                Ok(Some(line)) => {
+                    if let Some(said) = line.strip_prefix("page ") {
+                        said.trim().clone_into(&mut page);
+                    }
+                }
+                outcome => {
+                    let ended = Server::Process { child, out, patience, page }.stop();
+                    let missing = || io::Error::other("the server process did not start");
+                    return Err(outcome.err().or(ended.err()).unwrap_or_else(missing));
+                }
             }
         }
         Ok(Server::Process { child, out, patience, page })
@@ -88,18 +129,19 @@ impl Server {
     ) -> io::Result<Server> {
         let device = device.into();
         let control = Control::new(shards);
+        let patience = patience(settings);
         let (shared, settings) = (control.clone(), settings.clone());
         let thread = std::thread::spawn(move || {
             server::run(&device, shards, connections, &settings, &shared)
         });
         while control.listening.load(Ordering::Acquire) < usize::from(shards) {
             if thread.is_finished() {
-                Server::Thread { control, thread }.stop()?;
+                Server::Thread { control, thread, patience }.stop()?;
                 return Err(io::Error::other("the server ended before it listened"));
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        Ok(Server::Thread { control, thread })
+        Ok(Server::Thread { control, thread, patience })
     }
 
     /// Tells the server's process something.
@@ -119,8 +161,7 @@ impl Server {
         self.tell("stats")?;
         match self {
             Server::Process { out, .. } => {
-                let mut line = String::new();
-                out.read_line(&mut line)?;
+                let line = out.next(ANSWER)?.ok_or(io::ErrorKind::UnexpectedEof)?;
                 serde_json::from_str(&line).map_err(io::Error::other)
             }
             Server::Thread { control, .. } => Ok(control.board.snapshot()),
@@ -199,10 +240,36 @@ impl Server {
                 Err(io::Error::other(format!("the server did not end in {patience:?}")))
             }
             Server::Elsewhere => Ok(()),
-            Server::Thread { control, thread } => {
+            Server::Thread { control, thread, patience } => {
                 control.stop.store(true, Ordering::Release);
+                let until = Instant::now() + patience;
+                while !thread.is_finished() {
+                    if Instant::now() > until {
+                        return Err(io::Error::other(format!("no end of the server in {patience:?}")));
+                    }
+                    std::thread::sleep(Duration::from_millis(1));
+                }
                 thread.join().map_err(|_| io::Error::other("the server panicked"))?
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_says_nothing_is_not_waited_for_for_ever() {
+        let (pipe, mut end) = io::pipe().unwrap();
+        let mut lines = Lines::of(pipe);
+        let silent = lines.next(Duration::from_millis(10)).unwrap_err();
+        assert_eq!(silent.kind(), io::ErrorKind::TimedOut);
+        writeln!(end, "late\nand more").unwrap();
+        drop(end);
+        let mut next = || lines.next(ANSWER).unwrap();
+        assert_eq!(next().as_deref(), Some("late"));
+        assert_eq!(next().as_deref(), Some("and more"));
+        assert_eq!(next(), None);
     }
 }

@@ -1,7 +1,7 @@
 //! The process of all clients is killed: nobody says goodbye. Another machine's clients come at
 //! once and are served, while heartbeats find the dead ones, all of them, in their time.
 
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,18 +10,18 @@ use throng::runtime;
 
 use super::crowd::Crowd;
 use super::{PATIENCE, RATE, Scene};
+use crate::ends::Lines;
 use crate::host::{self, House};
 use crate::server::Settings;
 
 /// Seconds of silence before a ping, for so many connections at most: with more it is longer.
 const PING: u32 = 1;
-const PINGED: u32 = 50_000;
+const PINGED: u32 = 100_000;
 /// For what takes no time where nobody else uses the machine, and what it takes to free so many.
 const SLACK: Duration = Duration::from_secs(3);
 const FREED: u32 = 50_000;
-/// How soon memory has to come back, and how much it is worth asking about.
-const MEMORY: Duration = Duration::from_secs(60);
-const MUCH: u64 = 64 << 20;
+/// Connections that the clients open each second, at least.
+const OPENED: u32 = 2_000;
 /// Connections from the other machine.
 const OTHERS: u32 = 100;
 
@@ -34,36 +34,25 @@ pub(super) fn settings(settings: Settings, connections: u32) -> Settings {
 }
 
 pub(super) fn act(scene: &Arc<Scene>) -> io::Result<()> {
-    while !scene.watch.has_looked() {
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    let before = scene.watch.latest().memory;
     let mut holder = Command::new(std::env::current_exe()?)
         .args(["hold", "--device", &scene.device])
         .args(["--connections", &scene.connections.to_string()])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()?;
-    let mut line = String::new();
-    let heard = match holder.stdout.take() {
-        Some(out) => BufReader::new(out).read_line(&mut line),
-        None => Ok(0),
-    };
+    let patience = PATIENCE + Duration::from_secs((scene.connections / OPENED).into());
+    let heard = holder.stdout.take().map(|out| Lines::of(out).next(patience)).transpose();
     // SIGKILL: it has no time to close anything.
     holder.kill()?;
     holder.wait()?;
-    heard?;
-    if line.trim() != "open" {
+    if heard?.flatten().as_deref() != Some("open") {
         return Err(io::Error::other("the client did not open its connections"));
     }
-    let full = scene.watch.latest().memory;
-    scene.findings.fact("memory_before_bytes", before);
-    scene.findings.fact("memory_full_bytes", full);
     let other = host::other_client(&scene.device, OTHERS);
-    other.run(|_| after(scene.clone(), before, full))?.into_iter().collect()
+    other.run(|_| after(scene.clone()))?.into_iter().collect()
 }
 
-async fn after(scene: Arc<Scene>, before: u64, full: u64) -> io::Result<()> {
+async fn after(scene: Arc<Scene>) -> io::Result<()> {
     let findings = &scene.findings;
     let begin = runtime::now();
     let crowd = Crowd::open(House::Other, 0..OTHERS, scene.connections).await?;
@@ -93,15 +82,6 @@ async fn after(scene: Arc<Scene>, before: u64, full: u64) -> io::Result<()> {
     findings.expect(now.sum(|shard| shard.dead) == u64::from(scene.connections), || {
         format!("{} were found dead", now.sum(|shard| shard.dead))
     });
-    // A quarter stays for what grows with the time, not with connections.
-    let grown = full.saturating_sub(before);
-    let begin = runtime::now();
-    if grown >= MUCH {
-        let back = scene.watch.until(MEMORY, |now| now.memory <= before + grown / 4).await;
-        findings.fact("memory_back_after_ms", (runtime::now() - begin).as_millis() as u64);
-        findings.expect(back, || "its memory did not come back".to_owned());
-    }
-    findings.fact("memory_after_bytes", scene.watch.latest().memory);
     runtime::timeout(PATIENCE, scene.end(&crowd)).await.map_err(io::Error::other)
 }
 

@@ -34,6 +34,10 @@ use watch::Watch;
 
 /// How long anything may take that takes no time on a machine of one's own.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How soon memory has to come back when all have gone, and how much it is worth asking about: what stays are
+/// a chunk of each table and what the network's device has touched.
+const MEMORY: Duration = Duration::from_secs(60);
+const MUCH: u64 = 64 << 20;
 /// The server's page, of which a process has one.
 const ANY_PORT: Setting = Setting::At(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0));
 /// Echoes a second of the connections that behave.
@@ -165,6 +169,25 @@ impl Scene {
         }
     }
 
+    /// Waits until the server has given back the memory that it took for clients who have all gone: all but
+    /// an eighth of that, or little.
+    fn memory_back(&self) {
+        let (before, most) = {
+            let seen = self.watch.seen();
+            (seen.memory_before, seen.most_memory)
+        };
+        let stays = (most.saturating_sub(before) / 8).max(MUCH);
+        let begin = Instant::now();
+        let back = self.watch.wait(MEMORY, |seen| seen.latest.memory <= before + stays);
+        let after = self.watch.latest().memory;
+        self.findings.fact("memory_before_bytes", before);
+        self.findings.fact("memory_after_bytes", after);
+        self.findings.fact("memory_back_after_ms", begin.elapsed().as_millis() as u64);
+        self.findings.expect(back, || {
+            format!("of {most} bytes it still had {after} after {MEMORY:?}, {before} before")
+        });
+    }
+
     /// Closes who behaves, and waits until the server holds nothing any more.
     async fn end(&self, crowd: &Crowd) {
         let stuck = crowd.close().await;
@@ -207,7 +230,11 @@ pub(crate) fn run(scenario: Scenario, connections: u32, link: Link) -> io::Resul
     });
     let (outcome, server) = std::thread::scope(|scope| {
         let watching = scope.spawn(|| scene.watch.look(server));
+        scene.watch.first_look();
         let outcome = act(scenario, &scene);
+        if outcome.is_ok() {
+            scene.memory_back();
+        }
         scene.watch.end();
         (outcome, watching.join())
     });

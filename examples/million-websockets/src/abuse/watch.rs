@@ -1,7 +1,7 @@
 //! An operator's eye on the server, all the while: what it says, how soon, and how old that is.
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -33,6 +33,8 @@ pub(super) struct Seen {
     pub(super) late: u64,
     pub(super) most_queued: u64,
     pub(super) most_memory: u64,
+    /// Memory when the server was first looked at.
+    pub(super) memory_before: u64,
     /// The server did not answer, or not sensibly.
     pub(super) error: Option<String>,
 }
@@ -51,7 +53,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Watch {
-    /// Looks until told to end; gives the server back.
+    /// Looks until told to end, or the server does not answer in its time; gives the server back.
     pub(super) fn look(&self, mut server: Server) -> Server {
         let mut looks = (0..PAGE).cycle();
         while !self.ended.load(Ordering::Acquire) {
@@ -76,6 +78,9 @@ impl Watch {
         let age = Duration::from_secs_f64(age / 1e3);
         let page = server.page().filter(|_| with_page).map(fetch).transpose()?;
         let mut seen = lock(&self.seen);
+        if seen.memory_before == 0 {
+            seen.memory_before = snapshot.memory;
+        }
         if let Some(took) = page {
             seen.pages.record(took.as_nanos() as u64);
             seen.late += u64::from(took > SOON);
@@ -98,10 +103,27 @@ impl Watch {
         lock(&self.seen)
     }
 
-    /// Whether the server has answered, or will not.
-    pub(super) fn has_looked(&self) -> bool {
-        let seen = lock(&self.seen);
-        seen.error.is_some() || seen.answers.percentiles().count > 0
+    /// Waits until the server has answered, or will not.
+    pub(super) fn first_look(&self) {
+        self.wait(PATIENCE, |seen| seen.memory_before > 0);
+    }
+
+    /// Waits, outside the runtime, until it is so, or the server does not answer; false where it is not so
+    /// in time.
+    pub(super) fn wait(&self, patience: Duration, is_so: impl Fn(&Seen) -> bool) -> bool {
+        let begin = Instant::now();
+        loop {
+            {
+                let seen = lock(&self.seen);
+                if is_so(&seen) {
+                    return true;
+                }
+                if seen.error.is_some() || begin.elapsed() > patience {
+                    return false;
+                }
+            }
+            std::thread::sleep(REST);
+        }
     }
 
     /// The server's newest numbers.
@@ -142,12 +164,22 @@ fn fetch(url: &str) -> io::Result<Duration> {
     let begin = Instant::now();
     let no_page = || io::Error::other(format!("no page: {url}"));
     let host = url.strip_prefix("http://").and_then(|rest| rest.split('/').next());
-    let host = host.ok_or_else(no_page)?;
-    let mut stream = TcpStream::connect(host)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    let host = host.and_then(|host| host.parse::<SocketAddr>().ok()).ok_or_else(no_page)?;
+    let mut stream = TcpStream::connect_timeout(&host, PATIENCE)?;
+    stream.set_write_timeout(Some(PATIENCE))?;
     write!(stream, "GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
     let mut answer = Vec::new();
-    stream.read_to_end(&mut answer)?;
+    loop {
+        // A limit of each read alone would be none of all of them.
+        let left = PATIENCE.checked_sub(begin.elapsed()).filter(|left| !left.is_zero());
+        stream.set_read_timeout(Some(left.ok_or(io::ErrorKind::TimedOut)?))?;
+        let mut piece = [0; 4_096];
+        let read = stream.read(&mut piece)?;
+        if read == 0 {
+            break;
+        }
+        answer.extend_from_slice(&piece[..read]);
+    }
     match answer.starts_with(b"HTTP/1.1 200 ") {
         true => Ok(begin.elapsed()),
         false => Err(no_page()),
