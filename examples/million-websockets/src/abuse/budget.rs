@@ -5,11 +5,11 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use throng::runtime;
+use throng::{Builder, runtime};
 
 use super::crowd::Crowd;
-use super::{PATIENCE, RATE, Scene};
-use crate::host::House;
+use super::{PATIENCE, RATE, Scene, slow};
+use crate::host::{self, House};
 use crate::server::Settings;
 use crate::stats::{Network, Snapshot};
 
@@ -41,9 +41,21 @@ pub(super) fn settings(settings: Settings, connections: u32) -> Settings {
     }
 }
 
+/// A client with room for all that the greedy ones have to send: it is to be the server's memory that
+/// is short.
+pub(super) fn client(scene: &Scene) -> Builder {
+    let mut limits = slow::limits(scene.connections);
+    limits.send_memory += u64::from(SIZE * TIMES * 2) * u64::from(greedy(scene));
+    host::client(&scene.device, 1, scene.connections).limits(limits)
+}
+
+fn greedy(scene: &Scene) -> u32 {
+    scene.half().min(GREEDY)
+}
+
 pub(super) async fn act(scene: Arc<Scene>) -> io::Result<()> {
     let all = scene.connections;
-    let rest = all - scene.half().min(GREEDY);
+    let rest = all - greedy(&scene);
     let findings = &scene.findings;
     let crowd = Crowd::open(House::Many, 0..rest, all).await?;
     let greedy = Crowd::open_for(House::Many, rest..all, all, SIZE).await?;

@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::future::join_all;
+use throng::net::stats;
 use throng::runtime;
 use throng::ws::{self, WebSocket};
 use throng::{TcpSocket, TcpStream};
@@ -23,6 +24,9 @@ pub(super) type Socket = WebSocket<TcpStream>;
 const AT_ONCE: u32 = 256;
 /// Bytes of a message.
 const SIZE: u32 = 64;
+/// Connections that may have something to send for the device to take at a time, and how long to wait then.
+const WAITING: usize = 64;
+const REST: Duration = Duration::from_micros(50);
 /// How often a connection of the crowd is tried: a machine that others use, too, may stall both ends for
 /// longer than a handshake may take, and what is looked at begins when all are there.
 const TRIES: u32 = 4;
@@ -99,9 +103,14 @@ impl Crowd {
         self.shard.pool().deafen();
     }
 
-    /// Sends a message on each that takes one, and does not wait.
+    /// Sends a message on each that takes one, and waits for no answer.
     pub(super) async fn send_each(&self) {
         for place in 0..self.len() {
+            // Those who behave have the same network stack: what they send is to wait for the server, not
+            // behind all of these in a queue of our own.
+            while stats::transmit_waiting() >= WAITING {
+                runtime::sleep(REST).await;
+            }
             // Who is disconnected cannot, and nobody cares.
             self.shard.pool().send(place, self.progress.clock.now());
             runtime::coop::consume_budget().await;

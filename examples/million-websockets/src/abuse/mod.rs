@@ -278,7 +278,7 @@ fn act(scenario: Scenario, scene: &Arc<Scene>) -> io::Result<()> {
         Scenario::SlowDisconnect => client(slow::client(scene), scene, slow::disconnected),
         Scenario::Flood => flood::act(scene),
         Scenario::Killed => killed::act(scene),
-        Scenario::Budget => client(slow::client(scene), scene, budget::act),
+        Scenario::Budget => client(budget::client(scene), scene, budget::act),
     }
 }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use throng::{Builder, runtime};
+use throng::{Builder, Limits, runtime};
 
 use super::crowd::Crowd;
 use super::{PATIENCE, RATE, Scene};
@@ -33,10 +33,14 @@ pub(super) fn settings(settings: Settings, slow: SlowPolicy, connections: u32) -
 
 /// A client that takes little of what nobody reads.
 pub(super) fn client(scene: &Scene) -> Builder {
-    let mut limits = host::limits(scene.connections);
+    host::client(&scene.device, 1, scene.connections).limits(limits(scene.connections))
+}
+
+pub(super) fn limits(connections: u32) -> Limits {
+    let mut limits = host::limits(connections);
     limits.initial_receive_buffer = 2_048;
     limits.receive_buffer = 2_048;
-    host::client(&scene.device, 1, scene.connections).limits(limits)
+    limits
 }
 
 pub(super) async fn left_behind(scene: Arc<Scene>) -> io::Result<()> {
