@@ -245,7 +245,9 @@ impl Server {
                 let until = Instant::now() + patience;
                 while !thread.is_finished() {
                     if Instant::now() > until {
-                        return Err(io::Error::other(format!("no end of the server in {patience:?}")));
+                        return Err(io::Error::other(format!(
+                            "no end of the server in {patience:?}"
+                        )));
                     }
                     std::thread::sleep(Duration::from_millis(1));
                 }
