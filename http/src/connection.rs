@@ -9,6 +9,9 @@
 //!    '--------------------------'  parked: hyper's state and buffers are freed
 //! ```
 //!
+//! Where the service is `Direct`, a plain request that has come whole goes from Waiting to Direct
+//! and back, without hyper.
+//!
 //! An HTTP/1 connection that ends with bytes unread lingers until the peer has ended too.
 
 use std::mem::{self, MaybeUninit};
@@ -30,6 +33,7 @@ use throng_runtime::Instant;
 use crate::accept::Connected;
 use crate::activity::Activity;
 use crate::io::ServerIo;
+use crate::plain::{Direct, End, Exchange, Request as PlainRequest};
 use crate::refused::Reason;
 use crate::rt::{Alarm, LocalExecutor};
 use crate::server::BoxError;
@@ -39,7 +43,7 @@ use crate::shared::{Membership, Phase};
 /// What an HTTP/2 client sends first (RFC 9113 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Bytes read, onto the stack, to find out what to do: the whole head of most requests.
-const FIRST_READ: usize = 2048;
+const FIRST_READ: usize = 4096;
 /// Sent to a client whose request's head does not come to its end (RFC 9110 15.5.9).
 const REQUEST_TIMEOUT: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
@@ -49,7 +53,7 @@ const DRAIN_READS: usize = 32;
 
 pub(crate) struct Connection<I, S, B>
 where
-    S: Service<Request<Incoming>, Response = Response<B>>,
+    S: Service<Request<Incoming>, Response = Response<B>> + Direct,
     S::Error: Into<BoxError>,
     B: Body,
 {
@@ -63,7 +67,7 @@ where
 
 enum State<I, S, B>
 where
-    S: Service<Request<Incoming>, Response = Response<B>>,
+    S: Service<Request<Incoming>, Response = Response<B>> + Direct,
     S::Error: Into<BoxError>,
     B: Body,
 {
@@ -74,6 +78,8 @@ where
         head: Vec<u8>,
         first: bool,
     },
+    /// The service answers by itself.
+    Direct(Box<Directly<I, S::Exchange>>),
     Http1(Box<Http1<I, S>>),
     Http2(Box<Http2<I, S>>),
     /// The last response is out; what the peer still sends is read away. Closing at once would
@@ -83,6 +89,13 @@ where
         shut: bool,
     },
     Done,
+}
+
+struct Directly<I, E> {
+    io: I,
+    exchange: E,
+    /// What the client has sent behind its request.
+    ahead: Vec<u8>,
 }
 
 struct Http1<I, S>
@@ -132,7 +145,7 @@ enum Next {
 impl<I, S, B> Connection<I, S, B>
 where
     I: Connected + Read + Write + Unpin + Send + 'static,
-    S: Service<Request<Incoming>, Response = Response<B>> + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>> + Direct + 'static,
     S: Service<Request<Incoming>, Error: Into<BoxError>, Future: 'static>,
     B: Body<Error: Into<BoxError>> + 'static,
 {
@@ -175,7 +188,16 @@ where
             Poll::Ready(Ok(())) if !buf.filled().is_empty() => {}
             Poll::Ready(_) => return Next::Done,
         }
-        head.extend_from_slice(buf.filled());
+        self.arrived(buf.filled())
+    }
+
+    /// These bytes have come while it was waiting.
+    fn arrived(&mut self, bytes: &[u8]) -> Next {
+        if let Some(next) = self.begin_direct(bytes) {
+            return next;
+        }
+        let State::Waiting { head, first, .. } = &mut self.state else { return Next::Done };
+        head.extend_from_slice(bytes);
         // RFC 9112 2.2: empty lines before a request mean nothing.
         if head.iter().all(|byte| matches!(byte, b'\r' | b'\n')) {
             *head = Vec::new();
@@ -197,6 +219,69 @@ where
         self.since = throng_runtime::now();
         self.engage(io, Bytes::from(head), is_http2);
         Next::Again
+    }
+
+    /// Has the service answer by itself, where it does and all of a plain request has come.
+    fn begin_direct(&mut self, bytes: &[u8]) -> Option<Next> {
+        let shared = &self.membership.shared;
+        let settings = &shared.settings;
+        let State::Waiting { head, .. } = &self.state else { return None };
+        let may = S::WANTED && settings.http1 && bytes.len() <= settings.max_header_size;
+        if !may || !head.is_empty() {
+            return None;
+        }
+        let mut scratch = shared.scratch.borrow_mut();
+        let request = PlainRequest::parse(bytes, settings.max_headers, &mut scratch)?;
+        let body = &bytes[request.size..];
+        let (body, ahead) = body.split_at_checked(usize::try_from(request.length).ok()?)?;
+        let exchange = self.service.begin(request, body)?;
+        shared.count(|counters| counters.requests += 1);
+        let ahead = ahead.to_vec();
+        let State::Waiting { io, .. } = mem::replace(&mut self.state, State::Done) else {
+            return None;
+        };
+        self.state = State::Direct(Box::new(Directly { io, exchange, ahead }));
+        Some(Next::Again)
+    }
+
+    fn poll_direct(&mut self, cx: &mut Context<'_>) -> Next {
+        let closing = self.draining();
+        let State::Direct(direct) = &mut self.state else { return Next::Done };
+        let Poll::Ready(end) = direct.exchange.poll(&mut direct.io, closing, cx) else {
+            // Nobody else would notice that the client leaves. What it sends is for later.
+            while direct.ahead.len() < FIRST_READ {
+                let mut space = [MaybeUninit::uninit(); FIRST_READ];
+                let mut buf = ReadBuf::uninit(&mut space);
+                match Pin::new(&mut direct.io).poll_read(cx, buf.unfilled()) {
+                    Poll::Pending => break,
+                    Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
+                        direct.ahead.extend_from_slice(buf.filled());
+                    }
+                    // As hyper has it, for whom no connection is half-closed.
+                    Poll::Ready(_) => return Next::Done,
+                }
+            }
+            return Next::Wait(direct.exchange.deadline());
+        };
+        let State::Direct(direct) = mem::replace(&mut self.state, State::Done) else {
+            return Next::Done;
+        };
+        let Directly { io, ahead, .. } = *direct;
+        self.since = throng_runtime::now();
+        if end == End::Over && !ahead.is_empty() {
+            self.state = State::Linger { io, shut: false };
+            return Next::Again;
+        }
+        self.state = State::Waiting { io, head: Vec::new(), first: false };
+        match end {
+            End::Answered if ahead.is_empty() => Next::Again,
+            End::Answered => self.arrived(&ahead),
+            End::Over => Next::Done,
+            End::Stalled => {
+                self.membership.shared.count(|counters| counters.body_timeouts += 1);
+                Next::Done
+            }
+        }
     }
 
     /// Hands the stream and what has been read of it to hyper.
@@ -413,6 +498,8 @@ where
                 self.since = throng_runtime::now();
                 Next::Again
             }
+            // It sees the time by itself.
+            State::Direct(_) => Next::Again,
             State::Linger { .. } | State::Done => Next::Done,
         }
     }
@@ -437,7 +524,7 @@ where
 impl<I, S, B> Future for Connection<I, S, B>
 where
     I: Connected + Read + Write + Unpin + Send + 'static,
-    S: Service<Request<Incoming>, Response = Response<B>> + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>> + Direct + 'static,
     S: Service<Request<Incoming>, Error: Into<BoxError>, Future: 'static>,
     B: Body<Error: Into<BoxError>> + 'static,
 {
@@ -454,6 +541,7 @@ where
             }
             let next = match &this.state {
                 State::Waiting { .. } => this.poll_waiting(cx),
+                State::Direct(_) => this.poll_direct(cx),
                 State::Http1(_) => this.poll_http1(cx),
                 State::Http2(_) => this.poll_http2(cx),
                 State::Linger { .. } => this.poll_linger(cx),
@@ -490,7 +578,7 @@ where
 // Nothing in here is pinned: hyper's connections are `Unpin`, and so is the stream.
 impl<I, S, B> Unpin for Connection<I, S, B>
 where
-    S: Service<Request<Incoming>, Response = Response<B>>,
+    S: Service<Request<Incoming>, Response = Response<B>> + Direct,
     S::Error: Into<BoxError>,
     B: Body,
 {

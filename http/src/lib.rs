@@ -9,6 +9,7 @@
 //! * [`client`]: connections pooled per host and shard, deadlines, retries, upgrades.
 //! * [`admin`]: the operator's endpoint: metrics, connections, captures.
 //! * [`tower`]: services and layers of tower's, so axum's and tonic's, and the client as one.
+//! * [`plain`]: HTTP/1.1 as bytes, for proxies, and services that answer without hyper.
 //! * [`rt`]: hyper's timer and executor on the shard, for hyper's own builders and clients.
 //!
 //! A service is any hyper [`Service`] from `Request<Incoming>` to a response; nothing of it
@@ -27,6 +28,7 @@ mod framing;
 pub mod guard;
 mod io;
 mod lines;
+pub mod plain;
 mod refused;
 pub mod rt;
 mod server;

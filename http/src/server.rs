@@ -19,6 +19,7 @@ use crate::accept::{Accept, Connected};
 use crate::builders::DEFAULT_MAX_HEADERS;
 use crate::connection::Connection;
 use crate::drain::{Drain, Stage};
+use crate::plain::{Direct, Indirect};
 use crate::refused::Refused;
 use crate::shared::{Counters, Drained, Membership, Phase, Shared};
 
@@ -238,7 +239,7 @@ impl Running {
         S: Service<Request<Incoming>, Error: Into<BoxError>, Future: 'static>,
         B: Body<Error: Into<BoxError>> + 'static,
     {
-        let service = Rc::new(service);
+        let service = Rc::new(Indirect(service));
         self.serve_shared(listener, move |_, _| service.clone()).await
     }
 
@@ -304,6 +305,23 @@ impl Running {
         self.drained_with(drain, self.serve_streams(listener, make)).await
     }
 
+    /// [`serve_streams_until`](Running::serve_streams_until) with services that are [`Direct`].
+    pub async fn serve_direct_until<A, S, B>(
+        &self,
+        drain: &Drain,
+        listener: A,
+        mut make: impl FnMut(&A::Io, SocketAddr) -> S,
+    ) -> Drained
+    where
+        A: Accept,
+        S: Service<Request<Incoming>, Response = Response<B>> + Direct + 'static,
+        S: Service<Request<Incoming>, Error: Into<BoxError>, Future: 'static>,
+        B: Body<Error: Into<BoxError>> + 'static,
+    {
+        let serving = self.serve_shared(listener, move |io, peer| Rc::new(make(io, peer)));
+        self.drained_with(drain, serving).await
+    }
+
     /// Serves until `drain` begins, and to the end of this server's part in it.
     async fn drained_with(&self, drain: &Drain, serving: impl Future<Output = Drained>) -> Drained {
         let guest = drain.enter();
@@ -346,7 +364,7 @@ impl Running {
         S: Service<Request<Incoming>, Error: Into<BoxError>, Future: 'static>,
         B: Body<Error: Into<BoxError>> + 'static,
     {
-        self.serve_shared(listener, move |io, peer| Rc::new(make(io, peer))).await
+        self.serve_shared(listener, move |io, peer| Rc::new(Indirect(make(io, peer)))).await
     }
 
     /// Has `hook` told of every request of HTTP/1 that is refused before a service sees it, for
@@ -374,7 +392,7 @@ impl Running {
     ) -> Drained
     where
         A: Accept,
-        S: Service<Request<Incoming>, Response = Response<B>> + 'static,
+        S: Service<Request<Incoming>, Response = Response<B>> + Direct + 'static,
         S: Service<Request<Incoming>, Error: Into<BoxError>, Future: 'static>,
         B: Body<Error: Into<BoxError>> + 'static,
     {
@@ -432,7 +450,7 @@ impl Running {
     fn spawn<I, S, B>(&self, io: I, service: Rc<S>)
     where
         I: Connected + hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
-        S: Service<Request<Incoming>, Response = Response<B>> + 'static,
+        S: Service<Request<Incoming>, Response = Response<B>> + Direct + 'static,
         S: Service<Request<Incoming>, Error: Into<BoxError>, Future: 'static>,
         B: Body<Error: Into<BoxError>> + 'static,
     {
@@ -461,7 +479,7 @@ impl Running {
 fn contained<I, S, B>(shared: Rc<Shared>, io: I, service: Rc<S>) -> impl Future<Output = ()>
 where
     I: Connected + hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
-    S: Service<Request<Incoming>, Response = Response<B>> + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>> + Direct + 'static,
     S: Service<Request<Incoming>, Error: Into<BoxError>, Future: 'static>,
     B: Body<Error: Into<BoxError>> + 'static,
 {
@@ -485,7 +503,7 @@ where
     fn of<I, S, F>(_: fn(Rc<Shared>, I, Rc<S>) -> F) -> usize {
         size_of::<F>()
     }
-    of(contained::<A::Io, S, B>)
+    of(contained::<A::Io, Indirect<S>, B>)
 }
 
 impl std::fmt::Debug for Running {

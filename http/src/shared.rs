@@ -10,6 +10,7 @@ use throng_runtime::Instant;
 use throng_runtime::metrics::{Measured, Metric};
 
 use crate::builders::Builders;
+use crate::plain::Scratch;
 use crate::refused::Refused;
 use crate::server::Server;
 
@@ -82,6 +83,8 @@ type OnRefused = Rc<dyn Fn(&Refused)>;
 pub(crate) struct Shared {
     pub(crate) settings: Server,
     pub(crate) builders: Builders,
+    /// For the heads of plain requests.
+    pub(crate) scratch: RefCell<Scratch>,
     counters: Cell<Counters>,
     phase: Cell<Phase>,
     open: Cell<usize>,
@@ -99,6 +102,7 @@ impl Shared {
         Shared {
             builders: Builders::new(&settings),
             settings,
+            scratch: RefCell::default(),
             counters: Cell::default(),
             phase: Cell::new(Phase::Serving),
             open: Cell::new(0),

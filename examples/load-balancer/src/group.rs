@@ -12,14 +12,14 @@ use std::time::Duration;
 
 use http::StatusCode;
 use http::uri::Authority;
-use throng::http::client::{Builder, Client, Error, ErrorKind, HttpVersion};
+use throng::http::client::{Builder, Client, Destination, Error, ErrorKind, HttpVersion, Target};
 use throng::http::rt::Alarm;
 use throng::runtime::now;
 use throng::timeout;
 use throng::tls::Connector;
 
 use crate::balance::{Balancer, Candidate, Ewma};
-use crate::config::{Policy, Protocol, Server as ServerConfig, Upstream};
+use crate::config::{Policy, Protocol, Server as ServerConfig, ServerAddress, Upstream};
 use crate::histogram::Histogram;
 use crate::random::Random;
 use crate::tls;
@@ -53,7 +53,7 @@ pub(crate) struct Counts {
 
 /// A server as one shard knows it.
 pub(crate) struct Server {
-    pub(crate) address: crate::config::ServerAddress,
+    pub(crate) address: ServerAddress,
     pub(crate) authority: Authority,
     /// The address as the log has it.
     pub(crate) label: Arc<str>,
@@ -117,6 +117,8 @@ struct Member {
     weight: f64,
     priority: u32,
     max_requests: u32,
+    /// Where plain requests go; none where only hyper's go.
+    destination: Option<Destination>,
 }
 
 pub(crate) struct Group {
@@ -152,19 +154,6 @@ impl Group {
             let members = old.map_or(&[][..], |old| &old.members);
             members.iter().map(|member| &member.server).find(|server| server.address == at.address)
         };
-        let members = world.members(name).iter().map(|member| {
-            let server = &member.config;
-            Some(Member {
-                server: match known(server) {
-                    Some(server) => server.clone(),
-                    None => Rc::new(Server::new(server, member.vitals.clone())?),
-                },
-                weight: f64::from(server.weight.0),
-                priority: server.priority.0,
-                max_requests: server.max_requests.0,
-            })
-        });
-        let members: Vec<Member> = members.collect::<Option<_>>()?;
         let weights = world.members(name).iter().map(|member| &member.config);
         let weights = weights.map(|server| (server.address.to_string(), server.weight.0));
         let balancer = Balancer::new(config.policy, &weights.collect::<Vec<_>>());
@@ -183,6 +172,29 @@ impl Group {
             Some(old) => old.client.clone(),
             None => client_builder(&config, world.connector(name)).build(),
         };
+        let secure = config.tls.is_some();
+        // With a PROXY protocol header connections are a client's own.
+        let is_plain = config.protocol == Protocol::Http1 && config.proxy_protocol.is_none();
+        let destination = |address: &ServerAddress| {
+            let scheme = if secure { "https" } else { "http" };
+            let uri = format!("{scheme}://{address}/").parse().ok()?;
+            let target = Target::of(&uri).ok().filter(|_| is_plain)?;
+            Some(client.destination(&target))
+        };
+        let members = world.members(name).iter().map(|member| {
+            let server = &member.config;
+            Some(Member {
+                server: match known(server) {
+                    Some(server) => server.clone(),
+                    None => Rc::new(Server::new(server, member.vitals.clone())?),
+                },
+                weight: f64::from(server.weight.0),
+                priority: server.priority.0,
+                max_requests: server.max_requests.0,
+                destination: destination(&server.address),
+            })
+        });
+        let members: Vec<Member> = members.collect::<Option<_>>()?;
         Some(Group {
             name: name.to_owned(),
             config,
@@ -203,6 +215,26 @@ impl Group {
         self.queue.borrow().len()
     }
 
+    /// Whether a plain request can go to any of the servers.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.members.iter().all(|member| member.destination.is_some())
+    }
+
+    /// A server for a request, or why there is none; `None`: it has to wait.
+    pub(crate) fn try_acquire(
+        self: &Rc<Self>,
+        wish: &Wish,
+        random: &RefCell<Random>,
+    ) -> Option<Result<Slot, Unavailable>> {
+        if !self.queue.borrow().is_empty() {
+            return None;
+        }
+        match self.pick(wish, &[], random) {
+            Err(Unavailable::QueueFull) => None,
+            decided => Some(decided),
+        }
+    }
+
     /// A server for a request, at once or when one comes free.
     ///
     /// # Errors
@@ -212,11 +244,8 @@ impl Group {
         wish: &Wish,
         random: &RefCell<Random>,
     ) -> Result<Slot, Unavailable> {
-        if self.queue.borrow().is_empty() {
-            match self.pick(wish, &[], random) {
-                Err(Unavailable::QueueFull) => {}
-                decided => return decided,
-            }
+        if let Some(decided) = self.try_acquire(wish, random) {
+            return decided;
         }
         if self.queue.borrow().len() >= self.config.queue.length {
             return Err(Unavailable::QueueFull);
@@ -294,10 +323,11 @@ impl Group {
             let mut balancer = self.balancer.borrow_mut();
             balancer.pick(&candidates, wish.hash, &mut random.borrow_mut())
         });
-        let server = self.members[picked.ok_or(Unavailable::QueueFull)?].server.clone();
+        let member = picked.ok_or(Unavailable::QueueFull)?;
+        let server = self.members[member].server.clone();
         server.in_flight.set(server.in_flight.get() + 1);
         server.count(|counts| counts.requests += 1);
-        Ok(Slot { group: self.clone(), server })
+        Ok(Slot { group: self.clone(), server, member })
     }
 
     fn wake_first(&self) {
@@ -346,9 +376,16 @@ fn most_idle(config: &Upstream) -> Option<usize> {
 pub(crate) struct Slot {
     pub(crate) group: Rc<Group>,
     pub(crate) server: Rc<Server>,
+    /// The server's number in the group.
+    member: usize,
 }
 
 impl Slot {
+    /// Where a plain request goes.
+    pub(crate) fn destination(&self) -> Option<&Destination> {
+        self.group.members.get(self.member)?.destination.as_ref()
+    }
+
     /// The head of a response has come, after so long.
     pub(crate) fn answered(&self, status: StatusCode, after: Duration) {
         let server = &self.server;

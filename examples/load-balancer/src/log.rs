@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use http::{HeaderValue, Method, Request, StatusCode, Uri, Version, header};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
 use serde::Serialize;
 use throng::http::Refused;
 use throng::runtime::{Instant, now};
@@ -154,12 +154,16 @@ impl Log {
         }
     }
 
-    /// The line of a request, if there is a log.
-    pub(crate) fn entry<B>(&self, peer: SocketAddr, request: &Request<B>) -> Option<Entry> {
+    /// The line of a request, if there is a log: its first line and fields are asked for then.
+    pub(crate) fn entry(
+        &self,
+        peer: SocketAddr,
+        line: impl FnOnce() -> (Method, Uri, Version),
+        field: impl Fn(HeaderName) -> Option<HeaderValue>,
+    ) -> Option<Entry> {
         if !self.shared.on.load(Relaxed) {
             return None;
         }
-        let field = |name| request.headers().get(name).cloned();
         Some(Entry {
             client: peer.ip().to_canonical(),
             status: gone(),
@@ -167,7 +171,7 @@ impl Log {
             id: None,
             server: None,
             begun: now(),
-            request: Some((request.method().clone(), request.uri().clone(), request.version())),
+            request: Some(line()),
             host: field(header::HOST),
             referer: field(header::REFERER),
             agent: field(header::USER_AGENT),

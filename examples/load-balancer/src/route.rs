@@ -6,9 +6,8 @@
 
 use std::borrow::Cow;
 
-use http::HeaderMap;
-
 use crate::config::{HostPattern, Route};
+use crate::proxy::Fields;
 
 /// One way a route can match: a route with several hosts has several.
 struct Rule {
@@ -51,7 +50,7 @@ impl Router {
 
     /// The number of the route for a request; `host` is without its port, `path` as
     /// [`normal`] makes it.
-    pub(crate) fn find(&self, host: &str, path: &str, headers: &HeaderMap) -> Option<usize> {
+    pub(crate) fn find(&self, host: &str, path: &str, headers: &impl Fields) -> Option<usize> {
         let host = host.strip_suffix('.').unwrap_or(host);
         let host = match host.bytes().any(|byte| byte.is_ascii_uppercase()) {
             true => Cow::Owned(host.to_ascii_lowercase()),
@@ -59,7 +58,9 @@ impl Router {
         };
         let matches = |rule: &&Rule| {
             let host = rule.host.as_ref().is_none_or(|pattern| pattern.matches(&host));
-            let header = |(name, value): &(_, _)| headers.get_all(name).iter().any(|v| v == value);
+            let header = |(name, value): &(_, http::HeaderValue)| {
+                headers.all(name).any(|said| said == value.as_bytes())
+            };
             host && is_below(path, &rule.path) && rule.header.iter().all(header)
         };
         self.rules.iter().find(matches).map(|rule| rule.route)
@@ -132,6 +133,8 @@ fn decode(path: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderMap;
+
     use super::*;
     use crate::config::{Edits, FieldName, FieldValue, HeaderIs, PathPrefix};
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::{Either, join, join_all};
-use throng::http::{Server, service_fn};
+use throng::http::Server;
 use throng::runtime::{current_shard, shard_count};
 use throng::tls::{TlsListener, TlsStream};
 use throng::{Builder, SendStream, ShardId, sleep, spawn_on};
@@ -13,7 +13,6 @@ use throng::{Builder, SendStream, ShardId, sleep, spawn_on};
 use crate::config::{Http, Network};
 use crate::life::{Ends, Life, end_on_signal};
 use crate::log::{Log, Sink, Writer};
-use crate::proxied::Packed;
 use crate::reload::{self, Reloader};
 use crate::shard::Shard;
 use crate::world::World;
@@ -126,23 +125,18 @@ async fn serve(life: Arc<Life>, world: Arc<World>, log: Log) -> io::Result<()> {
     let serving = listeners.into_iter().map(|(listener, acceptor)| {
         let shard = &shard;
         let service = move |stream: &SendStream, secure, peer| {
-            let local = proxied::local(stream.get_ref()).map(Packed::from);
-            let (shard, peer) = (shard.clone(), Packed::from(peer));
-            service_fn(move |request| {
-                let client =
-                    proxy::Client { peer: peer.into(), local: local.map(From::from), secure };
-                proxy::serve(shard.clone(), client, request)
-            })
+            let local = proxied::local(stream.get_ref());
+            proxy::Front::new(shard.clone(), proxy::Client { peer, local, secure })
         };
         match acceptor {
             Some(acceptor) => {
                 let listener = TlsListener::new(listener, acceptor);
                 let service = move |io: &TlsStream, peer| service(io.get_ref(), true, peer);
-                Either::Left(running.serve_streams_until(drain, listener, service))
+                Either::Left(running.serve_direct_until(drain, listener, service))
             }
             None => {
                 let service = move |io: &SendStream, peer| service(io, false, peer);
-                Either::Right(running.serve_streams_until(drain, listener, service))
+                Either::Right(running.serve_direct_until(drain, listener, service))
             }
         }
     });

@@ -5,10 +5,13 @@ use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
-use http::{HeaderValue, StatusCode};
+use http::StatusCode;
 use serde::Serialize;
+use throng::http::plain::Scratch;
 use throng::net::proxy_protocol::ProxyProtocol;
+use throng::runtime::{Instant, now};
 
 use crate::group::Group;
 use crate::life::Ends;
@@ -28,6 +31,8 @@ pub(crate) struct Counts {
     pub(crate) refused: u64,
     /// And because no server answered properly (502, 503, 504).
     pub(crate) unanswered: u64,
+    /// Requests that went without hyper.
+    pub(crate) direct: u64,
     /// Requests sent to another server.
     pub(crate) retries: u64,
     /// Connections upgraded.
@@ -100,6 +105,12 @@ pub(crate) struct Shard {
     pub(crate) ends: Ends,
     counts: Cell<Counts>,
     proxies: Vec<ProxyProtocol>,
+    /// For the heads of responses, one after the other.
+    pub(crate) scratch: RefCell<Scratch>,
+    /// Memory of messages that are out.
+    pub(crate) spare: Spare,
+    /// The `date` field of the present second, and when that ends.
+    date: Cell<([u8; 29], Instant)>,
 }
 
 thread_local! {
@@ -126,6 +137,9 @@ impl Shard {
             ends,
             counts: Cell::default(),
             proxies,
+            scratch: RefCell::default(),
+            spare: Spare::default(),
+            date: Cell::new(([0; 29], Instant::ZERO)),
         });
         HERE.set(Some(shard.clone()));
         Ok(shard)
@@ -186,10 +200,67 @@ impl Shard {
         Counts { unannounced, ..self.counts.get() }
     }
 
+    /// What the `date` field says now (RFC 9110 5.6.7), to a second.
+    pub(crate) fn date(&self) -> [u8; 29] {
+        let (mut date, until) = self.date.get();
+        if until <= now() {
+            let text = httpdate::fmt_http_date(SystemTime::now());
+            if let Some(text) = text.as_bytes().first_chunk() {
+                date = *text;
+            }
+            self.date.set((date, now() + Duration::from_secs(1)));
+        }
+        date
+    }
+
     /// A name that no other request has.
-    pub(crate) fn request_id(&self) -> HeaderValue {
+    pub(crate) fn request_id(&self) -> RequestId {
         let mut random = self.random.borrow_mut();
-        let text = format!("{:016x}{:016x}", random.next(), random.next());
-        HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("-"))
+        let number = u128::from(random.next()) << 64 | u128::from(random.next());
+        let digit = |at| b"0123456789abcdef"[(number >> (124 - 4 * at)) as usize & 15];
+        RequestId::Ours(std::array::from_fn(digit))
+    }
+}
+
+/// Memory that messages were written to, for the next ones.
+#[derive(Default)]
+pub(crate) struct Spare(RefCell<Vec<Vec<u8>>>);
+
+impl Spare {
+    /// How many are kept, and up to which size.
+    const MOST: usize = 256;
+    const LARGEST: usize = 32 << 10;
+    /// Most messages of a small site.
+    const USUAL: usize = 1 << 10;
+
+    /// An empty one.
+    pub(crate) fn take(&self) -> Vec<u8> {
+        let spare = self.0.borrow_mut().pop();
+        spare.unwrap_or_else(|| Vec::with_capacity(Spare::USUAL))
+    }
+
+    pub(crate) fn put(&self, mut memory: Vec<u8>) {
+        let mut all = self.0.borrow_mut();
+        if (1..=Spare::LARGEST).contains(&memory.capacity()) && all.len() < Spare::MOST {
+            memory.clear();
+            all.push(memory);
+        }
+    }
+}
+
+/// What a request is called, in fields of both sides and in the log.
+pub(crate) enum RequestId {
+    /// 32 digits.
+    Ours([u8; 32]),
+    /// As a trusted peer calls it.
+    Theirs(Box<[u8]>),
+}
+
+impl RequestId {
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        match self {
+            RequestId::Ours(id) => id,
+            RequestId::Theirs(id) => id,
+        }
     }
 }

@@ -163,6 +163,13 @@ impl StdError for Error {
     }
 }
 
+/// For who reads and writes by himself what goes over a [`Leased`](super::Leased) connection.
+impl From<ErrorKind> for Error {
+    fn from(kind: ErrorKind) -> Error {
+        Error { kind, source: None }
+    }
+}
+
 impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
         let of_source = || find::<io::Error>(&error).map(io::Error::kind);

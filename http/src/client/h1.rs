@@ -29,6 +29,7 @@ use hyper::{Request, Response};
 use super::body::RequestBody;
 use super::error::{Error, ErrorKind};
 use super::pool::Host;
+use super::rest::Rested;
 use super::wire::{Notes, Wire};
 use crate::rt::Alarm;
 
@@ -65,18 +66,19 @@ struct Busy {
 pub(super) type Outcome = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>;
 
 impl H1 {
-    /// A connection for `wire`, which the caller holds and passes to [`start`](Self::start).
+    /// A connection for `wire`, which has carried `uses` requests, and which the caller holds and
+    /// passes to [`start`](Self::start).
     ///
     /// # Errors
     /// No room for a task.
-    pub(super) fn spawn(host: Rc<Host>, wire: &Wire) -> Result<Rc<H1>, Error> {
+    pub(super) fn spawn(wire: &Wire, uses: u64) -> Result<Rc<H1>, Error> {
         let connection = Rc::new(H1 {
-            host,
+            host: wire.host().clone(),
             notes: wire.notes.clone(),
             state: RefCell::new(State::Moving),
-            uses: Cell::new(0),
+            uses: Cell::new(uses),
             switching: Cell::new(false),
-            answered: Cell::new(0),
+            answered: Cell::new(uses),
             task: RefCell::default(),
             upgrading: RefCell::default(),
         });
@@ -108,6 +110,12 @@ impl H1 {
         }
         self.close();
         None
+    }
+
+    /// Goes on without a task, and the task ends; `wire` was checked out.
+    pub(super) fn retire(&self, wire: Wire) -> Rested {
+        self.close();
+        Rested { wire, uses: self.uses.get(), since: throng_runtime::now() }
     }
 
     /// Begins an exchange. The future may be dropped; the connection is then closed.

@@ -42,7 +42,9 @@ mod connect;
 mod error;
 mod h1;
 mod h2;
+mod lease;
 mod pool;
+mod rest;
 mod send;
 #[cfg(feature = "tls")]
 mod tls;
@@ -61,6 +63,7 @@ pub use body::Body;
 pub use config::{Builder, HttpVersion};
 pub use connect::{Connect, Prelude, Target, TcpConnector, Transport};
 pub use error::{Error, ErrorKind, Phase};
+pub use lease::{Destination, Leased};
 pub use pool::Stats;
 #[cfg(feature = "tls")]
 pub use tls::TlsConnector;

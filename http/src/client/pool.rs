@@ -17,7 +17,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::rc::{Rc, Weak};
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 
 use hyper::client::conn::{http1, http2};
 use throng_runtime::Instant;
@@ -27,6 +27,7 @@ use super::connect::Target;
 use super::error::{Error, ErrorKind, Phase};
 use super::h1::H1;
 use super::h2::{H2, Stream};
+use super::rest::{Keeper, Rested};
 use super::within;
 use crate::rt::{LocalExecutor, ShardTimer};
 
@@ -61,6 +62,8 @@ pub(super) struct Pool {
     line: RefCell<Line>,
     /// The last client has gone: nothing is kept any more.
     closed: Cell<bool>,
+    /// There is a [`Keeper`].
+    pub(super) kept: Cell<bool>,
 }
 
 /// Connections by when they became idle, with what `uses` was then; those that have not stayed so
@@ -80,6 +83,8 @@ pub(super) struct Host {
 struct Inner {
     /// The one used last at the end, which is the next to be used.
     idle: Vec<Rc<H1>>,
+    /// Those without a task, in the same order.
+    rested: VecDeque<Rested>,
     http2: Vec<Rc<H2>>,
     permits: usize,
     /// How many of them have no connection yet.
@@ -87,11 +92,34 @@ struct Inner {
     /// Whether the last connection spoke HTTP/2.
     speaks_http2: Option<bool>,
     waiters: VecDeque<Rc<Waiter>>,
+    /// Who has looked the host up and keeps it.
+    visitors: usize,
+}
+
+impl Inner {
+    fn idle(&self) -> usize {
+        self.idle.len() + self.rested.len()
+    }
+
+    /// Takes the one that has been idle for longest, of those without a task if there is one.
+    fn oldest(&mut self) -> Option<Evicted> {
+        if let Some(rested) = self.rested.pop_front() {
+            return Some(Evicted::Rested(rested));
+        }
+        (!self.idle.is_empty()).then(|| Evicted::Idle(self.idle.remove(0)))
+    }
+}
+
+/// A connection that is idle no more.
+enum Evicted {
+    Idle(Rc<H1>),
+    Rested(Rested),
 }
 
 /// What a request may use.
 pub(super) enum Lease {
     Idle(Rc<H1>),
+    Rested(Rested),
     Stream(Stream),
     Permit(Permit, Connecting),
 }
@@ -132,6 +160,7 @@ impl Pool {
             idle: Cell::new(0),
             line: RefCell::default(),
             closed: Cell::new(false),
+            kept: Cell::new(false),
         }
     }
 
@@ -149,11 +178,11 @@ impl Pool {
     pub(super) fn connections(&self) -> (usize, usize) {
         self.hosts.borrow().values().fold((0, 0), |(all, idle), host| {
             let inner = host.inner.borrow();
-            (all + inner.permits, idle + inner.idle.len())
+            (all + inner.permits, idle + inner.idle())
         })
     }
 
-    fn host(self: &Rc<Self>, target: &Target) -> Rc<Host> {
+    pub(super) fn host(self: &Rc<Self>, target: &Target) -> Rc<Host> {
         if let Some(host) = self.hosts.borrow().get(target) {
             return host.clone();
         }
@@ -161,31 +190,6 @@ impl Pool {
         let host = Rc::new(Host { pool, target: target.clone(), inner });
         self.hosts.borrow_mut().insert(target.clone(), host.clone());
         host
-    }
-
-    /// Something to send a request on; `fresh`: not a connection that has been idle.
-    pub(super) async fn acquire(
-        self: &Rc<Self>,
-        target: &Target,
-        fresh: bool,
-        total: Option<Instant>,
-    ) -> Result<Lease, Error> {
-        let host = self.host(target);
-        if let Some(lease) = host.take(fresh) {
-            return Ok(lease);
-        }
-        let waiter = Rc::new(Waiter::default());
-        {
-            let mut inner = host.inner.borrow_mut();
-            if inner.waiters.len() >= self.settings.max_waiting {
-                self.count(|stats| stats.refused += 1);
-                return Err(Error::of(ErrorKind::Exhausted));
-            }
-            inner.waiters.push_back(waiter.clone());
-        }
-        let waiting = Waiting { host: &host, waiter };
-        let until = throng_runtime::now() + self.settings.queue_timeout;
-        within(until, Phase::Queue, total, waiting.lease()).await
     }
 
     fn count_idle(&self, more: isize) {
@@ -221,19 +225,70 @@ impl Pool {
         drop(line);
         let hosts: Vec<_> = self.hosts.borrow().values().cloned().collect();
         for host in hosts {
-            let (idle, http2) = {
+            let (idle, rested, http2) = {
                 let mut inner = host.inner.borrow_mut();
-                (std::mem::take(&mut inner.idle), std::mem::take(&mut inner.http2))
+                let rested = std::mem::take(&mut inner.rested);
+                (std::mem::take(&mut inner.idle), rested, std::mem::take(&mut inner.http2))
             };
             idle.iter().for_each(|connection| connection.close());
+            rested.into_iter().for_each(|rested| rested.wire.part());
             http2.iter().for_each(|connection| connection.retire());
         }
+    }
+
+    /// Looks at all connections without a task. Whether some are left.
+    pub(super) fn sweep(&self, now: Instant, cx: &mut Context<'_>) -> bool {
+        let hosts: Vec<_> = self.hosts.borrow().values().cloned().collect();
+        let mut left = false;
+        for host in hosts {
+            let all = std::mem::take(&mut host.inner.borrow_mut().rested);
+            let (mut stay, mut over) = (VecDeque::with_capacity(all.len()), Vec::new());
+            for mut rested in all {
+                match rested.is_over(self, now, cx) {
+                    true => over.push(rested),
+                    false => stay.push_back(rested),
+                }
+            }
+            left |= !stay.is_empty();
+            // In front of what has come meanwhile.
+            let mut inner = host.inner.borrow_mut();
+            stay.append(&mut inner.rested);
+            inner.rested = stay;
+            drop(inner);
+            self.count_idle(-(over.len() as isize));
+            over.into_iter().for_each(|rested| host.evict(Evicted::Rested(rested)));
+        }
+        left
     }
 }
 
 impl Host {
     pub(super) fn target(&self) -> &Target {
         &self.target
+    }
+
+    /// Something to send a request on; `fresh`: not a connection that has been idle.
+    pub(super) async fn acquire(
+        self: &Rc<Self>,
+        fresh: bool,
+        total: Option<Instant>,
+    ) -> Result<Lease, Error> {
+        if let Some(lease) = self.take(fresh) {
+            return Ok(lease);
+        }
+        let settings = &self.pool.settings;
+        let waiter = Rc::new(Waiter::default());
+        {
+            let mut inner = self.inner.borrow_mut();
+            if inner.waiters.len() >= settings.max_waiting {
+                self.pool.count(|stats| stats.refused += 1);
+                return Err(Error::of(ErrorKind::Exhausted));
+            }
+            inner.waiters.push_back(waiter.clone());
+        }
+        let waiting = Waiting { host: self, waiter };
+        let until = throng_runtime::now() + settings.queue_timeout;
+        within(until, Phase::Queue, total, waiting.lease()).await
     }
 
     /// Without waiting, unless others are.
@@ -244,22 +299,70 @@ impl Host {
         if !fresh {
             return self.take_next();
         }
-        let idle = std::mem::take(&mut self.inner.borrow_mut().idle);
+        let (idle, rested) = {
+            let mut inner = self.inner.borrow_mut();
+            (std::mem::take(&mut inner.idle), std::mem::take(&mut inner.rested))
+        };
         let lease = self.take_next();
         let mut inner = self.inner.borrow_mut();
-        inner.idle = idle;
+        (inner.idle, inner.rested) = (idle, rested);
         let full = inner.permits >= self.pool.settings.max_connections;
-        if lease.is_some() || !full || inner.idle.is_empty() {
+        if lease.is_some() || !full {
             return lease;
         }
         // Every place is taken, and one of them by an idle connection: it goes to this request
         // before it comes free, so that the host is not forgotten in between.
-        let oldest = inner.idle.remove(0);
+        let oldest = inner.oldest()?;
         self.pool.count_idle(-1);
         let lease = self.place(&mut inner);
         drop(inner);
-        self.evict(&oldest);
+        self.evict(oldest);
         Some(lease)
+    }
+
+    /// An idle connection, unless others wait for one.
+    pub(super) fn take_idle(&self) -> Option<Lease> {
+        let mut inner = self.inner.borrow_mut();
+        if !inner.waiters.is_empty() {
+            return None;
+        }
+        let idle = match inner.rested.pop_back() {
+            Some(rested) => Lease::Rested(rested),
+            None => Lease::Idle(inner.idle.pop()?),
+        };
+        self.pool.count_idle(-1);
+        Some(idle)
+    }
+
+    /// Whether what was idle is still of use.
+    pub(super) fn look(&self, mut rested: Rested, cx: &mut Context<'_>) -> Option<Rested> {
+        if !rested.is_over(&self.pool, throng_runtime::now(), cx) {
+            return Some(rested);
+        }
+        self.evict(Evicted::Rested(rested));
+        None
+    }
+
+    /// Is kept, though nobody may use it.
+    pub(super) fn enter(&self) {
+        self.inner.borrow_mut().visitors += 1;
+    }
+
+    pub(super) fn leave(&self) {
+        self.inner.borrow_mut().visitors -= 1;
+        self.forget();
+    }
+
+    /// Leaves the pool if it is of no use.
+    fn forget(&self) {
+        let useless = {
+            let inner = self.inner.borrow();
+            inner.permits == 0 && inner.waiters.is_empty() && inner.visitors == 0
+        };
+        if useless {
+            let removed = self.pool.hosts.borrow_mut().remove(&self.target);
+            drop(removed);
+        }
     }
 
     fn place(self: &Rc<Self>, inner: &mut Inner) -> Lease {
@@ -276,6 +379,10 @@ impl Host {
         if let Some(connection) = inner.idle.pop() {
             self.pool.count_idle(-1);
             return Some(Lease::Idle(connection));
+        }
+        if let Some(rested) = inner.rested.pop_back() {
+            self.pool.count_idle(-1);
+            return Some(Lease::Rested(rested));
         }
         let settings = &self.pool.settings;
         let may_be_http2 = match settings.version {
@@ -319,22 +426,48 @@ impl Host {
         self.inner.borrow_mut().idle.push(connection.clone());
         self.pool.count_idle(1);
         self.pump();
-        let oldest = {
-            let mut inner = self.inner.borrow_mut();
-            (inner.idle.len() > self.pool.settings.max_idle).then(|| inner.idle.remove(0))
-        };
-        if let Some(oldest) = oldest {
-            self.pool.count_idle(-1);
-            self.evict(&oldest);
-        }
+        self.trim();
         for oldest in self.pool.take_excess(&connection) {
-            oldest.host().evict(&oldest);
+            oldest.host().evict(Evicted::Idle(oldest.clone()));
         }
     }
 
-    fn evict(&self, connection: &H1) {
+    /// The same with one that needs no task.
+    pub(super) fn put_rested(self: &Rc<Self>, rested: Rested) {
+        if self.pool.closed.get() || !Keeper::ensure(&self.pool) {
+            return rested.wire.part();
+        }
+        self.inner.borrow_mut().rested.push_back(rested);
+        self.pool.count_idle(1);
+        if self.inner.borrow().waiters.is_empty() {
+            self.trim();
+        } else {
+            self.pump();
+        }
+    }
+
+    /// Keeps no more idle connections than are wanted.
+    fn trim(&self) {
+        let oldest = {
+            let mut inner = self.inner.borrow_mut();
+            let settings = &self.pool.settings;
+            let in_all = settings.max_idle_in_all.is_some_and(|max| self.pool.idle.get() > max);
+            // Of all hosts' the ones without a task stand in no line: this host's go.
+            let too_many = inner.idle() > settings.max_idle || in_all && !inner.rested.is_empty();
+            too_many.then(|| inner.oldest()).flatten()
+        };
+        if let Some(oldest) = oldest {
+            self.pool.count_idle(-1);
+            self.evict(oldest);
+        }
+    }
+
+    fn evict(&self, connection: Evicted) {
         self.pool.count(|stats| stats.evicted += 1);
-        connection.close();
+        match connection {
+            Evicted::Idle(connection) => connection.close(),
+            Evicted::Rested(rested) => rested.wire.part(),
+        }
     }
 
     /// An idle connection that has ended. Whether it was still here.
@@ -386,14 +519,7 @@ impl Drop for Permit {
         let host = &self.0;
         host.inner.borrow_mut().permits -= 1;
         host.pump();
-        let forgotten = {
-            let inner = host.inner.borrow();
-            inner.permits == 0 && inner.waiters.is_empty()
-        };
-        if forgotten {
-            let removed = host.pool.hosts.borrow_mut().remove(&host.target);
-            drop(removed);
-        }
+        host.forget();
     }
 }
 
@@ -428,11 +554,12 @@ impl Waiting<'_> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.host.inner.borrow_mut().waiters.retain(|other| !Rc::ptr_eq(other, &self.waiter));
-        if let Some(Lease::Idle(connection)) = self.waiter.given.take() {
+        let given = self.waiter.given.take();
+        match given {
             // It may have ended since, and would then be kept with its host for good.
-            if connection.is_idle() {
-                self.host.put_idle(connection);
-            }
+            Some(Lease::Idle(connection)) if connection.is_idle() => self.host.put_idle(connection),
+            Some(Lease::Rested(rested)) => self.host.put_rested(rested),
+            given => drop(given),
         }
     }
 }

@@ -20,10 +20,11 @@ use throng_runtime::Instant;
 use super::body::{Body, Claim, Gate, Outgoing, RequestBody};
 use super::config::HttpVersion;
 use super::connect::{Prelude, Target};
-use super::error::{Error, ErrorKind, Phase, find};
+use super::error::{self, Error, ErrorKind, Phase};
 use super::h1::{H1, Outcome};
 use super::h2::{H2, Stream};
-use super::pool::{Connecting, Lease, Permit, Pool};
+use super::pool::{Connecting, Host, Lease, Permit, Pool};
+use super::rest::Rested;
 use super::wire::Wire;
 use super::within;
 use crate::rt::Alarm;
@@ -68,6 +69,79 @@ impl Failure {
     fn last(error: Error) -> Self {
         Failure { error, head: None, departed: false }
     }
+}
+
+/// What a request can be sent on.
+pub(super) enum Found {
+    Idle(Rc<H1>, Wire),
+    /// Also one that is new.
+    Rested(Rested),
+    Stream(Stream),
+}
+
+/// An idle connection of a host's, a stream of one, or a new one; `fresh`: none that was idle.
+pub(super) async fn find(
+    host: &Rc<Host>,
+    fresh: bool,
+    total: Option<Instant>,
+) -> Result<Found, Error> {
+    loop {
+        match host.acquire(fresh, total).await? {
+            Lease::Idle(connection) => {
+                let wire = poll_fn(|cx| Poll::Ready(connection.check_out(cx))).await;
+                if let Some(wire) = wire {
+                    return Ok(Found::Idle(connection, wire));
+                }
+            }
+            Lease::Rested(rested) => {
+                let mut rested = Some(rested);
+                let look = poll_fn(|cx| {
+                    Poll::Ready(rested.take().and_then(|rested| host.look(rested, cx)))
+                });
+                if let Some(rested) = look.await {
+                    return Ok(Found::Rested(rested));
+                }
+            }
+            Lease::Stream(stream) => return Ok(Found::Stream(stream)),
+            Lease::Permit(permit, connecting) => {
+                let until = throng_runtime::now() + host.pool.settings.connect_timeout;
+                let connecting = connect(permit, connecting);
+                return within(until, Phase::Connect, total, connecting).await?;
+            }
+        }
+    }
+}
+
+async fn connect(permit: Permit, connecting: Connecting) -> Result<Found, Error> {
+    let host = connecting.host();
+    let settings = &host.pool.settings;
+    let transport = settings.connector.connect(host.target()).await.map_err(Error::connect)?;
+    let http2 = match settings.version {
+        HttpVersion::Http1 if transport.http2 => {
+            let why = "the connector has agreed on HTTP/2 for a client of HTTP/1";
+            return Err(Error::new(ErrorKind::Protocol, why));
+        }
+        HttpVersion::Http1 => false,
+        HttpVersion::Http2 => true,
+        HttpVersion::Negotiated => transport.http2,
+    };
+    host.pool.count(|stats| stats.opened += 1);
+    let wire = Wire::new(transport, permit);
+    if !http2 {
+        connecting.done(false);
+        return Ok(Found::Rested(Rested { wire, uses: 0, since: throng_runtime::now() }));
+    }
+    let connection = H2::connect(host.clone(), wire).await?;
+    let stream = Stream::new(connection.clone());
+    host.add_http2(connection);
+    connecting.done(true);
+    Ok(Found::Stream(stream))
+}
+
+/// Whether a request may be sent again, whose pooled connection has ended without a byte of a
+/// response: what the server cannot have seen, and what can be done twice (RFC 9112 9.3.1).
+pub(super) fn may_repeat(unsent: bool, method: &Method) -> bool {
+    unsent || method.is_idempotent()
 }
 
 impl Exchange {
@@ -134,48 +208,12 @@ impl Exchange {
     }
 
     async fn link(&self, fresh: bool) -> Result<Link, Error> {
-        loop {
-            match self.pool.acquire(&self.target, fresh, self.total).await? {
-                Lease::Idle(connection) => {
-                    let wire = poll_fn(|cx| Poll::Ready(connection.check_out(cx))).await;
-                    if let Some(wire) = wire {
-                        return Ok(Link::Http1(connection, wire));
-                    }
-                }
-                Lease::Stream(stream) => return Ok(Link::Http2(stream)),
-                Lease::Permit(permit, connecting) => {
-                    let until = throng_runtime::now() + self.pool.settings.connect_timeout;
-                    let connecting = self.connect(permit, connecting);
-                    return within(until, Phase::Connect, self.total, connecting).await?;
-                }
-            }
-        }
-    }
-
-    async fn connect(&self, permit: Permit, connecting: Connecting) -> Result<Link, Error> {
-        let settings = &self.pool.settings;
-        let host = connecting.host();
-        let transport = settings.connector.connect(host.target()).await.map_err(Error::connect)?;
-        let http2 = match settings.version {
-            HttpVersion::Http1 if transport.http2 => {
-                let why = "the connector has agreed on HTTP/2 for a client of HTTP/1";
-                return Err(Error::new(ErrorKind::Protocol, why));
-            }
-            HttpVersion::Http1 => false,
-            HttpVersion::Http2 => true,
-            HttpVersion::Negotiated => transport.http2,
-        };
-        self.pool.count(|stats| stats.opened += 1);
-        if !http2 {
-            connecting.done(false);
-            let wire = Wire::new(transport, permit);
-            return Ok(Link::Http1(H1::spawn(host, &wire)?, wire));
-        }
-        let connection = H2::connect(host.clone(), Wire::new(transport, permit)).await?;
-        let stream = Stream::new(connection.clone());
-        host.add_http2(connection);
-        connecting.done(true);
-        Ok(Link::Http2(stream))
+        let host = self.pool.host(&self.target);
+        Ok(match find(&host, fresh, self.total).await? {
+            Found::Idle(connection, wire) => Link::Http1(connection, wire),
+            Found::Rested(Rested { wire, uses, .. }) => Link::Http1(H1::spawn(&wire, uses)?, wire),
+            Found::Stream(stream) => Link::Http2(stream),
+        })
     }
 
     async fn send(&self, link: Link, mut head: Parts) -> Result<Response<Body>, Failure> {
@@ -322,7 +360,7 @@ impl Exchange {
         let error = failed.into_error();
         // The request is fine, the server silent, and the connection not new: it was stale.
         let stale = reused && !error.is_user() && !error.is_parse() && !connection.notes.read.get();
-        let may = stale && (unsent || self.method.is_idempotent()) && self.body.can_replay();
+        let may = stale && may_repeat(unsent, &self.method) && self.body.can_replay();
         let head = spare.filter(|_| may);
         Failure { error: Error::of_hyper(error), head, departed: false }
     }
@@ -336,11 +374,11 @@ impl Exchange {
     ) -> Failure {
         let unsent = failed.take_message().is_some();
         let error = failed.into_error();
-        let said = find::<h2::Error>(&error).filter(|h2| h2.is_remote());
+        let said = error::find::<h2::Error>(&error).filter(|h2| h2.is_remote());
         // RFC 9113 6.8, 8.7: these streams were not processed.
         let going = said.is_some_and(h2::Error::is_go_away);
         let refused = said.is_some_and(|h2| h2.reason() == Some(h2::Reason::REFUSED_STREAM));
-        let broken = find::<io::Error>(&error).is_some() || error.is_timeout();
+        let broken = error::find::<io::Error>(&error).is_some() || error.is_timeout();
         if unsent || going || broken {
             stream.0.give_up();
         }

@@ -11,7 +11,7 @@ use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
 use throng_runtime::Instant;
 
 use super::connect::Transport;
-use super::pool::Permit;
+use super::pool::{Host, Permit};
 
 /// Most bytes of an exchange's first read: the whole of most responses.
 const FIRST_READ: usize = 4096;
@@ -56,6 +56,15 @@ impl Wire {
     pub(super) fn part(mut self) {
         let mut cx = Context::from_waker(Waker::noop());
         let _ = Pin::new(&mut self.transport).poll_shutdown(&mut cx);
+    }
+
+    /// What bytes go over, for who needs no notes.
+    pub(super) fn transport(&mut self) -> &mut Transport {
+        &mut self.transport
+    }
+
+    pub(super) fn host(&self) -> &Rc<Host> {
+        &self.permit.0
     }
 
     fn heard(&self) {

@@ -35,11 +35,12 @@ impl<'t> Family<'t> {
 type OfShard = (&'static str, &'static str, fn(&Counts) -> u64);
 type OfServer = (&'static str, &'static str, &'static str, fn(&ServerState) -> f64);
 
-const OF_SHARD: [OfShard; 7] = [
+const OF_SHARD: [OfShard; 8] = [
     ("throng_lb_unannounced_total", "Connections without their PROXY header.", |c| c.unannounced),
     ("throng_lb_responses_total", "Responses begun.", |c| c.responses),
     ("throng_lb_refused_total", "Requests refused by the balancer itself.", |c| c.refused),
     ("throng_lb_unanswered_total", "Requests that no server answered properly.", |c| c.unanswered),
+    ("throng_lb_direct_total", "Plain requests that went without hyper.", |c| c.direct),
     ("throng_lb_retries_total", "Requests sent to another server.", |c| c.retries),
     ("throng_lb_passed_total", "Connections passed on as they are.", |c| c.passed),
     ("throng_lb_tunnels_total", "Connections upgraded.", |c| c.tunnels),

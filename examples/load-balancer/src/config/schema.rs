@@ -134,6 +134,8 @@ pub(crate) struct Http {
     pub(crate) max_header_size: Size,
     pub(crate) max_headers: Whole<1, 10_000>,
     pub(crate) max_body: Size,
+    /// Whether plain requests go without hyper.
+    pub(crate) direct: bool,
     #[serde(deserialize_with = "Time::some")]
     pub(crate) header_timeout: Time,
     #[serde(deserialize_with = "Time::some")]
@@ -151,6 +153,7 @@ impl Default for Http {
             max_header_size: Size(16 << 10),
             max_headers: Whole(100),
             max_body: Size(10 << 20),
+            direct: true,
             header_timeout: Time::secs(10),
             body_timeout: Time::secs(60),
             idle_timeout: Time::secs(60),

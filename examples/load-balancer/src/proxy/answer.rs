@@ -62,10 +62,14 @@ impl Refusal {
         }
     }
 
-    pub(crate) fn response(self) -> Response<Out> {
+    /// The body of the response.
+    pub(crate) fn text(self) -> String {
         let reason = self.status.canonical_reason().unwrap_or_default();
-        let text = format!("{} {reason}: {}\n", self.status.as_u16(), self.why);
-        let mut response = Response::new(Out::text(Bytes::from(text)));
+        format!("{} {reason}: {}\n", self.status.as_u16(), self.why)
+    }
+
+    pub(crate) fn response(self) -> Response<Out> {
+        let mut response = Response::new(Out::text(Bytes::from(self.text())));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         let plain = HeaderValue::from_static("text/plain; charset=utf-8");

@@ -1,10 +1,12 @@
 //! What a server is told about the client: `x-forwarded-*`, `forwarded` (RFC 7239), and who
 //! the client is where a trusted proxy stands in between.
 
+use std::io::Write as _;
 use std::net::IpAddr;
 
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderName};
 
+use super::fields::{Fields, text};
 use crate::config::{Cidr, ForwardedStyle};
 
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -35,13 +37,12 @@ pub(crate) fn is_trusted(peer: IpAddr, ranges: &[Cidr]) -> bool {
 
 /// The address of the client: the peer, or, where that is trusted, the last address in
 /// `x-forwarded-for` that is not.
-pub(crate) fn client(headers: &HeaderMap, peer: IpAddr, ranges: &[Cidr]) -> IpAddr {
+pub(crate) fn client(headers: &impl Fields, peer: IpAddr, ranges: &[Cidr]) -> IpAddr {
     let mut client = peer.to_canonical();
     if !is_trusted(peer, ranges) {
         return client;
     }
-    let lines: Vec<&str> = headers.get_all(&FOR).iter().filter_map(|v| v.to_str().ok()).collect();
-    for said in lines.iter().rev().flat_map(|line| line.rsplit(',')) {
+    for said in headers.all(&FOR).rev().filter_map(text).flat_map(|line| line.rsplit(',')) {
         let Ok(address) = said.trim().parse::<IpAddr>() else { break };
         client = address.to_canonical();
         if !is_trusted(client, ranges) {
@@ -52,49 +53,84 @@ pub(crate) fn client(headers: &HeaderMap, peer: IpAddr, ranges: &[Cidr]) -> IpAd
 }
 
 /// Sets the fields of `style`; those that an untrusted peer has sent are removed, of any style.
-pub(crate) fn set(headers: &mut HeaderMap, origin: &Origin<'_>, style: ForwardedStyle) {
+pub(crate) fn set(headers: &mut impl Fields, origin: &Origin<'_>, style: ForwardedStyle) {
     if !origin.trusted {
         for name in [FOR, PROTO, HOST, header::FORWARDED] {
-            headers.remove(name);
+            headers.remove(&name);
         }
     }
     let peer = origin.peer.to_canonical();
     if matches!(style, ForwardedStyle::XForwarded | ForwardedStyle::Both) {
-        append(headers, FOR, &peer.to_string());
+        append(headers, &FOR, |out| write_address(out, peer));
         // What the first proxy said is what the client did.
-        if !headers.contains_key(&PROTO) {
-            headers.insert(PROTO, HeaderValue::from_static(origin.proto()));
+        if !headers.has(&PROTO) {
+            headers.set(&PROTO, origin.proto().as_bytes());
         }
-        if let (Some(host), false) = (origin.host, headers.contains_key(&HOST))
-            && let Ok(host) = HeaderValue::from_str(host)
-        {
-            headers.insert(HOST, host);
+        if let (Some(host), false) = (origin.host, headers.has(&HOST)) {
+            headers.set(&HOST, host.as_bytes());
         }
     }
     if matches!(style, ForwardedStyle::Forwarded | ForwardedStyle::Both) {
-        // RFC 7239 6: an IPv6 address is bracketed and therefore quoted.
-        let node = match peer {
-            IpAddr::V4(v4) => v4.to_string(),
-            IpAddr::V6(v6) => format!("\"[{v6}]\""),
+        let element = |out: &mut Vec<u8>| {
+            // RFC 7239 6: an IPv6 address is bracketed and therefore quoted. Writing to memory
+            // does not fail.
+            let _ = match peer {
+                IpAddr::V4(v4) => write!(out, "for={v4}"),
+                IpAddr::V6(v6) => write!(out, "for=\"[{v6}]\""),
+            };
+            if let Some(host) = origin.host {
+                let _ = write!(out, ";host=\"{host}\"");
+            }
+            let _ = write!(out, ";proto={}", origin.proto());
         };
-        let host = origin.host.map(|host| format!(";host=\"{host}\"")).unwrap_or_default();
-        let proto = origin.proto();
-        append(headers, header::FORWARDED, &format!("for={node}{host};proto={proto}"));
+        append(headers, &header::FORWARDED, element);
     }
 }
 
 /// Adds an element to a list, behind those of all lines.
-fn append(headers: &mut HeaderMap, name: HeaderName, element: &str) {
-    let lines = headers.get_all(&name).iter().filter_map(|line| line.to_str().ok());
-    let all: Vec<&str> = lines.chain([element]).collect();
-    if let Ok(value) = HeaderValue::from_str(&all.join(", ")) {
-        headers.insert(name, value);
+fn append(headers: &mut impl Fields, name: &HeaderName, element: impl FnOnce(&mut Vec<u8>)) {
+    let mut all = Vec::with_capacity(64);
+    for line in headers.all(name).filter_map(text) {
+        all.extend_from_slice(line.as_bytes());
+        all.extend_from_slice(b", ");
+    }
+    element(&mut all);
+    headers.set(name, &all);
+}
+
+/// As `Display` has it, without its machinery where that is easy.
+fn write_address(out: &mut Vec<u8>, address: IpAddr) {
+    let IpAddr::V4(v4) = address else {
+        return out.extend_from_slice(address.to_string().as_bytes());
+    };
+    for (at, byte) in v4.octets().into_iter().enumerate() {
+        if at > 0 {
+            out.push(b'.');
+        }
+        if byte >= 100 {
+            out.push(b'0' + byte / 100);
+        }
+        if byte >= 10 {
+            out.push(b'0' + byte / 10 % 10);
+        }
+        out.push(b'0' + byte % 10);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use http::header::{HeaderMap, HeaderValue};
+
     use super::*;
+
+    #[test]
+    fn addresses_are_written() {
+        for text in ["0.0.0.0", "1.22.100.255", "10.96.0.2", "fd00::1"] {
+            let mut out = Vec::new();
+            write_address(&mut out, text.parse().unwrap());
+            assert_eq!(out, text.as_bytes());
+        }
+    }
 
     fn headers(fields: &[(HeaderName, &'static str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();

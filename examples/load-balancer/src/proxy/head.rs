@@ -3,12 +3,13 @@
 
 use std::borrow::Cow;
 
-use http::header::{self, Entry, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::Authority;
 use http::{Method, StatusCode, Uri, Version};
 
 use super::answer::Refusal;
-use crate::config::Token;
+use super::fields::{Fields, text};
+use crate::config::{Edits, Token};
 use crate::route;
 
 /// What a request is addressed to.
@@ -59,11 +60,11 @@ pub(crate) fn check(
 
 /// RFC 9112 6.1: the only coding that is understood here is `chunked`, once. hyper has refused
 /// requests where it is not the last.
-fn transfer_encoding(headers: &HeaderMap) -> Result<(), Refusal> {
-    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+fn transfer_encoding(headers: &impl Fields) -> Result<(), Refusal> {
+    let mut codings = headers.all(&header::TRANSFER_ENCODING);
     match (codings.next(), codings.next()) {
         (None, _) => Ok(()),
-        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
+        (Some(coding), None) if coding.eq_ignore_ascii_case(b"chunked") => Ok(()),
         (Some(_), Some(_)) => Err(Refusal::bad("there are several transfer encodings")),
         _ => {
             let why = "the transfer encoding is not just chunked";
@@ -78,12 +79,22 @@ fn transfer_encoding(headers: &HeaderMap) -> Result<(), Refusal> {
 ///
 /// # Errors
 /// Such a coding.
-pub(crate) fn check_response(headers: &mut HeaderMap) -> Result<(), Refusal> {
-    if headers.contains_key(header::TRANSFER_ENCODING) {
+pub(crate) fn check_response(headers: &mut impl Fields) -> Result<(), Refusal> {
+    if headers.has(&header::TRANSFER_ENCODING) {
         let why = "the server's transfer encoding is not just chunked";
         let refusal = Refusal::new(StatusCode::BAD_GATEWAY, why);
         transfer_encoding(headers).map_err(|_| refusal)?;
-        headers.remove(header::CONTENT_LENGTH);
+        headers.remove(&header::CONTENT_LENGTH);
+    }
+    // RFC 9112 6.3: equal ones are one; others were no length to whoever read the response.
+    let mut said = headers.all(&header::CONTENT_LENGTH);
+    if let Some(first) = said.next()
+        && (first.contains(&b',') || said.next().is_some())
+    {
+        let one = first.split(|byte| *byte == b',').next().unwrap_or_default();
+        let one = one.trim_ascii().to_vec();
+        drop(said);
+        headers.set(&header::CONTENT_LENGTH, &one);
     }
     Ok(())
 }
@@ -167,26 +178,25 @@ pub(crate) fn upgrade(
 }
 
 /// What a `connection` field lists.
-fn listed(headers: &HeaderMap) -> impl Iterator<Item = &str> {
-    let lines = headers.get_all(header::CONNECTION).iter();
-    lines.filter_map(|line| line.to_str().ok()).flat_map(|line| line.split(',').map(str::trim))
+fn listed(headers: &impl Fields) -> impl Iterator<Item = &str> {
+    let lines = headers.all(&header::CONNECTION).filter_map(text);
+    lines.flat_map(|line| line.split(',').map(str::trim))
 }
 
 /// Removes what is for this connection alone (RFC 9110 7.6.1). `te: trailers` stays: we pass
 /// trailers on.
-pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    let trailers = headers.get_all(header::TE).iter().any(|te| {
-        te.as_bytes()
-            .split(|byte| *byte == b',')
+pub(crate) fn remove_hop_by_hop(headers: &mut impl Fields) {
+    let trailers = headers.all(&header::TE).any(|te| {
+        te.split(|byte| *byte == b',')
             .any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
     });
-    if headers.contains_key(header::CONNECTION) {
+    if headers.has(&header::CONNECTION) {
         let names: Vec<HeaderName> = listed(headers).filter_map(|name| name.parse().ok()).collect();
         for name in names {
             // RFC 9110 7.6.1: not of a field that is for all recipients; a client could have us
             // take away what the length of its body is known by.
             if name != header::CONTENT_LENGTH && name != header::HOST {
-                headers.remove(name);
+                headers.remove(&name);
             }
         }
     }
@@ -199,59 +209,66 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
         header::UPGRADE,
     ];
     for name in NAMES {
-        headers.remove(name);
+        headers.remove(&name);
     }
     if trailers {
-        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        headers.set(&header::TE, b"trailers");
     }
 }
 
 /// Makes one field of the cookies, which HTTP/2 may spread over several (RFC 9113 8.2.3).
-pub(crate) fn join_cookies(headers: &mut HeaderMap) {
-    let lines: Vec<&[u8]> =
-        headers.get_all(header::COOKIE).iter().map(|line| line.as_bytes()).collect();
-    if lines.len() > 1
-        && let Ok(all) = HeaderValue::from_bytes(&lines.join(&b"; "[..]))
-    {
-        headers.insert(header::COOKIE, all);
+pub(crate) fn join_cookies(headers: &mut impl Fields) {
+    if headers.all(&header::COOKIE).nth(1).is_some() {
+        let lines: Vec<&[u8]> = headers.all(&header::COOKIE).collect();
+        let all = lines.join(&b"; "[..]);
+        headers.set(&header::COOKIE, &all);
     }
 }
 
 /// Adds us to the `via` field (RFC 9110 7.6.3).
-pub(crate) fn add_via(headers: &mut HeaderMap, version: Version, name: &str) {
+pub(crate) fn add_via(headers: &mut impl Fields, version: Version, name: &str) {
     if name.is_empty() {
         return;
     }
     let protocol = match version {
-        Version::HTTP_10 => "1.0",
-        Version::HTTP_2 => "2.0",
-        _ => "1.1",
+        Version::HTTP_10 => "1.0 ",
+        Version::HTTP_2 => "2.0 ",
+        _ => "1.1 ",
     };
-    let ours = format!("{protocol} {name}");
-    let value = match headers.get(header::VIA).and_then(|via| via.to_str().ok()) {
-        Some(via) => HeaderValue::from_str(&format!("{via}, {ours}")),
-        None => HeaderValue::from_str(&ours),
-    };
-    if let Ok(value) = value {
-        // Further lines of the field came after the first one.
-        match headers.entry(header::VIA) {
-            Entry::Occupied(entry) if entry.iter().count() > 1 => {
-                if let Ok(ours) = HeaderValue::from_str(&ours) {
-                    headers.append(header::VIA, ours);
-                }
-            }
-            _ => drop(headers.insert(header::VIA, value)),
-        }
+    let mut lines = headers.all(&header::VIA);
+    let (first, more) = (lines.next(), lines.next().is_some());
+    let mut value = Vec::with_capacity(64);
+    // Further lines of the field came after the first one.
+    if let (Some(via), false) = (first, more) {
+        value.extend_from_slice(via);
+        value.extend_from_slice(b", ");
+    }
+    drop(lines);
+    value.extend_from_slice(protocol.as_bytes());
+    value.extend_from_slice(name.as_bytes());
+    match more {
+        true => headers.append(&header::VIA, &value),
+        false => headers.set(&header::VIA, &value),
     }
 }
 
 /// The value of a cookie of the request.
-pub(crate) fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
-    let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
+pub(crate) fn cookie<'h>(headers: &'h impl Fields, name: &str) -> Option<&'h str> {
+    let lines = headers.all(&header::COOKIE).filter_map(text);
     lines.flat_map(|line| line.split(';')).find_map(|pair| {
         let (key, value) = pair.trim().split_once('=')?;
         (key == name).then(|| value.trim_matches('"'))
     })
+}
+
+/// Changes fields as a route wants it.
+pub(crate) fn edit(headers: &mut impl Fields, edits: &Edits) {
+    for name in &edits.remove {
+        headers.remove(&name.0);
+    }
+    for field in &edits.set {
+        headers.set(&field.name.0, field.value.0.as_bytes());
+    }
 }
 
 #[cfg(test)]

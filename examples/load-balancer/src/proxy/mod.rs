@@ -1,9 +1,12 @@
 //! One request: refused, or sent to a server and its response sent back.
 
 mod answer;
+mod direct;
+mod fields;
 mod forwarded;
 mod head;
 mod out;
+mod policy;
 mod upgrade;
 mod upload;
 
@@ -17,18 +20,20 @@ use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
-use throng::http::client::{self, Error, ErrorKind, Phase};
+use throng::http::client::{self, ErrorKind, Phase};
 use throng::runtime::now;
 
-use crate::config::{Edits, HashBy, Protocol, Redirect, RetryOn};
+use crate::config::{Protocol, Redirect};
 use crate::group::{Group, Slot, Wish};
 use crate::log::Entry;
 use crate::proxied;
-use crate::shard::{Shard, State};
+use crate::shard::{RequestId, Shard, State};
 use answer::Refusal;
-use forwarded::Origin;
+pub(crate) use direct::Front;
+pub(crate) use fields::Fields;
 use head::Target;
 pub(crate) use out::Out;
+use policy::Attempts;
 use upload::Upload;
 
 /// Whose connection a request comes on.
@@ -48,10 +53,12 @@ pub(crate) async fn serve(
     client: Client,
     request: Request<Incoming>,
 ) -> Result<Response<Out>, Infallible> {
-    let (state, Client { peer, local, secure }) = (shard.state(), client);
-    let entry = shard.log.entry(peer, &request);
+    let state = shard.state();
+    let field = |name| request.headers().get(name).cloned();
+    let line = || (request.method().clone(), request.uri().clone(), request.version());
+    let entry = shard.log.entry(client.peer, line, field);
     let http2 = request.version() == Version::HTTP_2;
-    let mut exchange = Exchange { shard: &shard, state: &state, peer, local, secure, entry };
+    let mut exchange = Exchange { shard: &shard, state: &state, client, entry };
     let mut response = match exchange.run(request).await {
         Ok(response) => response,
         Err(refusal) => {
@@ -75,10 +82,7 @@ pub(crate) async fn serve(
 struct Exchange<'a> {
     shard: &'a Rc<Shard>,
     state: &'a Rc<State>,
-    peer: SocketAddr,
-    local: Option<SocketAddr>,
-    /// The client came over TLS.
-    secure: bool,
+    client: Client,
     entry: Option<Entry>,
 }
 
@@ -86,7 +90,7 @@ struct Exchange<'a> {
 struct Asked {
     method: Method,
     /// The request's name, for the response.
-    id: Option<HeaderValue>,
+    id: Option<RequestId>,
     /// The protocol to switch to, and the client's side of that.
     upgrade: Option<OnUpgrade>,
     /// The number of its route.
@@ -105,16 +109,7 @@ impl Exchange<'_> {
         let none = Refusal::new(StatusCode::NOT_FOUND, "there is no route for this request");
         let number = route.ok_or(none)?;
         let route = config.route.get(number).ok_or(none)?.as_ref();
-        if let Some(Some(limiter)) = self.state.limiters.get(number) {
-            let trusted = &config.forwarding.trusted;
-            let client = forwarded::client(request.headers(), self.peer.ip(), trusted);
-            if let Err(wait) = limiter.borrow_mut().take(client, now().as_nanos()) {
-                let why = "there are too many requests of this client";
-                let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, why);
-                let seconds = wait.as_millis().div_ceil(1000) as u64;
-                return Err(Refusal { retry_after: Some(seconds), ..refusal });
-            }
-        }
+        policy::limit(self.state, number, request.headers(), self.client.peer.ip())?;
         if let Some(redirect) = &route.redirect {
             return redirected(redirect, &target, request.uri());
         }
@@ -126,15 +121,24 @@ impl Exchange<'_> {
         let protocol = head::upgrade(&method, version, request.headers(), &group.config.upgrade.0);
         let protocol = protocol.filter(|_| http1);
         let upgrade = protocol.is_some().then(|| hyper::upgrade::on(&mut request));
-        let wish = self.wish(&group, request.headers());
+        let wish = policy::wish(self.state, &group, request.headers(), self.client.peer.ip());
         let (mut parts, body) = request.into_parts();
         parts.extensions.clear();
         if let Some(to) = group.config.proxy_protocol {
-            let header = proxied::header(to, Some((self.peer, self.local)));
+            let header = proxied::header(to, Some((self.client.peer, self.client.local)));
             parts.extensions.insert(client::Prelude(header));
         }
-        let id = self.dress(&mut parts, &target, &group, protocol);
-        edit(&mut parts.headers, &route.request_header);
+        let passage = policy::Passage {
+            shard: self.shard,
+            state: self.state,
+            client: &self.client,
+            group: &group,
+            route: number,
+            host: target.authority.as_ref().map(|authority| authority.as_str()),
+            version,
+        };
+        let id = passage.dress(&mut parts.headers, protocol.as_ref(), &mut self.entry);
+        parts.version = Version::HTTP_11;
         let asked = Asked { method, id, upgrade, route: number };
         let chunked = !body.is_end_stream() && body.size_hint().exact().is_none();
         if chunked && http1 {
@@ -146,81 +150,6 @@ impl Exchange<'_> {
         self.forward(&group, parts, upload, wish, asked).await
     }
 
-    /// The hash and the sticky server of a request.
-    fn wish(&self, group: &Group, headers: &HeaderMap) -> Wish {
-        let trusted = &self.state.world.config.forwarding.trusted;
-        let hash = |bytes: &[u8]| xxhash_rust::xxh3::xxh3_64(bytes);
-        let source =
-            || hash(forwarded::client(headers, self.peer.ip(), trusted).to_string().as_bytes());
-        let hash = match &group.config.hash_by {
-            None => 0,
-            Some(HashBy::Source) => source(),
-            Some(HashBy::Header(name)) => {
-                headers.get(name).map_or_else(source, |value| hash(value.as_bytes()))
-            }
-            Some(HashBy::Cookie(name)) => {
-                head::cookie(headers, name).map_or_else(source, |value| hash(value.as_bytes()))
-            }
-        };
-        let sticky = group.config.sticky.as_ref();
-        let sticky = sticky.and_then(|sticky| head::cookie(headers, &sticky.cookie.0));
-        Wish { hash, sticky: sticky.map(str::to_owned) }
-    }
-
-    /// Makes the head that servers get; returns the request's name.
-    fn dress(
-        &mut self,
-        parts: &mut Parts,
-        target: &Target,
-        group: &Group,
-        protocol: Option<HeaderValue>,
-    ) -> Option<HeaderValue> {
-        let config = &self.state.world.config.forwarding;
-        let headers = &mut parts.headers;
-        head::remove_hop_by_hop(headers);
-        head::join_cookies(headers);
-        if let Some(protocol) = protocol {
-            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-            headers.insert(header::UPGRADE, protocol);
-        }
-        let peer = self.peer.ip();
-        let trusted = forwarded::is_trusted(peer, &config.trusted);
-        if let Some(entry) = &mut self.entry {
-            entry.client = forwarded::client(headers, peer, &config.trusted);
-        }
-        let host = target.authority.as_ref().map(|authority| authority.as_str());
-        forwarded::set(headers, &Origin { peer, trusted, host, secure: self.secure }, config.style);
-        let wanted = match (&group.config.host, host) {
-            (Some(host), _) => Some(host.0.clone()),
-            (None, Some(host)) => HeaderValue::from_str(host).ok(),
-            (None, None) => None,
-        };
-        match wanted {
-            Some(host) => drop(headers.insert(header::HOST, host)),
-            // The client puts the server's own there.
-            None => drop(headers.remove(header::HOST)),
-        }
-        head::add_via(headers, parts.version, &config.via);
-        parts.version = Version::HTTP_11;
-        let name = &config.request_id.as_ref()?.0;
-        let usable = |id: &&HeaderValue| {
-            let bytes = id.as_bytes();
-            trusted
-                && !bytes.is_empty()
-                && bytes.len() <= 128
-                && bytes.iter().all(u8::is_ascii_graphic)
-        };
-        let id = match headers.get(name).filter(usable) {
-            Some(id) => id.clone(),
-            None => self.shard.request_id(),
-        };
-        headers.insert(name, id.clone());
-        if let Some(entry) = &mut self.entry {
-            entry.id = Some(id.clone());
-        }
-        Some(id)
-    }
-
     /// Sends a request to servers until one answers.
     async fn forward(
         &mut self,
@@ -230,13 +159,11 @@ impl Exchange<'_> {
         wish: Wish,
         mut asked: Asked,
     ) -> Result<Response<Out>, Refusal> {
-        let retry = &group.config.retry;
         let mut slot = group.acquire(&wish, &self.shard.random).await?;
-        let mut tried = Vec::new();
+        let mut attempts = Attempts::default();
         let mut parts = Some(parts);
         while let Some(mut head) = parts.take() {
-            let last = tried.len() >= retry.servers.0 as usize;
-            if !last {
+            if !attempts.is_last(group) {
                 parts = Some(head.clone());
             }
             head.uri = uri(&slot, group.config.tls.is_some(), head.uri.path_and_query());
@@ -249,7 +176,7 @@ impl Exchange<'_> {
             let why = match &outcome {
                 Ok(response) => {
                     slot.answered(response.status(), now().saturating_since(begun));
-                    is_unavailable(response.status()).then_some(RetryOn::Unavailable)
+                    policy::reason_of_status(response.status())
                 }
                 Err(_) if upload.has_exceeded() => return Err(Refusal::TOO_LARGE),
                 // It is not the server that is slow: clients could have servers ejected.
@@ -260,25 +187,13 @@ impl Exchange<'_> {
                 }
                 Err(error) => {
                     slot.failed(error);
-                    reason(error)
+                    policy::reason(error)
                 }
             };
-            // Only what no server can have begun to do may be done by another one, but for what
-            // can be done twice (RFC 9110 9.2.2).
-            let safe = why == Some(RetryOn::Connect) || asked.method.is_idempotent();
-            let again = !last
-                && safe
-                && upload.is_whole()
-                && why.is_some_and(|why| retry.on.contains(&why));
-            if again {
-                tried.push(slot.server.clone());
-                if let Ok(next) =
-                    group.pick(&Wish { sticky: None, ..wish.clone() }, &tried, &self.shard.random)
-                {
-                    self.shard.count(|counts| counts.retries += 1);
-                    slot = next;
-                    continue;
-                }
+            let (method, whole) = (&asked.method, upload.is_whole());
+            if let Some(next) = attempts.next(self.shard, &slot, &wish, method, whole, why) {
+                slot = next;
+                continue;
             }
             return match outcome {
                 Ok(response) => self.answer(slot, response, &wish, &mut asked),
@@ -296,37 +211,13 @@ impl Exchange<'_> {
         wish: &Wish,
         asked: &mut Asked,
     ) -> Result<Response<Out>, Refusal> {
-        let config = &self.state.world.config.forwarding;
         let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         let protocol = response.headers().get(header::UPGRADE).cloned();
-        let version = response.version();
+        let (line, id) = ((response.version(), response.status()), asked.id.as_ref());
         let headers = response.headers_mut();
-        head::check_response(headers)?;
-        head::remove_hop_by_hop(headers);
-        // A request's field that servers copy into responses.
-        headers.remove(header::TE);
-        head::add_via(headers, version, &config.via);
-        if let (Some(name), Some(id)) = (&config.request_id, asked.id.take()) {
-            headers.insert(&name.0, id);
-        }
-        if let Some(route) = self.state.world.config.route.get(asked.route) {
-            edit(headers, &route.as_ref().response_header);
-        }
-        if let Some(sticky) = &slot.group.config.sticky
-            && wish.sticky.as_deref() != Some(slot.server.id.as_str())
-        {
-            let max_age = sticky.max_age.map(|age| format!("; Max-Age={}", age.0.as_secs()));
-            let secure = if sticky.secure { "; Secure" } else { "" };
-            let cookie = format!(
-                "{}={}; Path=/; HttpOnly; SameSite=Lax{}{secure}",
-                sticky.cookie.0,
-                slot.server.id,
-                max_age.unwrap_or_default(),
-            );
-            if let Ok(cookie) = HeaderValue::from_str(&cookie) {
-                headers.append(header::SET_COOKIE, cookie);
-            }
-        }
+        policy::undress(headers, line, self.state, asked.route, id, (&slot, wish))?;
+        // RFC 9110 6.2: it is ours from here on.
+        *response.version_mut() = Version::HTTP_11;
         if !switched {
             let (parts, body) = response.into_parts();
             return Ok(Response::from_parts(parts, Out::server(body, slot)));
@@ -345,16 +236,6 @@ impl Exchange<'_> {
         }
         upgrade::start(self.shard, slot, ours, response);
         Ok(answer)
-    }
-}
-
-/// Changes fields as a route wants it.
-fn edit(headers: &mut HeaderMap, edits: &Edits) {
-    for name in &edits.remove {
-        headers.remove(&name.0);
-    }
-    for field in &edits.set {
-        headers.insert(&field.name.0, field.value.0.clone());
     }
 }
 
@@ -393,21 +274,4 @@ fn uri(slot: &Slot, secure: bool, path: Option<&PathAndQuery>) -> Uri {
     parts.authority = Some(slot.server.authority.clone());
     parts.path_and_query = path.cloned().or(Some(PathAndQuery::from_static("/")));
     Uri::from_parts(parts).unwrap_or_default()
-}
-
-fn is_unavailable(status: StatusCode) -> bool {
-    matches!(
-        status,
-        StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT
-    )
-}
-
-/// Which reason to ask another server an error is.
-fn reason(error: &Error) -> Option<RetryOn> {
-    match error.kind() {
-        ErrorKind::Connect | ErrorKind::Timeout(Phase::Connect) => Some(RetryOn::Connect),
-        ErrorKind::Timeout(_) => Some(RetryOn::Timeout),
-        ErrorKind::Closed => Some(RetryOn::Closed),
-        _ => None,
-    }
 }

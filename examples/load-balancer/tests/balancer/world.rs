@@ -153,6 +153,14 @@ impl World {
         kill(Pid::from_raw(self.children[child].id() as i32), signal).unwrap();
     }
 
+    /// Bytes of memory that a process has now.
+    pub(crate) fn resident(&self, child: usize) -> u64 {
+        let status = format!("/proc/{}/status", self.children[child].id());
+        let status = fs::read_to_string(status).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+    }
+
     /// Waits until a process has ended; whether well.
     pub(crate) fn ended(&mut self, child: usize) -> bool {
         let mut status = None;
