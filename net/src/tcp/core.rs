@@ -25,6 +25,9 @@ use super::timer::{Clock, Tick};
 use super::trace;
 use throng_runtime::wheel::TimerWheel;
 
+/// Armed timers from which on those of idle connections are taken out of the wheel.
+const MANY_ARMED: usize = 4096;
+
 /// Replies that wait for room on the way out; more are dropped and counted.
 const MAX_REPLIES: usize = 1024;
 
@@ -239,6 +242,21 @@ impl Core {
         let earliest = conn.rexmit_at.earliest(conn.ack_at).earliest(conn.keep_at);
         if earliest.is_some() && (conn.node.is_none() || earliest.since(conn.node_at) < 0) {
             self.arm_at(conn, earliest, now);
+        }
+    }
+
+    /// After the last of the deadlines of `conn` has gone: takes its node out of the wheel where many
+    /// are armed. With few of them it stays for the next deadline, see [`timer`](super::timer). With
+    /// many, nobody would look at the connection before the node comes up in vain, and both lie far
+    /// from the cache then.
+    #[inline(always)]
+    pub(super) fn disarm_idle(&mut self, conn: &mut Conn) {
+        if conn.node.is_some()
+            && self.wheel.len() > MANY_ARMED
+            && !conn.rexmit_at.earliest(conn.ack_at).earliest(conn.keep_at).is_some()
+            && let Some(node) = conn.node.take()
+        {
+            self.wheel.remove(node);
         }
     }
 

@@ -50,6 +50,7 @@ pub(super) fn predict(
     } else {
         take_header(conn, core, header, now);
         core.put_away(conn);
+        core.disarm_idle(conn);
         if conn.unsent() > 0 || conn.has(flag::FIN_QUEUED) {
             core.want_transmit(conn);
         }

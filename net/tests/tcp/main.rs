@@ -17,6 +17,7 @@ mod fuzzed;
 mod hostile;
 mod hystart;
 mod lifecycle;
+mod many;
 mod offload;
 mod opening;
 mod pacing;
