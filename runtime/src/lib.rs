@@ -25,6 +25,7 @@ pub mod activation;
 mod affinity;
 mod arena;
 mod blocking;
+mod chunk_box;
 pub mod chunks;
 mod config;
 pub mod coop;
@@ -59,6 +60,7 @@ mod waker;
 pub mod wheel;
 
 pub use blocking::spawn_blocking;
+pub use chunk_box::ChunkBox;
 pub use config::{Config, IdlePolicy, ShardId};
 pub use coop::{YieldNow, yield_now};
 pub use driver::Driver;

@@ -1,4 +1,4 @@
-//! Where tasks lie: those of one size side by side in chunks of 2 MiB, so that a million of them are on
+//! Where tasks and [`ChunkBox`](crate::ChunkBox)es lie: those of one size side by side in chunks of 2 MiB, so that a million of them are on
 //! some hundred huge pages, in place of on as many small ones as the allocator finds room on, and take no
 //! more than their size.
 //!
@@ -61,9 +61,13 @@ thread_local! {
     };
 }
 
-/// Whether memory of this layout lies in chunks.
+/// Whether memory of this layout lies in chunks. A size is a multiple of a type's alignment, so where the
+/// first cell is aligned all are.
 const fn is_small(layout: Layout) -> bool {
-    layout.align() <= GRAIN && layout.size() > 0 && layout.size() <= LARGEST
+    layout.align() <= FIRST
+        && layout.size().is_multiple_of(layout.align())
+        && layout.size() > 0
+        && layout.size() <= LARGEST
 }
 
 /// Memory of this layout, which is not empty. Aborts the process when the system has none, as `Box` does.

@@ -176,6 +176,11 @@ impl TcpStream {
             Inner::Stack { stack, id } => (stack, *id),
             Inner::Kernel(stream) => return stream.poll_write(cx, pieces),
         };
+        if let [piece] = pieces
+            && stack.borrow_mut().engine.send_small(id, piece, throng_runtime::now())
+        {
+            return Poll::Ready(Ok(piece.len()));
+        }
         let total: usize = pieces.iter().map(|piece| piece.len()).sum();
         let capacity = stack.borrow().engine.send_capacity(id);
         // Without room the engine is asked all the same, with one byte: it notes who waits,

@@ -1,6 +1,6 @@
 //! What a connection owns only while data is under way, and where such boxes wait for reuse.
 
-use throng_runtime::prefetch_read;
+use throng_runtime::{ChunkBox, prefetch_read};
 
 use super::prr::Prr;
 use super::rack::Rack;
@@ -8,7 +8,7 @@ use super::rcv::{Reassembly, Rope};
 use super::scoreboard::Scoreboard;
 use super::segment::SackBlock;
 use super::seq::SeqNum;
-use super::snd::SendQueue;
+use super::snd::{SMALL, SendQueue};
 use super::tlp::Probe;
 use super::undo::Undo;
 
@@ -17,13 +17,14 @@ use super::undo::Undo;
 #[derive(Debug, Default)]
 #[repr(C, align(64))]
 pub(super) struct Cold {
-    pub(super) snd: SendQueue,
     /// Received in order, unread.
     pub(super) ready: Rope,
     extra: Option<Box<Extra>>,
+    pub(super) snd: SendQueue,
 }
 
-const _: () = assert!(size_of::<Cold>() <= 128, "a box of two cache lines");
+// Two cache lines, and behind them what lies in the send queue itself.
+const _: () = assert!(size_of::<Cold>() <= 128 + SMALL);
 
 /// What only loss, reordering and flights of more than one turn call for.
 #[derive(Debug, Default)]
@@ -167,9 +168,7 @@ impl Cold {
 /// Boxes ready for the next connection that needs one.
 #[derive(Debug, Default)]
 pub(super) struct Pool {
-    // Boxes, because they move between here and the connections all the time.
-    #[expect(clippy::vec_box)]
-    free: Vec<Box<Cold>>,
+    free: Vec<ChunkBox<Cold>>,
     /// Boxes in use.
     pub(super) taken: usize,
 }
@@ -178,13 +177,13 @@ pub(super) struct Pool {
 const KEPT: usize = 1024;
 
 impl Pool {
-    pub(super) fn take(&mut self) -> Box<Cold> {
+    pub(super) fn take(&mut self) -> ChunkBox<Cold> {
         self.taken += 1;
         self.free.pop().unwrap_or_default()
     }
 
     /// Takes a drained box back.
-    pub(super) fn give(&mut self, mut cold: Box<Cold>) {
+    pub(super) fn give(&mut self, mut cold: ChunkBox<Cold>) {
         debug_assert!(cold.is_empty());
         self.taken -= 1;
         if self.free.len() < KEPT {

@@ -17,6 +17,7 @@ use super::listen::Listeners;
 use super::output;
 use super::rtt::millis;
 use super::segment::FourTuple;
+use super::snd::SMALL;
 use super::state::{Conn, State, flag};
 use super::timer::{Clock, Tick};
 use throng_runtime::slab::Slab;
@@ -264,6 +265,26 @@ impl Engine {
         core.send_used += u64::from(cold.snd.push(bytes));
         core.want_transmit(conn);
         Ok(())
+    }
+
+    /// Queues a copy of a few bytes where there is nothing to be decided: on an open connection with
+    /// nothing queued, of an engine with send memory. False, having done nothing, for any other, or for
+    /// none or too many bytes; [`send`](Engine::send) them then.
+    #[inline(always)]
+    pub fn send_small(&mut self, id: ConnId, bytes: &[u8], now: Instant) -> bool {
+        self.tell(now);
+        let core = &mut self.core;
+        if bytes.is_empty() || bytes.len() > SMALL || core.send_used >= core.config.send_memory {
+            return false;
+        }
+        let Some(conn) = get_owned(&mut self.conns, id) else { return false };
+        if !can_send(conn) || conn.queued() > 0 {
+            return false;
+        }
+        let cold = conn.cold.get_or_insert_with(|| core.pool.take());
+        core.send_used += u64::from(cold.snd.put_small(bytes));
+        core.want_transmit(conn);
+        true
     }
 
     /// Asks for a `Writable` event when `send` has room again, as a refused `send` does.

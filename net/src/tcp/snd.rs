@@ -11,16 +11,23 @@
 //!
 //! SND.NXT never goes back: what is sent again is chosen by the scoreboard (`recovery`). SYN
 //! and FIN occupy sequence space but not the queue.
+//!
+//! A small answer, all that is queued, lies in the queue itself: at a million connections it costs
+//! more to find the allocator's memory again, a thousand messages later, than to copy it.
 
 use bytes::Bytes;
 
 use super::pacing::Pace;
 use super::queue::{CHUNK_OVERHEAD, ChunkQueue};
 
+/// Most bytes that lie in the queue itself.
+pub(super) const SMALL: usize = 128;
+
 /// The bytes from SND.UNA on, in the pieces the application gave.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 #[repr(C)]
 pub(super) struct SendQueue {
+    /// Empty while what there is lies in `small`.
     chunks: ChunkQueue,
     /// Bytes of the first chunk that are acknowledged already.
     skip: u32,
@@ -30,6 +37,20 @@ pub(super) struct SendQueue {
     charge: u32,
     /// How fast they go out.
     pub(super) pace: Pace,
+    small: [u8; SMALL],
+}
+
+impl Default for SendQueue {
+    fn default() -> SendQueue {
+        SendQueue {
+            chunks: ChunkQueue::default(),
+            skip: 0,
+            len: 0,
+            charge: 0,
+            pace: Pace::default(),
+            small: [0; SMALL],
+        }
+    }
 }
 
 impl SendQueue {
@@ -61,12 +82,41 @@ impl SendQueue {
         self.chunks.shrink();
     }
 
+    /// Whether what there is lies in the queue itself.
+    fn is_small(&self) -> bool {
+        self.len > 0 && self.chunks.is_empty()
+    }
+
+    /// Has the queue, which is empty, begin with a copy of at most [`SMALL`] bytes (not none);
+    /// returns what it counts for.
+    #[inline(always)]
+    pub(super) fn put_small(&mut self, bytes: &[u8]) -> u32 {
+        debug_assert!(self.is_empty() && self.skip == 0);
+        self.small[..bytes.len()].copy_from_slice(bytes);
+        self.len = bytes.len() as u32;
+        self.charge = CHUNK_OVERHEAD + self.len;
+        self.charge
+    }
+
+    /// More is to come behind what lies in the queue itself.
+    #[inline(never)]
+    fn move_out(&mut self) {
+        let all = Bytes::copy_from_slice(&self.small[..(self.skip + self.len) as usize]);
+        self.chunks.push(all, self.charge);
+    }
+
     /// Appends `bytes` (not empty); returns what it counts for in the memory budget. Bytes that are
     /// shared (a broadcast) count for their bookkeeping only: the payload is not this
     /// queue's to free.
     #[inline(always)]
     pub(super) fn push(&mut self, bytes: Bytes) -> u32 {
         let len = bytes.len() as u32;
+        if self.is_empty() && bytes.len() <= SMALL && bytes.is_unique() {
+            return self.put_small(&bytes);
+        }
+        if self.is_small() {
+            self.move_out();
+        }
         // Asked about in its place: what has an address before is moved there by way of memory, and
         // waited for.
         let chunk = self.chunks.push(bytes, CHUNK_OVERHEAD);
@@ -141,16 +191,22 @@ impl SendQueue {
             // Most gathers go on where the last one ended; remember this one's start.
             self.chunks.rest_mut().cursor = (offset, index, skip);
         }
-        Payload {
-            chunks: Some((&self.chunks, index as usize)),
-            skip: skip as usize,
-            len: len as usize,
-        }
+        let chunk = self.chunks.get(index as usize);
+        let first = chunk.map_or(&self.small[..], |chunk| &chunk.bytes);
+        let first = &first[skip as usize..];
+        let rest = (first.len() < len as usize).then_some((&self.chunks, index as usize + 1));
+        Payload { first: &first[..first.len().min(len as usize)], rest, len: len as usize }
     }
 
     pub(super) fn check(&self) {
+        let held = u64::from(self.len) + u64::from(self.skip);
+        if self.is_small() {
+            assert!(held <= SMALL as u64, "what lies in the queue itself");
+            assert_eq!(u64::from(CHUNK_OVERHEAD) + held, self.charge.into(), "its charge");
+            return;
+        }
         let total: u64 = self.chunks.iter().map(|c| c.bytes.len() as u64).sum();
-        assert_eq!(total, u64::from(self.len) + u64::from(self.skip), "send queue length");
+        assert_eq!(total, held, "send queue length");
         let charge: u32 = self.chunks.iter().map(|c| c.charge).sum();
         assert_eq!(charge, self.charge, "send queue charge");
         assert!(self.chunks.get(0).is_none_or(|c| (self.skip as usize) < c.bytes.len()));
@@ -160,14 +216,15 @@ impl SendQueue {
 /// The payload of a segment about to be sent: slices of the send queue, not copied.
 #[derive(Clone, Copy, Debug)]
 pub struct Payload<'a> {
-    chunks: Option<(&'a ChunkQueue, usize)>,
-    skip: usize,
+    first: &'a [u8],
+    /// Where it goes on behind the first slice, if it does.
+    rest: Option<(&'a ChunkQueue, usize)>,
     len: usize,
 }
 
 impl<'a> Payload<'a> {
     /// No payload.
-    pub const EMPTY: Payload<'static> = Payload { chunks: None, skip: 0, len: 0 };
+    pub const EMPTY: Payload<'static> = Payload { first: &[], rest: None, len: 0 };
 
     /// Length in bytes, over all slices.
     pub fn len(&self) -> usize {
@@ -181,7 +238,7 @@ impl<'a> Payload<'a> {
 
     /// The slices in order, none of them empty.
     pub fn iter(&self) -> Slices<'a> {
-        Slices { chunks: self.chunks, skip: self.skip, left: self.len }
+        Slices { next: self.first, rest: self.rest, left: self.len }
     }
 
     /// Copies all of it to the start of `to`.
@@ -215,25 +272,78 @@ impl<'a> IntoIterator for &Payload<'a> {
 /// The slices of a [`Payload`].
 #[derive(Clone, Debug)]
 pub struct Slices<'a> {
-    chunks: Option<(&'a ChunkQueue, usize)>,
-    skip: usize,
+    next: &'a [u8],
+    rest: Option<(&'a ChunkQueue, usize)>,
     left: usize,
 }
 
 impl<'a> Iterator for Slices<'a> {
     type Item = &'a [u8];
 
+    #[inline]
     fn next(&mut self) -> Option<&'a [u8]> {
-        if self.left == 0 {
+        let slice = std::mem::take(&mut self.next);
+        if slice.is_empty() {
             return None;
         }
-        let (chunks, index) = self.chunks.as_mut()?;
-        let chunk = chunks.get(*index)?;
-        *index += 1;
-        let bytes = &chunk.bytes[self.skip..];
-        let bytes = &bytes[..bytes.len().min(self.left)];
-        self.skip = 0;
-        self.left -= bytes.len();
-        Some(bytes)
+        self.left -= slice.len();
+        if self.left > 0
+            && let Some((chunks, index)) = &mut self.rest
+            && let Some(chunk) = chunks.get(*index)
+        {
+            *index += 1;
+            self.next = &chunk.bytes[..chunk.bytes.len().min(self.left)];
+        }
+        Some(slice)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is in the queue, from `offset` on.
+    fn held(queue: &mut SendQueue, offset: u32) -> Vec<u8> {
+        queue.check();
+        let len = queue.len() - offset;
+        let payload = queue.gather(offset, len);
+        let slices: Vec<u8> = payload.iter().flatten().copied().collect();
+        assert_eq!((payload.len(), payload.to_vec()), (slices.len(), slices.clone()));
+        assert!(payload.iter().all(|slice| !slice.is_empty()));
+        slices
+    }
+
+    #[test]
+    fn a_small_piece_lies_in_the_queue_until_more_follows() {
+        let mut queue = SendQueue::default();
+        let all: Vec<u8> = (0..=255).collect();
+        for len in [1, SMALL - 1, SMALL, SMALL + 1] {
+            let charge = queue.push(Bytes::copy_from_slice(&all[..len]));
+            assert_eq!((charge, queue.is_small()), (CHUNK_OVERHEAD + len as u32, len <= SMALL));
+            assert_eq!(held(&mut queue, 0), &all[..len]);
+            assert_eq!(queue.release(len as u32), charge);
+            assert!(queue.is_empty() && !queue.is_small());
+        }
+        // Shared bytes stay where they are, and are not paid for.
+        let shared = Bytes::copy_from_slice(&all[..9]);
+        let other = shared.clone();
+        assert_eq!((queue.push(shared), queue.is_small()), (CHUNK_OVERHEAD, false));
+        assert_eq!(held(&mut queue, 0), other);
+        queue.release(9);
+        // Acknowledged in part, then followed by more, then acknowledged across both.
+        let mut charge = queue.put_small(&all[..100]);
+        assert_eq!(queue.release(30), 0);
+        assert_eq!(held(&mut queue, 0), &all[30..100]);
+        assert_eq!(held(&mut queue, 5), &all[35..100]);
+        charge += queue.push(Bytes::copy_from_slice(&all[100..110]));
+        charge += queue.push(Bytes::copy_from_slice(&all[110..256]));
+        assert_eq!(held(&mut queue, 0), &all[30..]);
+        assert_eq!(held(&mut queue, 75), &all[105..]);
+        charge -= queue.release(75);
+        assert_eq!(held(&mut queue, 0), &all[105..]);
+        assert_eq!(queue.clear(), charge);
+        assert!(queue.is_empty());
+        queue.put_small(&all[..1]);
+        assert_eq!(held(&mut queue, 0), [0]);
     }
 }

@@ -1,6 +1,6 @@
 //! The hot block: what every connection owns all the time, and nothing else.
 
-use throng_runtime::prefetch_read;
+use throng_runtime::{ChunkBox, prefetch_read};
 
 use super::autotune::Room;
 use super::cold::Cold;
@@ -163,7 +163,7 @@ pub(super) struct Conn {
     /// The peer's window, scaled.
     pub(super) snd_wnd: u32,
 
-    pub(super) cold: Option<Box<Cold>>,
+    pub(super) cold: Option<ChunkBox<Cold>>,
     /// The right edge last advertised.
     pub(super) rcv_adv: SeqNum,
     /// RCV.NXT as last acknowledged (Last.ACK.sent of RFC 7323 4.3).
