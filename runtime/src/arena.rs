@@ -247,6 +247,16 @@ impl Arena {
         unsafe { &*slots.add(index as usize % CHUNK) }
     }
 
+    /// The slot `index`, if its chunk was ever in use.
+    #[inline]
+    pub(crate) fn try_slot(&self, index: u32) -> Option<&Slot> {
+        let place = self.places.get(index as usize / CHUNK)?;
+        let slots = place.slots.load(Ordering::Acquire);
+        // SAFETY: a chunk begins as zeroes, which are slots, has room for `CHUNK` of them and stays for
+        // ever.
+        (!slots.is_null()).then(|| unsafe { &*slots.add(index as usize % CHUNK) })
+    }
+
     /// Owner: a vacant slot of the lowest chunk that has one, or none when the arena is full.
     pub(crate) fn take_slot(&self) -> Option<u32> {
         let (word, bits) = self

@@ -597,24 +597,32 @@ pub(crate) fn wake_if_own(id: TaskId) -> bool {
     .unwrap_or(false)
 }
 
-/// Asks the cache for the slot of a task, if it is one of the current shard's.
+/// Whether the thread's current shard holds this arena.
 #[inline]
-pub(crate) fn prefetch_slot(id: TaskId) {
+pub(crate) fn is_own(arena: u16) -> bool {
+    try_with(|shard| shard.arena().id() == arena).unwrap_or(false)
+}
+
+/// Wakes the task of the current shard that has this slot, if there are such.
+#[inline]
+pub(crate) fn wake_own(index: u32) {
     try_with(|shard| {
-        if shard.arena().id() == id.arena {
-            prefetch(shard.arena().slot(id.index));
+        if let Some(slot) = shard.arena().try_slot(index) {
+            shard.schedule(index, slot);
         }
     });
 }
 
-/// Asks the cache for the memory of a task, if it is one of the current shard's.
+/// Asks the cache for a slot of the current shard's.
 #[inline]
-pub(crate) fn prefetch_task(id: TaskId) {
-    try_with(|shard| {
-        if shard.arena().id() == id.arena {
-            task::prefetch(shard.arena().task(id.index));
-        }
-    });
+pub(crate) fn prefetch_slot(index: u32) {
+    try_with(|shard| shard.arena().try_slot(index).map(|slot| prefetch(slot)));
+}
+
+/// Asks the cache for the memory of the current shard's task that has this slot.
+#[inline]
+pub(crate) fn prefetch_task(index: u32) {
+    try_with(|shard| shard.arena().try_slot(index).map(|slot| task::prefetch(slot.task())));
 }
 
 /// Spreads slot numbers; they are small and distinct, so one multiplication does.

@@ -6,7 +6,7 @@ use std::ptr::{self, NonNull};
 use std::task::Waker;
 
 use crate::arena::{FOREIGN_ARENA, TaskId};
-use crate::{shard, waker};
+use crate::waker;
 
 /// A [`Waker`] in eight bytes, in an `Option` too.
 ///
@@ -84,23 +84,6 @@ impl SmallWaker {
         self.wake_by_ref();
     }
 
-    /// Asks the cache for what waking the task looks at. The first of two steps, each to be taken for
-    /// a whole burst, that spare waking and polling from waiting for memory.
-    #[inline]
-    pub fn prefetch_wake(&self) {
-        if let Some(id) = self.task() {
-            shard::prefetch_slot(id);
-        }
-    }
-
-    /// Asks the cache for what polling the task looks at. The second step: it waits for the first.
-    #[inline]
-    pub fn prefetch_poll(&self) {
-        if let Some(id) = self.task() {
-            shard::prefetch_task(id);
-        }
-    }
-
     /// An ordinary waker of the same task.
     pub fn to_waker(&self) -> Waker {
         match self.task() {
@@ -167,31 +150,6 @@ mod tests {
         assert_eq!(count.0.load(Ordering::Relaxed), 3);
         drop(waker);
         assert_eq!(Arc::strong_count(&count), 1, "the box is gone, and its waker");
-    }
-
-    #[test]
-    fn hints_may_be_given_for_any_waker_at_any_time() {
-        use std::future::pending;
-
-        use crate::ShardId;
-        use crate::sim::World;
-
-        let hint = |waker: &SmallWaker| {
-            waker.prefetch_wake();
-            waker.prefetch_poll();
-        };
-        hint(&Waker::noop().into());
-        let mut world = World::new();
-        let hosts = [0, 1].map(|_| world.add_host(vec![Box::new(crate::driver::NoDriver)]));
-        let own = world.block_on(hosts[0], crate::Instant::MAX, async {
-            std::future::poll_fn(|cx| std::task::Poll::Ready(SmallWaker::from(cx.waker()))).await
-        });
-        let own = own.expect("a waker");
-        // Of a task that is over, on its shard, on another, on none; and of one that has its slot.
-        hosts.iter().for_each(|host| world.enter(*host, ShardId(0), || hint(&own)));
-        hint(&own);
-        world.spawn(hosts[0], ShardId(0), pending::<()>());
-        world.enter(hosts[0], ShardId(0), || hint(&own));
     }
 
     #[test]

@@ -140,7 +140,7 @@ impl<T> TimerWheel<T> {
     /// # Panics
     /// With more than 2^32 - 2 timers.
     pub fn insert(&mut self, at: Instant, value: T) -> TimerKey {
-        let tick = at.as_nanos().div_ceil(Self::TICK_NANOS).min(MAX_TICK);
+        let tick = Self::tick_of(at);
         let index = self.nodes.insert(Node {
             when: u64::from(FREE),
             next: NIL,
@@ -150,6 +150,16 @@ impl<T> TimerWheel<T> {
         self.link(index, tick);
         self.armed += 1;
         TimerKey(NonZeroU32::MIN.saturating_add(index))
+    }
+
+    fn tick_of(at: Instant) -> u64 {
+        at.as_nanos().div_ceil(Self::TICK_NANOS).min(MAX_TICK)
+    }
+
+    /// Whether the timer of `key`, which must be one, is later than one armed for `at` would be.
+    #[inline]
+    pub fn is_later(&self, key: TimerKey, at: Instant) -> bool {
+        self.nodes.get(key.index()).tick() > Self::tick_of(at)
     }
 
     /// Disarms a timer and returns its value. `None` if `key` names no timer; a dead key

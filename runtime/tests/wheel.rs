@@ -97,6 +97,11 @@ impl Model {
     fn check(&self) {
         assert_eq!(self.wheel.len(), self.armed.len());
         assert_eq!(self.wheel.is_empty(), self.armed.is_empty());
+        for &(id, deadline, key) in &self.armed {
+            let is_later = |at| self.wheel.is_later(key, Instant::from_nanos(at));
+            assert!(!is_later(deadline.max(self.latest)), "timer {id} is not later than it is");
+            assert!(deadline == 0 || is_later(0), "timer {id} is later than at once");
+        }
         let earliest = self.armed.iter().map(|&(_, deadline, _)| deadline).min();
         match (self.wheel.next_deadline(), earliest) {
             (None, None) => {}

@@ -73,11 +73,6 @@ impl Arrival {
         joins
     }
 
-    /// The connection, once located, whose reader this wakes.
-    pub(super) fn reader(&self) -> Option<u32> {
-        if self.payload.is_empty() { None } else { self.lookup.conn() }
-    }
-
     /// Its frames' places in the burst.
     pub(super) fn frames(&self) -> Range<usize> {
         self.first..self.first + self.count

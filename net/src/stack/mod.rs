@@ -37,7 +37,7 @@ use std::task::{Context, Waker};
 
 use smoltcp::wire::IpCidr;
 use throng_runtime::mesh::Port;
-use throng_runtime::{Instant, ShardId, Unparker};
+use throng_runtime::{Instant, ShardId, ShardWaker, Unparker};
 
 pub use counters::Counters;
 pub(crate) use driver::StackDriver;
@@ -290,12 +290,26 @@ impl Stack {
 
     /// Registers the task of `cx` with connection `id`.
     pub(crate) fn register(&mut self, id: ConnId, interest: Interest, cx: &Context<'_>) {
-        self.wakers.register(id.index(), interest, cx);
+        match interest {
+            Interest::Read => {
+                // A task of ours waits in the connection itself, any other beside it.
+                let own = ShardWaker::of(cx.waker());
+                match own {
+                    Some(_) => self.wakers.forget(id.index()),
+                    None => self.wakers.register(id.index(), interest, cx),
+                }
+                self.engine.set_reader(id, own);
+            }
+            Interest::Write => self.wakers.register(id.index(), interest, cx),
+        }
     }
 
     /// Wakes the task that reads from connection `id`, if one waits.
     pub(crate) fn wake_reader(&mut self, id: ConnId) {
-        self.wakers.wake(id.index(), Interest::Read);
+        match self.engine.take_reader(id) {
+            Some(reader) => reader.wake(),
+            None => self.wakers.wake(id.index(), Interest::Read),
+        }
     }
 
     /// Registers the task of `cx` with a listener.
@@ -401,7 +415,7 @@ impl Stack {
     fn deliver_events(&mut self) {
         while let Some(event) = self.engine.pop_event() {
             match event {
-                Event::Readable(id) => self.wakers.wake(id.index(), Interest::Read),
+                Event::Readable(id) => self.wake_reader(id),
                 Event::Writable(id) => self.wakers.wake(id.index(), Interest::Write),
                 Event::Acceptable(id) => {
                     if let Some(waiting) = self.accepting.get_mut(&id) {

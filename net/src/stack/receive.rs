@@ -1,6 +1,6 @@
 //! The way in: a burst, stage by stage.
 
-use throng_runtime::{Instant, ShardId};
+use throng_runtime::{Instant, ShardId, ShardWaker};
 
 use super::merge::{Arrival, MAX_RUN};
 use super::parse::{Malformed, Parsed, parse};
@@ -152,21 +152,21 @@ impl Stack {
     fn warm(&self, segments: &[Arrival]) {
         for arrival in segments {
             self.engine.warm(&arrival.lookup);
-            if let Some(index) = arrival.reader() {
-                self.wakers.prefetch(index);
+            if let Some(reader) = self.reader(arrival) {
+                reader.prefetch_wake();
             }
         }
         for arrival in segments {
             self.engine.warm_payload(&arrival.lookup);
-            if let Some(index) = arrival.reader() {
-                self.wakers.prefetch_wake(index);
+            if let Some(reader) = self.reader(arrival) {
+                reader.prefetch_poll();
             }
         }
-        for arrival in segments {
-            if let Some(index) = arrival.reader() {
-                self.wakers.prefetch_poll(index);
-            }
-        }
+    }
+
+    /// Whom the segment wakes; an acknowledgement without data nobody.
+    fn reader(&self, arrival: &Arrival) -> Option<&ShardWaker> {
+        if arrival.payload.is_empty() { None } else { self.engine.reader(&arrival.lookup) }
     }
 
     fn hand_to_slow_path(&mut self, packet: Packet, now: Instant) {

@@ -293,7 +293,9 @@ pub(super) fn announce(conn: &mut Conn, core: &mut Core, len: u32) {
         flags |= flag::QUEUED;
         core.transmit.push_back(conn.slot());
     }
-    if flags & (flag::EVENT_READ | flag::ORPHAN | flag::UNACCEPTED) == 0 {
+    if let Some(reader) = conn.reader.take() {
+        reader.wake();
+    } else if flags & (flag::EVENT_READ | flag::ORPHAN | flag::UNACCEPTED) == 0 {
         flags |= flag::EVENT_READ;
         core.events.readable(conn.id());
     }

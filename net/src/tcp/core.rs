@@ -23,6 +23,7 @@ use super::syn_cookie::Cookies;
 use super::time_wait::{TimeWait, WaitTable};
 use super::timer::{Clock, Tick};
 use super::trace;
+use throng_runtime::Instant;
 use throng_runtime::wheel::TimerWheel;
 
 /// Armed timers from which on those of idle connections are taken out of the wheel.
@@ -152,7 +153,9 @@ impl Core {
     }
 
     pub(super) fn readable(&mut self, conn: &mut Conn) {
-        if conn.flags & (flag::EVENT_READ | flag::ORPHAN | flag::UNACCEPTED) == 0 {
+        if let Some(reader) = conn.reader.take() {
+            reader.wake();
+        } else if conn.flags & (flag::EVENT_READ | flag::ORPHAN | flag::UNACCEPTED) == 0 {
             conn.set(flag::EVENT_READ);
             self.events.readable(conn.id());
         }
@@ -240,8 +243,13 @@ impl Core {
     #[inline(always)]
     pub(super) fn arm(&mut self, conn: &mut Conn, now: Clock) {
         let earliest = conn.rexmit_at.earliest(conn.ack_at).earliest(conn.keep_at);
-        if earliest.is_some() && (conn.node.is_none() || earliest.since(conn.node_at) < 0) {
-            self.arm_at(conn, earliest, now);
+        if earliest.is_some() {
+            let at = earliest.instant(now.instant);
+            // One that is overdue is in the wheel for now.
+            let soon = at.max(now.instant);
+            if conn.node.is_none_or(|node| self.wheel.is_later(node, soon)) {
+                self.arm_at(conn, at);
+            }
         }
     }
 
@@ -261,12 +269,11 @@ impl Core {
     }
 
     #[inline(never)]
-    fn arm_at(&mut self, conn: &mut Conn, earliest: Tick, now: Clock) {
+    fn arm_at(&mut self, conn: &mut Conn, at: Instant) {
         if let Some(node) = conn.node {
             self.wheel.remove(node);
         }
-        conn.node = Some(self.wheel.insert(earliest.instant(now.instant), conn.slot()));
-        conn.node_at = earliest;
+        conn.node = Some(self.wheel.insert(at, conn.slot()));
     }
 
     /// Queues a segment that belongs to no connection (any more). Returns whether there was

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use throng_runtime::Instant;
+use throng_runtime::{Instant, ShardWaker};
 
 use super::autotune::send_room;
 use super::config::Config;
@@ -203,6 +203,19 @@ impl Engine {
         }
     }
 
+    /// Has `waker` wait for what a `Readable` event tells of: it is woken in place of the event, once.
+    /// `None`: nobody waits any more. Who waited before does so no longer.
+    pub fn set_reader(&mut self, id: ConnId, waker: Option<ShardWaker>) {
+        if let Some(conn) = get_owned(&mut self.conns, id) {
+            conn.reader = waker;
+        }
+    }
+
+    /// Who waits to read, and now does so no longer.
+    pub fn take_reader(&mut self, id: ConnId) -> Option<ShardWaker> {
+        get_owned(&mut self.conns, id)?.reader.take()
+    }
+
     /// Bytes received in order and not read.
     pub fn readable_bytes(&self, id: ConnId) -> usize {
         let cold = self.peek(id).and_then(|conn| conn.cold.as_ref());
@@ -314,6 +327,7 @@ impl Engine {
     pub fn close(&mut self, id: ConnId, now: Instant) {
         let now = self.tell(now);
         let Some(conn) = get_owned(&mut self.conns, id) else { return };
+        conn.reader = None;
         let core = &mut self.core;
         let unread = conn.cold.as_ref().is_some_and(|cold| !cold.ready.is_empty());
         let open = !matches!(conn.state, State::Closed | State::TimeWait);
@@ -347,6 +361,7 @@ impl Engine {
     pub fn abort(&mut self, id: ConnId, now: Instant) {
         self.tell(now);
         let Some(conn) = get_owned(&mut self.conns, id) else { return };
+        conn.reader = None;
         self.core.abort(conn);
         conn.set(flag::ORPHAN);
         self.core.orphans += 1;

@@ -73,7 +73,7 @@ impl Conn {
             max_wnd: 0,
             room: Room::default(),
             node: None,
-            node_at: Tick::NONE,
+            reader: None,
             keep_at: Tick::NONE,
             progress_at: Tick::NONE,
             last_rcv: Tick::NONE,

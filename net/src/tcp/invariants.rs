@@ -88,7 +88,7 @@ impl Engine {
             }
             settings += usize::from(conn.settings != 0);
             own_paths += usize::from(conn.has(flag::OWN_PATH));
-            check(conn);
+            self.check(conn);
         }
         assert_eq!(live, self.conns.len(), "connections in use");
         let orphans = self.conns.iter().filter(|(_, conn)| conn.has(flag::ORPHAN)).count();
@@ -111,56 +111,62 @@ impl Engine {
             assert!(slot.kind() != Kind::Wait);
         }
     }
-}
 
-fn check(conn: &Conn) {
-    assert!(conn.flight() < 1 << 31, "una <= nxt");
-    assert!(conn.offered() < 1 << 31, "the right edge is not behind RCV.NXT");
-    assert!(conn.marks & mark::PROBED == 0 || conn.has(flag::UNUSUAL), "no segment passes by");
-    if let Some(cold) = &conn.cold {
-        assert!(!cold.is_unusual() || conn.has(flag::UNUSUAL), "told beforehand");
-        cold.snd.check();
-        cold.ready.check();
-        if let Some(early) = cold.early() {
-            early.check(conn.rcv_nxt);
+    fn check(&self, conn: &Conn) {
+        assert!(conn.flight() < 1 << 31, "una <= nxt");
+        assert!(conn.offered() < 1 << 31, "the right edge is not behind RCV.NXT");
+        assert!(conn.marks & mark::PROBED == 0 || conn.has(flag::UNUSUAL), "no segment passes by");
+        if let Some(cold) = &conn.cold {
+            assert!(!cold.is_unusual() || conn.has(flag::UNUSUAL), "told beforehand");
+            cold.snd.check();
+            cold.ready.check();
+            if let Some(early) = cold.early() {
+                early.check(conn.rcv_nxt);
+            }
+            match cold.sent() {
+                Some(sent) if conn.marks & mark::LOGGED != 0 => {
+                    sent.check(conn.snd_una, conn.snd_nxt)
+                }
+                sent => assert!(sent.is_none_or(|sent| !sent.is_marked()), "marks are kept"),
+            }
         }
-        match cold.sent() {
-            Some(sent) if conn.marks & mark::LOGGED != 0 => sent.check(conn.snd_una, conn.snd_nxt),
-            sent => assert!(sent.is_none_or(|sent| !sent.is_marked()), "marks are kept"),
+        match conn.state {
+            State::Closed | State::TimeWait => {
+                assert!(!conn.has(flag::MAPPED));
+                assert_eq!(conn.queued(), 0, "nothing is queued that will never be sent");
+                return;
+            }
+            _ => assert!(conn.has(flag::MAPPED)),
         }
-    }
-    match conn.state {
-        State::Closed | State::TimeWait => {
-            assert!(!conn.has(flag::MAPPED));
-            assert_eq!(conn.queued(), 0, "nothing is queued that will never be sent");
-            return;
+        let fin = u32::from(conn.has(flag::FIN_SENT));
+        let syn = u32::from(matches!(conn.state, State::SynSent | State::SynReceived));
+        if conn.snd_una != conn.snd_nxt {
+            assert!(conn.queued() + fin + syn >= conn.flight(), "what is in flight is queued");
         }
-        _ => assert!(conn.has(flag::MAPPED)),
-    }
-    let fin = u32::from(conn.has(flag::FIN_SENT));
-    let syn = u32::from(matches!(conn.state, State::SynSent | State::SynReceived));
-    if conn.snd_una != conn.snd_nxt {
-        assert!(conn.queued() + fin + syn >= conn.flight(), "what is in flight is queued");
-    }
-    assert!(conn.flight() > 0 || !conn.has(flag::TIMING), "what is timed is out");
-    let ahead = conn.recover.after(conn.snd_una);
-    assert!(conn.phase == Phase::Open || ahead && conn.recover.at_or_before(conn.snd_nxt));
-    if conn.armed == Armed::Reordering && conn.rexmit_at.is_some() {
-        assert!(conn.has(flag::SACK) && conn.flight() > 0, "only what is out may be late");
-    }
-    let syn_sent = matches!(conn.state, State::SynSent | State::SynReceived);
-    assert!(syn_sent || conn.congestion.cwnd >= u32::from(conn.mss), "a segment fits the window");
-    conn.congestion.check();
-    // A deadline has a node in the wheel, or the transmit queue will see to it.
-    let deadline = conn.rexmit_at.earliest(conn.ack_at).earliest(conn.keep_at);
-    if deadline.is_some() && !conn.has(flag::QUEUED) {
-        assert!(conn.node.is_some(), "a deadline has a timer");
-        assert!(deadline.since(conn.node_at) >= 0, "the timer is not late");
-    }
-    if conn.flight() > 0 && !conn.has(flag::QUEUED) {
-        assert!(conn.rexmit_at.is_some(), "a timer is armed while data is out");
-    }
-    if conn.phase == Phase::Open && conn.has(flag::FIN_SENT) {
-        assert!(conn.has(flag::FIN_QUEUED));
+        assert!(conn.flight() > 0 || !conn.has(flag::TIMING), "what is timed is out");
+        let ahead = conn.recover.after(conn.snd_una);
+        assert!(conn.phase == Phase::Open || ahead && conn.recover.at_or_before(conn.snd_nxt));
+        if conn.armed == Armed::Reordering && conn.rexmit_at.is_some() {
+            assert!(conn.has(flag::SACK) && conn.flight() > 0, "only what is out may be late");
+        }
+        let syn_sent = matches!(conn.state, State::SynSent | State::SynReceived);
+        assert!(
+            syn_sent || conn.congestion.cwnd >= u32::from(conn.mss),
+            "a segment fits the window"
+        );
+        conn.congestion.check();
+        // A deadline has a node in the wheel, or the transmit queue will see to it.
+        let deadline = conn.rexmit_at.earliest(conn.ack_at).earliest(conn.keep_at);
+        if deadline.is_some() && !conn.has(flag::QUEUED) {
+            let node = conn.node.expect("a deadline has a timer");
+            let at = deadline.instant(self.clock.instant).max(self.clock.instant);
+            assert!(!self.core.wheel.is_later(node, at), "the timer is not late");
+        }
+        if conn.flight() > 0 && !conn.has(flag::QUEUED) {
+            assert!(conn.rexmit_at.is_some(), "a timer is armed while data is out");
+        }
+        if conn.phase == Phase::Open && conn.has(flag::FIN_SENT) {
+            assert!(conn.has(flag::FIN_QUEUED));
+        }
     }
 }

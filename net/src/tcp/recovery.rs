@@ -192,10 +192,8 @@ pub(super) fn start_timer(conn: &mut Conn, core: &mut Core, now: Clock) {
         let limit = conn.user_limit(core.settings.get(conn.settings).user_timeout);
         conn.rexmit_at = conn.rexmit_at.earliest(limit);
     }
-    if conn.rexmit_at.since(conn.node_at) < 0 {
-        // It comes earlier, if it has shrunk by more than it has been waited for.
-        core.arm(conn, now);
-    }
+    // It comes earlier, if it has shrunk by more than it has been waited for.
+    core.arm(conn, now);
 }
 
 /// Takes the retransmission timer up again after another one that ran in its place: it has been

@@ -1,6 +1,6 @@
 //! The hot block: what every connection owns all the time, and nothing else.
 
-use throng_runtime::{ChunkBox, prefetch_read};
+use throng_runtime::{ChunkBox, ShardWaker, prefetch_read};
 
 use super::autotune::Room;
 use super::cold::Cold;
@@ -182,8 +182,8 @@ pub(super) struct Conn {
     pub(super) index: u32,
     pub(super) generation: u32,
     pub(super) cookie: u32,
-    /// What the application has set, a number of the engine's table; 0: nothing.
-    pub(super) settings: u32,
+    /// Who waits to read, woken in place of an event.
+    pub(super) reader: Option<ShardWaker>,
     pub(super) bytes_received: u64,
 
     pub(super) bytes_acked: u64,
@@ -206,9 +206,10 @@ pub(super) struct Conn {
     /// When `rtt_seq` was sent, in microseconds modulo 2^32.
     pub(super) rtt_at: u32,
     pub(super) room: Room,
-    /// The node in the wheel and where it is, if there is one.
+    /// The node in the wheel, if there is one.
     pub(super) node: Option<TimerKey>,
-    pub(super) node_at: Tick,
+    /// What the application has set, a number of the engine's table; 0: nothing.
+    pub(super) settings: u32,
     /// Keepalive; for an orphan the end of its patience.
     pub(super) keep_at: Tick,
     /// When the peer last acknowledged something new (or the oldest byte was sent).

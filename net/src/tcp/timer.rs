@@ -4,7 +4,8 @@
 //! life-cycle limit) in its hot block and has at most one node in the wheel, at or before the
 //! earliest of them. The node is left alone when a deadline moves back or goes away: when it
 //! comes up early it is armed again or dropped. So a segment that only pushes the timeout out
-//! never touches the wheel.
+//! never touches the wheel. Only where very many are armed does the node go with the last of its
+//! connection's deadlines: it would come up in vain, far from the cache by then.
 
 use throng_runtime::Instant;
 

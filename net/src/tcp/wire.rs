@@ -1,6 +1,6 @@
 //! The engine's other face, towards the wire: segments, transmission, events.
 
-use throng_runtime::Instant;
+use throng_runtime::{Instant, ShardWaker};
 
 use super::demux::{Kind, Slot};
 use super::egress::{Egress, Full};
@@ -28,7 +28,7 @@ pub struct Lookup {
 
 impl Lookup {
     /// The index of the connection that was located, if it is one.
-    pub fn conn(&self) -> Option<u32> {
+    fn conn(&self) -> Option<u32> {
         self.slot.filter(|slot| slot.kind() == Kind::Conn).map(Slot::index)
     }
 }
@@ -59,6 +59,11 @@ impl Engine {
         {
             cold.prefetch();
         }
+    }
+
+    /// Who waits to read from what was located, if anybody does.
+    pub fn reader(&self, lookup: &Lookup) -> Option<&ShardWaker> {
+        self.conns.get(lookup.conn()?).reader.as_ref()
     }
 
     /// Stage 4 for a burst, as stage 3: asks the cache for the payload in flight, which an
