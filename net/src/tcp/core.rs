@@ -46,6 +46,9 @@ pub(super) struct Core {
     pub(super) wheel: TimerWheel<Slot>,
     pub(super) events: Events,
     pub(super) transmit: VecDeque<Slot>,
+    /// Those that ask because they heard nothing: they have every other turn only, see
+    /// [`next_turn`](Core::next_turn).
+    pub(super) repeats: VecDeque<Slot>,
     pub(super) replies: VecDeque<Header>,
     pub(super) counters: Counters,
     pub(super) pool: Pool,
@@ -91,6 +94,7 @@ impl Core {
             wheel: TimerWheel::new(),
             events: Events::default(),
             transmit: VecDeque::new(),
+            repeats: VecDeque::new(),
             replies: VecDeque::new(),
             counters: Counters::default(),
             pool: Pool::default(),
@@ -132,6 +136,32 @@ impl Core {
             conn.flags = flags | flag::QUEUED;
             self.transmit.push_back(conn.slot());
         }
+    }
+
+    /// Puts a connection that has heard nothing for too long into its queue, once: a million peers that
+    /// died together are not to stand before those that live.
+    pub(super) fn want_repeat(&mut self, conn: &mut Conn) {
+        if !conn.has(flag::QUEUED) {
+            conn.set(flag::QUEUED);
+            self.repeats.push_back(conn.slot());
+        }
+    }
+
+    /// Connections in both queues.
+    pub(super) fn waiting(&self) -> usize {
+        self.transmit.len() + self.repeats.len()
+    }
+
+    /// Who has turn number `turn`, and whether it is one that repeats: by turns, where there are both.
+    #[inline]
+    pub(super) fn next_turn(&mut self, turn: usize) -> Option<(Slot, bool)> {
+        if !self.repeats.is_empty()
+            && (turn % 2 == 0 || self.transmit.is_empty())
+            && let Some(slot) = self.repeats.pop_front()
+        {
+            return Some((slot, true));
+        }
+        self.transmit.pop_front().map(|slot| (slot, false))
     }
 
     /// An ACK has to go out at once.

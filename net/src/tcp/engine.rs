@@ -222,7 +222,8 @@ impl Engine {
         cold.map_or(0, |cold| cold.ready.len() as usize)
     }
 
-    /// Connections that wait for the device to take what they have to send.
+    /// Connections that wait for the device to take what they have to send, but for those that repeat what
+    /// nobody has answered: these have every other turn, and nobody waits behind all of them.
     pub fn transmit_waiting(&self) -> usize {
         self.core.transmit.len()
     }

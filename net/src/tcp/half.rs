@@ -395,7 +395,7 @@ impl Engine {
         half.resent = true;
         if !half.queued {
             half.queued = true;
-            core.transmit.push_back(Slot::new(Kind::Half, index));
+            core.repeats.push_back(Slot::new(Kind::Half, index));
         }
     }
 }

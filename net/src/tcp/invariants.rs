@@ -107,7 +107,7 @@ impl Engine {
         for listener in self.listeners.iter() {
             assert!(listener.ready.len() <= listener.backlog);
         }
-        for slot in &self.core.transmit {
+        for slot in self.core.transmit.iter().chain(&self.core.repeats) {
             assert!(slot.kind() != Kind::Wait);
         }
     }

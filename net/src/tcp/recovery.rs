@@ -330,7 +330,7 @@ pub(super) fn on_timeout(conn: &mut Conn, core: &mut Core, now: Clock) {
     lose_head(conn);
     conn.set(flag::FORCE_RETRANSMIT);
     start_timer(conn, core, now);
-    core.want_transmit(conn);
+    core.want_repeat(conn);
 }
 
 /// What is out was too long for the path and is lost: all of it goes again, as far as the

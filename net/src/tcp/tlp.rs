@@ -79,7 +79,7 @@ pub(super) fn on_timeout(conn: &mut Conn, core: &mut Core) {
     let cold = conn.cold.get_or_insert_with(|| core.pool.take());
     cold.extra().probe = Probe::Due;
     conn.set(flag::UNUSUAL);
-    core.want_transmit(conn);
+    core.want_repeat(conn);
 }
 
 /// Whether a probe shall be sent.

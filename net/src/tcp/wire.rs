@@ -190,7 +190,8 @@ impl Engine {
         self.settle(slot.index());
     }
 
-    /// Sends what waits to be sent, connection by connection in the order they asked, until
+    /// Sends what waits to be sent, connection by connection in the order they asked, those that repeat
+    /// what was not acknowledged by turns with the others, until
     /// nothing is left, `egress` is full, or so many connections have had their turn that others of the
     /// loop's stages should. Returns whether anything was sent, or others are to have a turn.
     pub fn poll_transmit(&mut self, now: Instant, egress: &mut impl Egress) -> bool {
@@ -211,7 +212,7 @@ impl Engine {
         }
         let mut turns = 0;
         while turns < BUDGET
-            && let Some(slot) = self.core.transmit.pop_front()
+            && let Some((slot, repeats)) = self.core.next_turn(turns)
         {
             turns += 1;
             let done = match slot.kind() {
@@ -219,14 +220,15 @@ impl Engine {
                 _ => self.transmit_conn(slot.index(), egress, now),
             };
             if done.is_err() {
-                self.core.transmit.push_front(slot);
+                let queue = if repeats { &mut self.core.repeats } else { &mut self.core.transmit };
+                queue.push_front(slot);
                 self.drop_stale();
                 turns = 0;
                 break;
             }
         }
-        if self.core.transmit.is_empty() {
-            // Neither the queue nor a burst's lookups name what is free.
+        if self.core.waiting() == 0 {
+            // Neither the queues nor a burst's lookups name what is free.
             self.conns.shrink();
             self.halves.shrink();
             self.core.waits.shrink();
@@ -237,7 +239,7 @@ impl Engine {
     /// Drops slots whose connections are gone from the transmit queue, when those are the
     /// most of it: connections may come and go while the device takes nothing.
     fn drop_stale(&mut self) {
-        if self.core.transmit.len() <= 64 + 2 * (self.conns.len() + self.halves.len()) {
+        if self.core.waiting() <= 64 + 2 * (self.conns.len() + self.halves.len()) {
             return;
         }
         let Engine { conns, halves, core, .. } = self;
@@ -259,9 +261,10 @@ impl Engine {
                 found
             }
         };
-        // A place used again may stand in the queue twice: its first slot stays.
+        // A place used again may stand in the queues twice: its first slot stays.
         core.transmit.retain(|slot| put(*slot, true, false));
-        core.transmit.iter().for_each(|slot| {
+        core.repeats.retain(|slot| put(*slot, true, false));
+        core.transmit.iter().chain(&core.repeats).for_each(|slot| {
             put(*slot, false, true);
         });
     }
@@ -290,7 +293,7 @@ impl Engine {
 
     /// Whether `poll_transmit` has anything to try.
     pub fn wants_transmit(&self) -> bool {
-        !self.core.transmit.is_empty() || !self.core.replies.is_empty()
+        self.core.waiting() > 0 || !self.core.replies.is_empty()
     }
 
     /// The next event, if there is one.

@@ -145,6 +145,42 @@ fn turns_are_fair() {
 }
 
 #[test]
+fn who_lives_does_not_wait_behind_repetitions() {
+    let mut p = Peer::established(plain());
+    let living = (p.conn, p.tuple);
+    let mut open = |port| {
+        p.tuple = tuple("10.0.0.2:80", &format!("10.0.0.9:{port}"));
+        p.seq = SeqNum(77);
+        p.open(plain());
+        p.accept();
+        p.conn
+    };
+    let silent: Vec<ConnId> = (1..=20).map(&mut open).collect();
+    for conn in silent {
+        p.engine.send(conn, b"into silence".to_vec().into(), p.now).unwrap();
+    }
+    assert_eq!(p.out().len(), 20);
+    p.now += secs(2);
+    while p.engine.on_timeout(p.now) {}
+    assert_eq!(p.engine.transmit_waiting(), 0, "nobody else waits behind these");
+    for _ in 0..3 {
+        p.engine.send(living.0, b"alive".to_vec().into(), p.now).unwrap();
+        let mut sink = Sink { room: 2, ..Sink::default() };
+        p.engine.poll_transmit(p.now, &mut sink);
+        p.engine.check_invariants();
+        let alive = |s: &Segment| s.header.tuple == living.1;
+        assert_eq!(sink.segments.iter().filter(|s| alive(s)).count(), 1, "by turns");
+        assert_eq!(sink.segments.len(), 2);
+        let Some(sent) = sink.segments.iter().find(|s| alive(s)) else { unreachable!() };
+        let end = sent.header.seq + sent.len() as u32;
+        let heard = header(living.1, sent.header.ack, end, Flags::ACK);
+        p.engine.on_segment(&heard, &[], p.now);
+    }
+    assert_eq!(p.out().len(), 17, "every one of the others once");
+    assert!(!p.engine.wants_transmit());
+}
+
+#[test]
 fn the_peers_window_holds() {
     let mut p = Peer::listening(Config::default());
     p.window = 2500;
