@@ -156,7 +156,7 @@ impl Core {
     #[inline]
     pub(super) fn next_turn(&mut self, turn: usize) -> Option<(Slot, bool)> {
         if !self.repeats.is_empty()
-            && (turn % 2 == 0 || self.transmit.is_empty())
+            && (turn.is_multiple_of(2) || self.transmit.is_empty())
             && let Some(slot) = self.repeats.pop_front()
         {
             return Some((slot, true));
