@@ -328,7 +328,7 @@ fn a_slow_clients_chunks_wait_at_their_server() {
     let balancer = world.balancer(&config(&[9001], ""));
     get("/warm");
     sent.store(0, Relaxed);
-    let before = world.resident(balancer);
+    let before = world.memory(balancer)[0];
     let mut client = connect(LB);
     client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").unwrap();
     let mut still = (0, Instant::now());
@@ -340,7 +340,7 @@ fn a_slow_clients_chunks_wait_at_their_server() {
         still.0 > 0 && still.1.elapsed() > Duration::from_millis(300)
     });
     assert!(still.0 < CHUNKS, "all of it was taken from the server");
-    let grown = world.resident(balancer).saturating_sub(before);
+    let grown = world.memory(balancer)[0].saturating_sub(before);
     assert!(grown < 8 << 20, "{grown} bytes more for a client that does not read");
     let mut bytes = Vec::new();
     client.read_to_end(&mut bytes).unwrap();

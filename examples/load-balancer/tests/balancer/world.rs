@@ -3,15 +3,18 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+
+pub(crate) use crate::children::wait_until;
+use crate::children::{Children, LIMIT};
 
 /// Where the balancer listens, and its metrics are.
 pub(crate) const LB: &str = "127.0.0.1:8080";
@@ -20,13 +23,10 @@ pub(crate) const ADMIN: &str = "127.0.0.1:9100";
 /// The balancer.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_throng-lb");
 
-/// What nothing here should take, on a machine that is busy with others.
-const LIMIT: Duration = Duration::from_secs(60);
-
 /// A folder and a network of one test's own. Threads and processes that it starts share it.
 pub(crate) struct World {
     folder: PathBuf,
-    children: Vec<Child>,
+    children: Children,
     strangers: Vec<Pid>,
 }
 
@@ -47,7 +47,7 @@ impl World {
         let name = format!("throng-lb-{}-{number}", std::process::id());
         let folder = std::env::temp_dir().join(name);
         fs::create_dir_all(&folder).unwrap();
-        Some(World { folder, children: Vec::new(), strangers: Vec::new() })
+        Some(World { folder, children: Children::default(), strangers: Vec::new() })
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -71,14 +71,7 @@ impl World {
 
     /// The same, with options for each port.
     pub(crate) fn nginx_with(&mut self, ports: &[(u16, &str)], site: &str) -> Option<()> {
-        let program = ["nginx", "/usr/sbin/nginx"].into_iter().find(|program| {
-            let version = Command::new(program).arg("-v").stderr(Stdio::null()).status();
-            version.is_ok_and(|status| status.success())
-        });
-        let Some(program) = program else {
-            println!("skipped: nginx is not installed (Debian: nginx-light)");
-            return None;
-        };
+        let program = crate::children::nginx()?;
         let root = self.folder.display();
         let temp = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
             .map(|kind| format!("{kind}_temp_path {root}/{kind};"))
@@ -98,7 +91,7 @@ impl World {
         );
         self.write(&name, configuration);
         let nginx = Command::new(program).arg("-c").arg(self.path(&name)).spawn().unwrap();
-        self.children.push(nginx);
+        self.children.adopt(nginx);
         for (port, _) in ports {
             wait_until("nginx listens", || TcpStream::connect(("127.0.0.1", *port)).is_ok());
         }
@@ -122,7 +115,7 @@ impl World {
             .stderr(log)
             .spawn()
             .unwrap();
-        self.adopt(balancer)
+        self.children.adopt(balancer)
     }
 
     /// Starts the balancer and waits until it answers.
@@ -134,7 +127,7 @@ impl World {
     pub(crate) fn balancer_by(&mut self, config: &str, command: Command) -> usize {
         let balancer = self.start_by(config, command);
         wait_until("the balancer listens", || {
-            if let Some(status) = self.children.last_mut().unwrap().try_wait().unwrap() {
+            if let Some(status) = self.children.status(balancer) {
                 panic!("the balancer: {status}: {}", self.read("lb.log"));
             }
             // Each shard comes when it comes: the endpoint is the first one's.
@@ -143,55 +136,35 @@ impl World {
         balancer
     }
 
-    /// Takes a process over, to end it with the world; returns its number.
-    pub(crate) fn adopt(&mut self, child: Child) -> usize {
-        self.children.push(child);
-        self.children.len() - 1
-    }
-
-    pub(crate) fn signal(&self, child: usize, signal: Signal) {
-        kill(Pid::from_raw(self.children[child].id() as i32), signal).unwrap();
-    }
-
-    /// Bytes of memory that a process has now.
-    pub(crate) fn resident(&self, child: usize) -> u64 {
-        let status = format!("/proc/{}/status", self.children[child].id());
-        let status = fs::read_to_string(status).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
-    }
-
-    /// Waits until a process has ended; whether well.
-    pub(crate) fn ended(&mut self, child: usize) -> bool {
-        let mut status = None;
-        wait_until("the process ends", || {
-            status = self.children[child].try_wait().unwrap();
-            status.is_some()
-        });
-        status.is_some_and(|status| status.success())
-    }
-
-    pub(crate) fn kill(&mut self, child: usize) {
-        let _ = self.children[child].kill();
-        let _ = self.children[child].wait();
-    }
-
     /// Has a process that is nobody's child end with the world.
     pub(crate) fn adopt_stranger(&mut self, pid: i32) {
         self.strangers.push(Pid::from_raw(pid));
     }
 
     pub(crate) fn last_child(&self) -> usize {
-        self.children.len() - 1
+        self.children.count() - 1
+    }
+}
+
+/// Its processes.
+impl Deref for World {
+    type Target = Children;
+
+    fn deref(&self) -> &Children {
+        &self.children
+    }
+}
+
+impl DerefMut for World {
+    fn deref_mut(&mut self) -> &mut Children {
+        &mut self.children
     }
 }
 
 impl Drop for World {
     fn drop(&mut self) {
-        for child in &mut self.children {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        // They have files in the folder.
+        self.children = Children::default();
         for stranger in &self.strangers {
             let _ = kill(*stranger, Signal::SIGKILL);
         }
@@ -199,14 +172,6 @@ impl Drop for World {
             eprintln!("the balancer's log:\n{}", self.read("lb.log"));
         }
         let _ = fs::remove_dir_all(&self.folder);
-    }
-}
-
-pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let begin = Instant::now();
-    while !holds() {
-        assert!(begin.elapsed() < LIMIT, "{what}: not in {LIMIT:?}");
-        thread::sleep(Duration::from_millis(10));
     }
 }
 

@@ -2,6 +2,8 @@
 //! large as the issue of it asks for (`cargo xtask interop --backend balancer`).
 
 mod bulk;
+#[path = "../common/children.rs"]
+mod children;
 mod place;
 mod spread;
 mod under_load;

@@ -4,18 +4,17 @@
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
-/// What nothing here should take, on a machine that is busy with others.
-pub(crate) const LIMIT: Duration = Duration::from_secs(120);
+pub(crate) use crate::children::wait_until;
+use crate::children::{Children, LIMIT};
+
 const ADMIN: &str = "127.0.0.1:9100";
 
 /// `cargo xtask interop --backend balancer` wants more of everything than CI has time for.
@@ -26,7 +25,7 @@ pub(crate) fn scaled(small: usize, big: usize) -> usize {
 /// A place, and what runs there.
 pub(crate) struct Place {
     folder: PathBuf,
-    children: Vec<Child>,
+    children: Children,
     /// The interface of the balancer's device.
     tap: bool,
 }
@@ -45,7 +44,7 @@ impl Place {
         let folder = std::env::temp_dir().join(name);
         fs::create_dir_all(&folder).unwrap();
         let tap = std::env::var("THRONG_LB_DEVICE").is_ok_and(|device| device == "net_tap");
-        Some(Place { folder, children: Vec::new(), tap })
+        Some(Place { folder, children: Children::default(), tap })
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -64,14 +63,7 @@ impl Place {
 
     /// An nginx at this port, with `site` in which `$server_port` tells servers apart. Its number.
     pub(crate) fn nginx(&mut self, port: u16, options: &str, site: &str) -> Option<usize> {
-        let program = ["nginx", "/usr/sbin/nginx"].into_iter().find(|program| {
-            let version = Command::new(program).arg("-v").stderr(Stdio::null()).status();
-            version.is_ok_and(|status| status.success())
-        });
-        let Some(program) = program else {
-            println!("skipped: nginx is not installed (Debian: nginx-light)");
-            return None;
-        };
+        let program = crate::children::nginx()?;
         let root = self.folder.display();
         let temp = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
             .map(|kind| format!("{kind}_temp_path {root}/{kind}-{port};"))
@@ -117,8 +109,7 @@ impl Place {
     }
 
     fn run(&mut self, command: &mut Command) -> usize {
-        self.children.push(command.stdin(Stdio::null()).spawn().unwrap());
-        self.children.len() - 1
+        self.children.adopt(command.stdin(Stdio::null()).spawn().unwrap())
     }
 
     /// Starts the balancer and waits until it answers. Its number.
@@ -149,7 +140,7 @@ impl Place {
     }
 
     fn still_runs(&mut self, number: usize) {
-        if let Some(status) = self.children[number].try_wait().unwrap() {
+        if let Some(status) = self.children.status(number) {
             panic!("it ended: {status}");
         }
     }
@@ -171,40 +162,9 @@ impl Place {
         )
     }
 
-    pub(crate) fn signal(&self, child: usize, signal: Signal) {
-        kill(Pid::from_raw(self.children[child].id() as i32), signal).unwrap();
-    }
-
-    /// Waits until a process has ended; whether well.
-    pub(crate) fn ended(&mut self, child: usize) -> bool {
-        let mut status = None;
-        wait_until("the process ends", || {
-            status = self.children[child].try_wait().unwrap();
-            status.is_some()
-        });
-        status.is_some_and(|status| status.success())
-    }
-
-    pub(crate) fn kill(&mut self, child: usize) {
-        let _ = self.children[child].kill();
-        let _ = self.children[child].wait();
-    }
-
-    /// Bytes of memory that a process has: resident now, and at most since [`forget_peak`].
-    ///
-    /// [`forget_peak`]: Place::forget_peak
-    pub(crate) fn memory(&self, child: usize) -> [u64; 2] {
-        let file = format!("/proc/{}/status", self.children[child].id());
-        let text = fs::read_to_string(file).unwrap();
-        ["VmRSS:", "VmHWM:"].map(|name| {
-            let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-            let kib: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();
-            kib << 10
-        })
-    }
-
+    /// Has [`memory`](Children::memory) forget what was at most.
     pub(crate) fn forget_peak(&self, child: usize) {
-        fs::write(format!("/proc/{}/clear_refs", self.children[child].id()), "5").unwrap();
+        fs::write(format!("/proc/{}/clear_refs", self.pid(child)), "5").unwrap();
     }
 
     /// The sum of the balancer's numbers whose line begins so and has this in it.
@@ -220,12 +180,25 @@ impl Place {
     }
 }
 
+/// Its processes.
+impl Deref for Place {
+    type Target = Children;
+
+    fn deref(&self) -> &Children {
+        &self.children
+    }
+}
+
+impl DerefMut for Place {
+    fn deref_mut(&mut self) -> &mut Children {
+        &mut self.children
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
-        for child in &mut self.children {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        // They have files in the folder.
+        self.children = Children::default();
         if thread::panicking() {
             let log = fs::read_to_string(self.path("lb.log")).unwrap_or_default();
             eprintln!("the balancer's log:\n{log}");
@@ -249,14 +222,6 @@ fn admin(path: &str) -> String {
     stream.read_to_string(&mut page).unwrap();
     assert!(page.starts_with("HTTP/1.1 200"), "{path}: {page}");
     page
-}
-
-pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let begin = Instant::now();
-    while !holds() {
-        assert!(begin.elapsed() < LIMIT, "{what}: not in {LIMIT:?}");
-        thread::sleep(Duration::from_millis(10));
-    }
 }
 
 /// An answer.
