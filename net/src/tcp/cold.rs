@@ -169,17 +169,27 @@ impl Cold {
 #[derive(Debug, Default)]
 pub(super) struct Pool {
     free: Vec<ChunkBox<Cold>>,
+    /// The fewest that were free at a time since some were last let go,
+    least: usize,
+    /// and how many turns have gone by since.
+    turns: u32,
     /// Boxes in use.
     pub(super) taken: usize,
 }
 
-/// Boxes kept for reuse; what is more goes back to the allocator.
+/// Boxes kept for reuse; what is more goes back at once.
 const KEPT: usize = 1024;
+/// Turns in which nobody has needed a box before it is let go,
+const TURNS: u32 = 256;
+/// with so many others at a time.
+const LET_GO: usize = 64;
 
 impl Pool {
     pub(super) fn take(&mut self) -> ChunkBox<Cold> {
         self.taken += 1;
-        self.free.pop().unwrap_or_default()
+        let cold = self.free.pop();
+        self.least = self.least.min(self.free.len());
+        cold.unwrap_or_default()
     }
 
     /// Takes a drained box back.
@@ -194,5 +204,47 @@ impl Pool {
             }
             self.free.push(cold);
         }
+    }
+
+    /// Once a turn: lets go what nobody needs any more. Each may be the last in a chunk of thousands,
+    /// when a million have had one.
+    #[inline]
+    pub(super) fn shrink(&mut self) {
+        self.turns += 1;
+        if self.turns >= TURNS {
+            self.let_go();
+        }
+    }
+
+    #[inline(never)]
+    fn let_go(&mut self) {
+        self.turns = 0;
+        self.free.drain(..self.least.min(LET_GO));
+        self.least = self.free.len();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn boxes_that_are_needed_stay_and_others_go() {
+        let mut pool = Pool::default();
+        let turns = |pool: &mut Pool, count: u32, used: usize| {
+            for _ in 0..count * TURNS {
+                let taken: Vec<_> = (0..used).map(|_| pool.take()).collect();
+                taken.into_iter().for_each(|cold| pool.give(cold));
+                pool.shrink();
+            }
+        };
+        turns(&mut pool, 1, 2 * KEPT);
+        assert_eq!((pool.free.len(), pool.taken), (KEPT, 0));
+        turns(&mut pool, 1, 10);
+        assert_eq!(pool.free.len(), KEPT - LET_GO);
+        turns(&mut pool, (KEPT / LET_GO) as u32, 10);
+        assert_eq!(pool.free.len(), 10);
+        turns(&mut pool, 2, 0);
+        assert_eq!(pool.free.len(), 0);
     }
 }

@@ -233,6 +233,7 @@ impl Engine {
             self.halves.shrink();
             self.core.waits.shrink();
         }
+        self.core.pool.shrink();
         self.core.counters.segments_out != before || turns == BUDGET
     }
 
