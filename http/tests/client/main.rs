@@ -2,6 +2,7 @@
 //! the server's side by this crate's server or written by hand.
 
 mod http2;
+mod lease;
 mod message;
 mod nginx;
 mod pool;
