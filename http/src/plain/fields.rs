@@ -135,14 +135,19 @@ impl<'b> Fields<'b> {
 
     /// Adds a line. Name and value that cannot be ones (RFC 9110 5.1, 5.5) are left out.
     pub fn append(&mut self, name: &str, value: &[u8]) {
-        let is_name =
-            !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':');
-        let is_value = value.iter().all(|byte| matches!(byte, b'\t' | b' '..=b'~' | 0x80..));
-        if !is_name || !is_value {
+        // To the end in any case, so that many are looked at together.
+        let bad_name = name
+            .bytes()
+            .fold(name.is_empty(), |bad, byte| bad | !byte.is_ascii_graphic() | (byte == b':'));
+        let bad_value = value
+            .iter()
+            .fold(false, |bad, byte| bad | (*byte < b' ' && *byte != b'\t') | (*byte == 0x7f));
+        if bad_name || bad_value {
             return;
         }
         self.kinds |= kind(name.as_bytes());
         let added = &mut self.scratch.added;
+        added.reserve(name.len() + value.len() + 4);
         let mut span = |text: &[u8]| {
             let at = added.len() as u32;
             added.extend_from_slice(text);
