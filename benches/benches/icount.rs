@@ -29,7 +29,7 @@ use throng::{TcpListener, TcpStream};
 use throng_bench::callgrind;
 use throng_bench::engine::{BURST, Bed, ROW};
 use throng_bench::pair::Pair;
-use throng_bench::profile::{each, parts};
+use throng_bench::profile::{each, parts, table};
 
 /// More than this share above the snapshot fails.
 const TOLERANCE: f64 = 0.03;
@@ -98,9 +98,10 @@ struct Args {
     /// Run only this case, in this process, uncounted
     #[arg(long)]
     case: Option<String>,
-    /// Print where this case's instructions are, by source file
-    #[arg(long)]
-    profile: Option<String>,
+    /// Print where these cases' instructions are: of one by source file, of several as a table for
+    /// docs/PROFILES.md
+    #[arg(long, value_delimiter = ',')]
+    profile: Vec<String>,
     /// How many events, with --case
     #[arg(long, default_value_t = 1)]
     events: u64,
@@ -126,7 +127,10 @@ fn main() -> ExitCode {
             None => ExitCode::FAILURE,
         };
     }
-    let done = args.profile.as_ref().map_or_else(|| measure(&args), |name| profile(name));
+    let done = match &args.profile[..] {
+        [] => measure(&args),
+        names => profile(names),
+    };
     match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -140,9 +144,24 @@ fn main() -> ExitCode {
 /// Parts of less than this share of a case are one.
 const SMALL: f64 = 0.008;
 
-fn profile(name: &str) -> io::Result<bool> {
-    let case = CASES.iter().find(|case| case.name == name);
-    let case = case.ok_or_else(|| io::Error::other(format!("no case {name}")))?;
+fn profile(names: &[String]) -> io::Result<bool> {
+    let mut all = Vec::new();
+    for name in names {
+        let case = CASES.iter().find(|case| case.name == name);
+        let case = case.ok_or_else(|| io::Error::other(format!("no case {name}")))?;
+        all.push((case, profile_of(case)?));
+    }
+    if let [(case, parts)] = &all[..] {
+        print_profile(case, parts);
+    } else {
+        let all: Vec<_> = all.into_iter().map(|(case, parts)| (case.name, parts)).collect();
+        print!("{}", table(&all));
+    }
+    Ok(true)
+}
+
+/// Instructions of an event by part.
+fn profile_of(case: &Case) -> io::Result<Vec<(String, f64)>> {
     let program = std::env::current_exe()?;
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let root = root.parent().unwrap_or(&root);
@@ -150,9 +169,12 @@ fn profile(name: &str) -> io::Result<bool> {
         let args = arguments(case, events);
         io::Result::Ok(parts(&callgrind::profile(&program, &args)?, root))
     };
-    let all = each(&run(case.events)?, &run(case.events * 3)?, case.events * 2);
+    Ok(each(&run(case.events)?, &run(case.events * 3)?, case.events * 2))
+}
+
+fn print_profile(case: &Case, all: &[(String, f64)]) {
     let total: f64 = all.iter().map(|(_, count)| count).sum();
-    println!("{name}: {}, {total:.0} instructions", case.what);
+    println!("{}: {}, {total:.0} instructions", case.name, case.what);
     let (large, small): (Vec<_>, Vec<_>) =
         all.iter().partition(|(_, count)| *count >= SMALL * total);
     for (part, count) in &large {
@@ -160,7 +182,6 @@ fn profile(name: &str) -> io::Result<bool> {
     }
     let rest: f64 = small.iter().map(|(_, count)| count).sum();
     println!("{rest:>8.0}  {:>4.1} %  all else", 100.0 * rest / total);
-    Ok(true)
 }
 
 fn arguments(case: &Case, events: u64) -> [String; 4] {

@@ -90,6 +90,64 @@ pub fn each(less: &Parts, more: &Parts, events: u64) -> Vec<(String, f64)> {
     all
 }
 
+/// What a part is of, as docs/PROFILES.md has it: how its name begins, the first that fits.
+const KINDS: [(&str, &str); 24] = [
+    ("net/src/tcp/", "engine"),
+    ("net/src/device/", "device, and its rings"),
+    ("net/src/packet", "device, and its rings"),
+    ("crossbeam-queue", "device, and its rings"),
+    ("rtrb", "device, and its rings"),
+    ("net/src/stack/driver", "driver, wakers, events"),
+    ("net/src/stack/wakers", "driver, wakers, events"),
+    ("net/src/stack/mod", "driver, wakers, events"),
+    ("net/src/stack/", "receive stages, headers, checksums"),
+    ("net/src/engine/", "receive stages, headers, checksums"),
+    ("net/src/", "`TcpStream`"),
+    ("runtime/", "executor, timers, memory of both"),
+    ("httparse", "http, httparse"),
+    ("http/", "`throng::http`"),
+    ("http", "http, httparse"),
+    ("hyper", "hyper"),
+    ("ws/", "`throng::ws`"),
+    ("tungstenite", "tungstenite, futures"),
+    ("futures", "tungstenite, futures"),
+    ("libc: allocating", "malloc and free"),
+    ("libc: copying", "copying"),
+    ("std", "the standard library's own functions"),
+    ("bytes", "bytes"),
+    ("benches/", "the bench"),
+];
+
+/// Profiles side by side as a table in Markdown, a column each, a row for each kind of part.
+pub fn table(cases: &[(&str, Vec<(String, f64)>)]) -> String {
+    let kind = |part: &str| {
+        let kind = KINDS.iter().find(|(begin, _)| part.starts_with(begin));
+        kind.map_or("else", |(_, kind)| kind)
+    };
+    let mut rows: Vec<&str> = Vec::new();
+    for row in KINDS.iter().map(|(_, kind)| *kind).chain(["else"]) {
+        if !rows.contains(&row) {
+            rows.push(row);
+        }
+    }
+    let of = |row: &str, parts: &[(String, f64)]| {
+        parts.iter().filter(|(part, _)| kind(part) == row).map(|(_, count)| count).sum::<f64>()
+    };
+    let line = |name: &str, cells: Vec<String>| format!("| {name} | {} |\n", cells.join(" | "));
+    let names = cases.iter().map(|(name, _)| format!("`{name}`")).collect();
+    let mut text = line("part, per event", names) + &"|---".repeat(cases.len() + 1) + "|\n";
+    for row in rows {
+        let counts: Vec<f64> = cases.iter().map(|(_, parts)| of(row, parts).round()).collect();
+        if counts.iter().any(|count| *count != 0.0) {
+            let shown = |count: &f64| if *count == 0.0 { String::new() } else { count.to_string() };
+            text += &line(row, counts.iter().map(shown).collect());
+        }
+    }
+    let all = |parts: &[(String, f64)]| parts.iter().map(|(_, count)| count).sum::<f64>();
+    let sums = cases.iter().map(|(_, parts)| format!("**{:.0}**", all(parts)));
+    text + &line("**all**", sums.collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,6 +174,26 @@ mod tests {
         let wanted: Parts =
             wanted.into_iter().map(|(part, count)| (part.to_owned(), count)).collect();
         assert_eq!(parts, wanted);
+    }
+
+    #[test]
+    fn profiles_are_a_table() {
+        let parts = |all: &[(&str, f64)]| -> Vec<(String, f64)> {
+            all.iter().map(|(part, count)| ((*part).to_owned(), *count)).collect()
+        };
+        let echo =
+            parts(&[("net/src/tcp/snd.rs", 7.2), ("net/src/tcp/rcv.rs", 3.0), ("slab", 1.0)]);
+        let http = parts(&[("http", 2.0), ("http/src/io.rs", 4.0), ("net/src/tcp/rcv.rs", 5.0)]);
+        let text = table(&[("echo", echo), ("http", http)]);
+        let wanted = "| part, per event | `echo` | `http` |\n|---|---|---|\n| engine | 10 | 5 |\n\
+                      | `throng::http` |  | 4 |\n| http, httparse |  | 2 |\n| else | 1 |  |\n\
+                      | **all** | **11** | **11** |\n";
+        let mut lines: Vec<&str> = text.lines().collect();
+        let mut wanted: Vec<&str> = wanted.lines().collect();
+        assert_eq!((lines.first(), lines.last()), (wanted.first(), wanted.last()));
+        lines.sort_unstable();
+        wanted.sort_unstable();
+        assert_eq!(lines, wanted);
     }
 
     #[test]

@@ -72,6 +72,9 @@ pub struct Role {
     /// How many shards this end has
     #[arg(long, default_value_t = 1)]
     pub shards: usize,
+    /// All of them have that core
+    #[arg(long)]
+    pub together: bool,
     /// Sleep when there is nothing to do
     #[arg(long)]
     pub adaptive: bool,
@@ -108,10 +111,11 @@ impl Role {
         let mut limits = Limits::default();
         limits.connections = limits.connections.max(self.connections + 4_096);
         limits.tasks = limits.tasks.max(2 * self.connections + 4_096);
+        let core = |i: usize| self.core + if self.together { 0 } else { i };
         let mut builder = Builder::new()
             .device(&self.device)
             .shards(self.shards)
-            .cores((self.core..self.core + self.shards).collect())
+            .cores((0..self.shards).map(core).collect())
             .limits(limits);
         builder = builder.idle(match self.adaptive {
             true => IdlePolicy::Adaptive {
@@ -145,9 +149,8 @@ impl Role {
         if let Some(address) = &self.address {
             all.extend(["--address".to_owned(), address.clone()]);
         }
-        if self.adaptive {
-            all.push("--adaptive".to_owned());
-        }
+        let flags = [(self.adaptive, "--adaptive"), (self.together, "--together")];
+        all.extend(flags.iter().filter(|(set, _)| *set).map(|(_, flag)| (*flag).to_owned()));
         all
     }
 

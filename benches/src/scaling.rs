@@ -3,8 +3,10 @@
 //! Each shard has a queue of the link, and the client puts each flow on the queue of the shard that owns it, as
 //! a NIC's RSS does. A shard polls, so its CPU time says nothing; counted are the turns of its loop in
 //! which there was something to do, in CPU time, which does not run while another has the core. So it is a
-//! figure also where two shards and the client share two cores.
+//! figure also where two shards and the client share two cores: then both shards have one, in turn, and the
+//! client the other.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::thread::available_parallelism;
 use std::time::Duration;
@@ -15,7 +17,7 @@ use crate::load::Done;
 use crate::noise::Watch;
 use crate::report::Report;
 use crate::stats::Samples;
-use crate::subject::{Ask, Link, Subject};
+use crate::subject::{Ask, Link, Subject, server_cores};
 
 /// Longest wait for a line beyond the time that was given.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -84,9 +86,8 @@ fn round(ask: &Ask, link: Link, time: Duration) -> io::Result<Round> {
     client.tell(&format!("go {}", time.as_millis()))?;
     client.expect("begun", PATIENCE)?;
     server.tell("busy")?;
-    let cores: Vec<usize> =
-        (ask.cores[0]..ask.cores[0] + ask.shards).chain([ask.cores[1]]).collect();
-    let watch = Watch::start(&cores)?;
+    let cores: BTreeSet<usize> = server_cores(ask).chain([ask.cores[1]]).collect();
+    let watch = Watch::start(&cores.into_iter().collect::<Vec<_>>())?;
     server.line(PATIENCE)?;
     let before = server.cpu()? + client.cpu()?;
     let line = client.line(time + PATIENCE)?;
@@ -110,8 +111,8 @@ fn report(ask: &Ask, link: Link, cores: usize, time: Duration, found: &[Vec<Roun
     let note = match fits {
         true => "client and both shards have a core each: their rates are compared",
         false => {
-            "client and two shards do not fit the machine's cores: what two could do with a core each is \
-             reckoned from CPU time per message"
+            "client and two shards do not fit the machine's cores: the shards share one, and what two could do \
+             with a core each is reckoned from CPU time per message"
         }
     };
     println!("scaling: {note}");

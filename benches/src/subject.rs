@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -228,6 +229,7 @@ pub(crate) fn on_kernel(ask: &Ask, core: usize, server: SocketAddr, connections:
         connections,
         core,
         shards: 1,
+        together: false,
         adaptive: false,
         size: ask.size,
         sockets: ask.sockets,
@@ -283,6 +285,11 @@ pub(crate) fn devices(link: Link, queues: usize) -> io::Result<(String, String)>
     })
 }
 
+/// The cores of Throng's server, if it has one for each shard.
+pub(crate) fn server_cores(ask: &Ask) -> Range<usize> {
+    ask.cores[0]..ask.cores[0] + ask.shards
+}
+
 /// A pair of processes joined by a DPDK device.
 fn bypass(link: Link, ask: &Ask) -> io::Result<Match> {
     let (server_device, client_device) = devices(link, ask.shards)?;
@@ -295,6 +302,8 @@ fn bypass(link: Link, ask: &Ask) -> io::Result<Match> {
     };
     let mut server = role(server_device, "10.96.0.1/24", ask.cores[0]);
     server.adaptive = ask.adaptive;
+    // Beside the client's shard none would do as much as the others.
+    server.together = server_cores(ask).contains(&ask.cores[1]);
     let load = role(client_device, "10.96.0.2/24", ask.cores[1]);
     // The server's end connects as it opens, to a socket that the client's has made by then.
     let client = client(ask, load, ask.window)?;

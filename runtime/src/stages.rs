@@ -71,7 +71,7 @@ pub struct StageTimes {
     /// Turns measured.
     pub turns: u64,
     /// All stages of those turns in which there was something to do: what the shard's work takes,
-    /// whether or not it polls when there is none.
+    /// whether or not it polls when there is none. What the looks at the clock take is not in it.
     pub busy: Duration,
 }
 
@@ -97,6 +97,7 @@ impl StageTimes {
 pub fn measure(on: bool) {
     shard::with(|shard| {
         shard.stages.on.set(on);
+        shard.stages.look.set(if on { look() } else { Duration::ZERO });
         shard.stages.times.set(on.then(Box::default));
     });
 }
@@ -120,6 +121,8 @@ pub fn take() -> Option<StageTimes> {
 #[derive(Default)]
 pub(crate) struct Stages {
     on: Cell<bool>,
+    /// What a look at the clock takes.
+    look: Cell<Duration>,
     /// There while it is on.
     times: Cell<Option<Box<StageTimes>>>,
 }
@@ -176,10 +179,23 @@ impl Drop for Watch<'_> {
             time.slow += u64::from(took >= SLOW);
         }
         if self.turn.busy {
-            times.busy += self.turn.took.iter().sum::<Duration>();
+            let took: Duration = self.turn.took.iter().sum();
+            let looks = self.stages.look.get() * self.turn.took.len() as u32;
+            times.busy += took.saturating_sub(looks);
         }
         self.stages.times.set(Some(times));
     }
+}
+
+/// What a look at the clock takes that nothing interrupts: a system call, and where a turn has little to do
+/// several of them are as long as all the rest.
+fn look() -> Duration {
+    let mut last = processor_time();
+    let looks = (0..64).map(|_| {
+        let now = processor_time();
+        now.saturating_sub(std::mem::replace(&mut last, now))
+    });
+    looks.min().unwrap_or_default()
 }
 
 /// What this thread has used of a processor.

@@ -416,6 +416,7 @@ mod tests {
             connections: 1,
             core: 0,
             shards: 1,
+            together: false,
             adaptive: true,
             size: 64,
             sockets: 1,

@@ -120,7 +120,10 @@ pub(crate) const PLAN: &[Entry] = &[
     body("http-64-100k", 64, &["--size", "102400"], "64 connections, 100 KiB"),
     body("http-4096-empty", 4_096, &["--size", "0"], "4,096 connections, no body"),
     body("http-4096-1k", 4_096, &["--size", "1024"], "4,096 connections, 1 KiB"),
-    body("http-4096-100k", 4_096, &["--size", "102400"], "4,096 connections, 100 KiB"),
+    Entry {
+        seconds: 60,
+        ..body("http-4096-100k", 4_096, &["--size", "102400"], "4,096 connections, 100 KiB")
+    },
     Entry { args: HANDLER, ..idle("idle-ws-10000", "idle-ws", 10_000, "10,000 connections", 30) },
     idle("idle-http-10000", "idle-http", 10_000, "10,000 connections", 40),
     at("scaling-100000", "scaling", 100_000, "100,000 connections", 30),

@@ -130,6 +130,7 @@ impl Bed {
             connections,
             core: 0,
             shards: 1,
+            together: false,
             adaptive: true,
             size: match traffic {
                 Traffic::Http | Traffic::HttpClose => PAGE,
