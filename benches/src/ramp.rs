@@ -68,13 +68,14 @@ fn round(ask: &Ask, link: Link) -> io::Result<Round> {
     let longest = longest(&server_said);
     eprintln!(
         "  opened in {:.1} s; echoes meanwhile p99.9 {:.0} us ({:.0} while the client looked), after {:.0}; \
-         longest stage {:.0} us; client's longest pause {:.0} us; others {:.0} %; server on core {}; \
+         longest stage {:.0} us, {:.0} where nothing is to be done; client's longest pause {:.0} us; others {:.0} %; server on core {}; \
          gaps {}",
         number(&client_said["seconds"]),
         number(&client_said["meanwhile"]["p999_us"]),
         number(&client_said["meanwhile"]["p999_us_looked"]),
         number(&client_said["after"]["p999_us"]),
         longest.1,
+        empty(&server_said).0,
         number(&client_said["meanwhile"]["client_pause_us"]),
         100.0 * others,
         ask.cores[0],
@@ -112,6 +113,12 @@ fn report(ask: &Ask, link: Link, rounds: &[Round]) -> Report {
         ("longest_stage", json!(worst.map(|(name, _)| name))),
         ("longest_stage_us", json!(worst.map(|(_, micros)| micros))),
         ("stages_of_1_ms", json!(slow)),
+        // A shard that is alone has nothing to take from others: what that takes is the machine's.
+        ("empty_stage_us", json!(samples(&|round: &Round| empty(&round.server).0).at(1.0))),
+        (
+            "empty_stages_of_1_ms",
+            json!(rounds.iter().map(|round| empty(&round.server).1).sum::<u64>()),
+        ),
         ("wanted", json!({ "p999_us": WANTED_ECHO_US, "stage_us": WANTED_STAGE_US })),
         ("reached", json!(meanwhile.median() < WANTED_ECHO_US && slow == 0)),
         ("stages", json!(rounds.iter().map(|round| &round.server["stages"]).collect::<Vec<_>>())),
@@ -148,6 +155,13 @@ fn longest(server: &Value) -> (String, f64) {
     let stages = server["stages"].as_object().into_iter().flatten();
     let times = stages.map(|(name, stage)| (name.clone(), number(&stage["longest_us"])));
     times.max_by(|a, b| a.1.total_cmp(&b.1)).unwrap_or((String::new(), f64::NAN))
+}
+
+/// What the stage that has nothing to do took at most, and how often 1 ms or more. It is processor time of the
+/// shard's thread, as that of all stages: interrupts, and the machine below a virtual one, are in it.
+fn empty(server: &Value) -> (f64, u64) {
+    let inbox = &server["stages"]["inbox"];
+    (number(&inbox["longest_us"]), inbox["slow"].as_u64().unwrap_or(0))
 }
 
 /// How many took 1 ms or more.
@@ -197,6 +211,7 @@ mod tests {
             server: json!({ "stages": {
                 "tasks": { "longest_us": stage, "slow": slow },
                 "receive": { "longest_us": 3.0, "slow": 0 },
+                "inbox": { "longest_us": 2.0, "slow": 0 },
             } }),
             others: 0.01,
             core: 0,
@@ -218,5 +233,9 @@ mod tests {
         let slow = report(&[found(9.0, 1_500.0, 2), found(9.0, 900.0, 0), found(9.0, 900.0, 0)]);
         assert_eq!((&slow["reached"], &slow["stages_of_1_ms"]), (&json!(false), &json!(2)));
         assert_eq!(slow["longest_stage_us"], 1_500.0);
+        assert_eq!(
+            (&slow["empty_stage_us"], &slow["empty_stages_of_1_ms"]),
+            (&json!(2.0), &json!(0))
+        );
     }
 }

@@ -73,6 +73,9 @@ pub(crate) struct Network {
     pub(crate) bytes_dropped: u64,
     pub(crate) windows_held: u64,
     pub(crate) pieces_forced: u64,
+    /// Segments sent again, and timeouts that began it.
+    pub(crate) retransmits: u64,
+    pub(crate) timeouts: u64,
 }
 
 impl Network {
@@ -95,6 +98,8 @@ impl Network {
             bytes_dropped: tcp.recv_memory_dropped,
             windows_held: tcp.windows_held + tcp.windows_reduced,
             pieces_forced: tcp.send_memory_forced,
+            retransmits: tcp.retransmits,
+            timeouts: tcp.timeouts,
         };
         (network, usage.connections as u64)
     }
