@@ -14,7 +14,7 @@ mod tests;
 mod upstream;
 mod websocket;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -24,7 +24,7 @@ use std::time::{Duration, Instant as Clock};
 use bytes::Bytes;
 use throng::net::device::{Device, DeviceSpec, OpenOptions, open};
 use throng::net::packet::Packet;
-use throng::runtime::Instant;
+use throng::runtime::{Instant, prefetch_read};
 
 use super::answer::Page;
 use super::datagrams::Taken;
@@ -43,6 +43,8 @@ const OPENING: usize = 512;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Turns between two looks at the time and at what we are told.
 const TURNS: u32 = 256;
+/// Connections that are picked ahead, so that each is in the cache when it is asked on.
+const AHEAD: usize = 32;
 
 /// A connection, as far as asking on it takes.
 #[derive(Clone, Copy, Default)]
@@ -88,6 +90,8 @@ struct Raw {
     frame: Frame,
     conns: Vec<Conn>,
     idle: Vec<u32>,
+    /// Those of the idle ones that are asked next.
+    picked: VecDeque<u32>,
     /// The next connection to be opened.
     next: usize,
     /// Connections to be opened.
@@ -195,6 +199,7 @@ impl Raw {
             overdue: datagrams::Overdue::default(),
             conns: vec![Conn::default(); role.connections],
             idle: Vec::new(),
+            picked: VecDeque::new(),
             next: 0,
             wanted,
             established: 0,
@@ -223,9 +228,13 @@ impl Raw {
     fn turns(&mut self) {
         let mut frames = Vec::new();
         for _ in 0..TURNS {
-            let now = since(self.begin);
+            let clock = Clock::now();
+            let now = Instant::from_nanos((clock - self.begin).as_nanos() as u64);
             self.frame.stamp = now.as_nanos().wrapping_div(1_000_000) as u32;
             self.queues.receive(&mut frames, now);
+            if !frames.is_empty() {
+                self.active = clock;
+            }
             for frame in frames.drain(..) {
                 self.received(&frame);
             }
@@ -397,17 +406,25 @@ impl Raw {
 
     /// One at random that nothing is on its way on.
     fn pick(&mut self) -> Option<usize> {
-        while !self.idle.is_empty() {
-            self.random ^= self.random << 13;
-            self.random ^= self.random >> 7;
-            self.random ^= self.random << 17;
-            let at = ((u128::from(self.random) * self.idle.len() as u128) >> 64) as usize;
-            let index = self.idle.swap_remove(at) as usize;
+        loop {
+            while self.picked.len() < AHEAD && !self.idle.is_empty() {
+                let at = self.random_below(self.idle.len());
+                let index = self.idle.swap_remove(at);
+                prefetch_read(&self.conns[index as usize]);
+                self.picked.push_back(index);
+            }
+            let index = self.picked.pop_front()? as usize;
             if self.conns[index].missing != OVER {
                 return Some(index);
             }
         }
-        None
+    }
+
+    fn random_below(&mut self, end: usize) -> usize {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        ((u128::from(self.random) * end as u128) >> 64) as usize
     }
 
     fn ask(&mut self, index: usize) {
@@ -444,7 +461,6 @@ impl Raw {
         let Some(conn) = self.conns.get_mut(index).filter(|conn| conn.missing != FAILED) else {
             return;
         };
-        self.active = Clock::now();
         conn.stamp = segment.stamp;
         if segment.flags & RST != 0 {
             return match self.talk {

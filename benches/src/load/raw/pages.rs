@@ -98,6 +98,7 @@ impl Raw {
         } else {
             // Nothing was asked on it, and it waits to be.
             self.idle.retain(|idle| *idle as usize != index);
+            self.picked.retain(|picked| *picked as usize != index);
         }
     }
 }
