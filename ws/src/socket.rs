@@ -159,7 +159,7 @@ impl<S> WebSocket<S> {
         if let Some(timers) = &mut self.timers
             && active.take_taken()
         {
-            timers.taken(throng_runtime::now());
+            timers.taken(throng_runtime::now(), !active.is_dirty());
         }
         if stopped && self.timers.is_none() {
             let timers = Timers::new(throng_runtime::now(), &self.config);
@@ -491,7 +491,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         if let Some(timers) = &mut self.timers
             && active.take_taken()
         {
-            timers.taken(throng_runtime::now());
+            timers.taken(throng_runtime::now(), !active.is_dirty());
         }
         match flushed {
             Ok(()) => {

@@ -34,6 +34,8 @@ pub(crate) struct Timers {
     last_received: Instant,
     last_data: Instant,
     pinged: Option<Instant>,
+    /// That ping may not have left yet.
+    waits: bool,
     /// A message has begun and not ended.
     under_way: bool,
     close_at: Option<Instant>,
@@ -48,6 +50,7 @@ impl Timers {
             last_received: now,
             last_data: now,
             pinged: None,
+            waits: false,
             under_way: false,
             close_at: None,
             guest: config.drain.as_ref().map(|drain| drain.enter()),
@@ -75,16 +78,21 @@ impl Timers {
         self.last_data = now;
     }
 
-    /// The peer has taken bytes: a ping that waited has left now at the earliest.
-    pub(crate) fn taken(&mut self, now: Instant) {
-        if let Some(at) = &mut self.pinged {
+    /// The peer has taken bytes, `all` that there were or not: a ping that waited has left now at the
+    /// earliest. What it takes behind one that has left says nothing: the host below may take it.
+    pub(crate) fn taken(&mut self, now: Instant, all: bool) {
+        if self.waits
+            && let Some(at) = &mut self.pinged
+        {
             *at = now;
         }
+        self.waits &= !all;
     }
 
-    /// A ping is sent.
+    /// A ping is queued.
     pub(crate) fn pinged(&mut self, now: Instant) {
         self.pinged = Some(now);
+        self.waits = true;
     }
 
     /// The closing handshake begins; only its own deadline counts from here. The first call

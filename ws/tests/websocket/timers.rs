@@ -74,6 +74,24 @@ fn a_peer_that_takes_what_is_before_the_ping_is_alive_and_one_that_stops_is_dead
 }
 
 #[test]
+fn a_peer_is_dead_whatever_is_sent_behind_the_ping() {
+    run(async {
+        let (_gone, b) = duplex(1 << 16, Pace::FAST);
+        let config = Config::default().ping_interval(30 * SECOND).pong_timeout(7 * SECOND);
+        let mut server = server(b, config);
+        let begin = throng_runtime::now();
+        let mut end = None;
+        // Not at the second at which the ping is due.
+        while end.is_none() && throng_runtime::now() < begin + 100 * SECOND {
+            server.send(Message::text("tick")).await.unwrap();
+            end = throng_runtime::timeout(Duration::from_millis(900), server.next()).await.ok();
+        }
+        assert!(matches!(end, Some(Some(Err(Error::PingTimeout)))), "{end:?}");
+        assert_passed(begin, 37 * SECOND);
+    });
+}
+
+#[test]
 fn a_peer_in_the_middle_of_a_long_message_is_alive() {
     run(async {
         let (mut a, b) = duplex(1 << 16, Pace::FAST);
