@@ -49,6 +49,8 @@ pub(super) struct Core {
     /// Those that ask because they heard nothing: they have every other turn only, see
     /// [`next_turn`](Core::next_turn).
     pub(super) repeats: VecDeque<Slot>,
+    /// The last turn was one of theirs. It is remembered, for the device may have room for one at a time.
+    pub(super) repeated: bool,
     pub(super) replies: VecDeque<Header>,
     pub(super) counters: Counters,
     pub(super) pool: Pool,
@@ -95,6 +97,7 @@ impl Core {
             events: Events::default(),
             transmit: VecDeque::new(),
             repeats: VecDeque::new(),
+            repeated: false,
             replies: VecDeque::new(),
             counters: Counters::default(),
             pool: Pool::default(),
@@ -152,11 +155,11 @@ impl Core {
         self.transmit.len() + self.repeats.len()
     }
 
-    /// Who has turn number `turn`, and whether it is one that repeats: by turns, where there are both.
+    /// Who has the next turn, and whether it is one that repeats: by turns, where there are both.
     #[inline]
-    pub(super) fn next_turn(&mut self, turn: usize) -> Option<(Slot, bool)> {
+    pub(super) fn next_turn(&mut self) -> Option<(Slot, bool)> {
         if !self.repeats.is_empty()
-            && (turn.is_multiple_of(2) || self.transmit.is_empty())
+            && (!self.repeated || self.transmit.is_empty())
             && let Some(slot) = self.repeats.pop_front()
         {
             return Some((slot, true));

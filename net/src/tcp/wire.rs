@@ -212,7 +212,7 @@ impl Engine {
         }
         let mut turns = 0;
         while turns < BUDGET
-            && let Some((slot, repeats)) = self.core.next_turn(turns)
+            && let Some((slot, repeats)) = self.core.next_turn()
         {
             turns += 1;
             let done = match slot.kind() {
@@ -226,6 +226,7 @@ impl Engine {
                 turns = 0;
                 break;
             }
+            self.core.repeated = repeats;
         }
         if self.core.waiting() == 0 {
             // Neither the queues nor a burst's lookups name what is free.
