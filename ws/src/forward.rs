@@ -22,6 +22,9 @@ const WHOLE: usize = 1 << 30;
 /// With so many connections that wait for the device a ping does not leave at once.
 const CROWD: usize = 4 * WAITING;
 
+/// So many repetitions by TCP without an answer are as good as a ping.
+const UNANSWERED: u8 = 3;
+
 /// When the peer was heard last, as seen by heartbeats. A byte in every socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Life {
@@ -31,6 +34,8 @@ pub(crate) enum Life {
     Quiet,
     /// Before it, and a ping is queued that may leave later than it was asked for.
     Asked,
+    /// The same, and TCP had no answer at the last heartbeat either.
+    Silent,
     /// Before it, and a ping has left.
     Pinged,
 }
@@ -40,6 +45,8 @@ pub(crate) enum Life {
 enum Sent {
     /// Part of it waits here: for room in the peer's window, or for the device.
     Waits,
+    /// The same, and TCP repeats what is before it in vain.
+    Unanswered,
     /// It has left, not long enough ago for TCP to have repeated it.
     Lately,
     /// It has left, and was acknowledged or repeated.
@@ -198,20 +205,28 @@ impl<S: AsyncRead + AsyncWrite + Carrier + Unpin> WebSocket<S> {
                     Poll::Pending => Life::Quiet,
                 }
             }
-            // When it left nobody knows: from now on the peer has an interval.
-            Life::Asked if self.sent() != Sent::Waits => Life::Pinged,
-            // A peer is not dead for what it was not asked; TCP finds one that takes nothing.
-            Life::Asked => Life::Asked,
+            Life::Asked | Life::Silent => match self.sent() {
+                // A peer is not dead for what it was not asked; TCP finds one that takes nothing.
+                Sent::Waits => Life::Asked,
+                // But one that is gone, for a whole interval, it finds after a quarter of an hour.
+                Sent::Unanswered if life == Life::Silent => return self.dead(subscription),
+                Sent::Unanswered => Life::Silent,
+                // When it left nobody knows: from now on the peer has an interval.
+                Sent::Lately | Sent::Left => Life::Pinged,
+            },
             Life::Pinged => match self.sent() {
                 Sent::Waits => Life::Asked,
+                Sent::Unanswered => Life::Silent,
                 Sent::Lately => Life::Pinged,
-                Sent::Left => {
-                    subscription.count(|stats| stats.dead += 1);
-                    return Err(self.reset(Error::PingTimeout));
-                }
+                Sent::Left => return self.dead(subscription),
             },
         };
         Ok(())
+    }
+
+    fn dead(&mut self, subscription: &Subscription) -> Result<(), Error> {
+        subscription.count(|stats| stats.dead += 1);
+        Err(self.reset(Error::PingTimeout))
     }
 
     /// How far what was sent last, a ping, has come; `Left` where nobody knows.
@@ -221,7 +236,10 @@ impl<S: AsyncRead + AsyncWrite + Carrier + Unpin> WebSocket<S> {
         }
         let Some(Ok(info)) = self.io.tcp().map(|tcp| tcp.info()) else { return Sent::Left };
         match info.in_flight as usize {
-            flight if info.send_queue > flight => Sent::Waits,
+            flight if info.send_queue > flight => match flight > 0 && info.retries >= UNANSWERED {
+                true => Sent::Unanswered,
+                false => Sent::Waits,
+            },
             1.. if info.retries == 0 => Sent::Lately,
             _ => Sent::Left,
         }

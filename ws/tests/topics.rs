@@ -13,8 +13,8 @@ use throng_net::device::memory::{self, MemoryQueue, Options};
 use throng_net::sim::{HostConfig, add_host};
 use throng_net::{TcpListener, TcpStream, stats};
 use throng_runtime::driver::NoDriver;
-use throng_runtime::sim::World;
-use throng_runtime::{Driver, Instant, ShardId, now, sleep, spawn_local, spawn_on};
+use throng_runtime::sim::{HostId, World};
+use throng_runtime::{Driver, Instant, JoinHandle, ShardId, now, sleep, spawn_local, spawn_on};
 use throng_ws::topic::{
     BackplaneStats, Hub, HubStats, News, Published, Slow, Subscription, Topic, TopicConfig, Topics,
 };
@@ -76,6 +76,31 @@ fn world_of<F: Future<Output = ()> + 'static>(
     send_buffer: u32,
     client: impl FnOnce(Seen) -> F,
 ) {
+    let (mut world, [client_host, server_host], seen, serving) = hosts(names, config, send_buffer);
+    let done = Rc::new(Cell::new(false));
+    let (set, client) = (done.clone(), client(seen.clone()));
+    let client = world.spawn(client_host, ShardId(0), async move {
+        client.await;
+        set.set(true);
+    });
+    assert!(world.run_until(LIMIT, || done.get()), "not done, or panicked");
+    drop((client, serving));
+    let ended = world.now() + Duration::from_secs(200);
+    world.run_until(ended, || false);
+    let usage = world.enter(server_host, ShardId(0), stats::current).unwrap().usage;
+    assert_eq!((usage.connections, usage.send_memory), (0, 0), "{usage:?}");
+    world.enter(server_host, ShardId(0), || {
+        let topics = seen.topics.borrow_mut().take().unwrap();
+        assert!(topics.is_empty(), "with the last subscriber the topic is gone");
+    });
+}
+
+/// A world of a client's host and a server's, and the server's task.
+fn hosts(
+    names: &'static [&'static str],
+    config: TopicConfig,
+    send_buffer: u32,
+) -> (World, [HostId; 2], Seen, JoinHandle<()>) {
     let options = Options { latency: Duration::from_millis(1), ..Options::default() };
     let (a, b) = memory::pair(1, options);
     let boxed = |queues: Vec<MemoryQueue>| -> Vec<Box<dyn Device>> {
@@ -98,22 +123,7 @@ fn world_of<F: Future<Output = ()> + 'static>(
             spawn_local(member(stream, topics, serving.clone())).detach();
         }
     });
-    let done = Rc::new(Cell::new(false));
-    let (set, client) = (done.clone(), client(seen.clone()));
-    let client = world.spawn(client_host, ShardId(0), async move {
-        client.await;
-        set.set(true);
-    });
-    assert!(world.run_until(LIMIT, || done.get()), "not done, or panicked");
-    drop((client, serving));
-    let ended = world.now() + Duration::from_secs(200);
-    world.run_until(ended, || false);
-    let usage = world.enter(server_host, ShardId(0), stats::current).unwrap().usage;
-    assert_eq!((usage.connections, usage.send_memory), (0, 0), "{usage:?}");
-    world.enter(server_host, ShardId(0), || {
-        let topics = seen.topics.borrow_mut().take().unwrap();
-        assert!(topics.is_empty(), "with the last subscriber the topic is gone");
-    });
+    (world, [client_host, server_host], seen, serving)
 }
 
 async fn connect() -> WebSocket<TcpStream> {
@@ -291,6 +301,32 @@ fn a_peer_whose_ping_has_not_left_is_not_dead() {
         assert_eq!((seen.topic().presence(), seen.stats().dead), (1, 0));
         reading.abort();
     });
+}
+
+#[test]
+fn a_peer_that_is_gone_is_found_while_more_is_published() {
+    let config = TopicConfig::default().heartbeat(Duration::from_secs(10));
+    let (mut world, [client, server], seen, _serving) = hosts(&["news"], config, 1 << 20);
+    world
+        .spawn(client, ShardId(0), async {
+            let mut socket = connect().await;
+            while let Some(Ok(_)) = socket.next().await {}
+        })
+        .detach();
+    let news = seen.clone();
+    let publishing = world.spawn(server, ShardId(0), async move {
+        loop {
+            sleep(Duration::from_secs(1)).await;
+            news.topic().publish(&Frame::text("news"));
+        }
+    });
+    world.run_for(Duration::from_secs(60));
+    assert!(seen.ends.borrow().is_empty(), "{:?}", seen.ends.borrow());
+    world.remove_host(client);
+    world.run_for(Duration::from_secs(60));
+    assert!(matches!(seen.ends.borrow()[..], [Error::PingTimeout]), "{:?}", seen.ends);
+    assert_eq!(seen.stats().dead, 1);
+    publishing.abort();
 }
 
 fn heartbeats(topics: &'static [&'static str]) {

@@ -93,7 +93,8 @@ pub struct TopicConfig {
     /// this time: a socket that has heard nothing for a whole interval sends a ping, and one
     /// that still hears nothing for another ends with [`Error::PingTimeout`](crate::Error::PingTimeout).
     /// A ping counts from when it has left: where it has to wait behind other things, its peer has another
-    /// interval. A peer that takes nothing of what is sent is not asked: TCP finds that it is gone, and
+    /// interval, and is dead where TCP repeats those in vain for a whole one. A peer that takes nothing of
+    /// what is sent is not asked: TCP finds that it is gone, and
     /// [`TopicConfig::slow`] is for one that stays. Where the shard's device does not take what is sent as
     /// fast, an interval is up to half as long again.
     /// It costs an idle socket no timer and no memory. Default: never.
