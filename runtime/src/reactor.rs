@@ -27,6 +27,7 @@ use crate::driver::Driver;
 use crate::error::discard;
 use crate::shard::Shard;
 use crate::stages::Stage;
+use crate::task_memory;
 use crate::time::Instant;
 
 /// Most remote wakes taken in a turn.
@@ -142,6 +143,7 @@ impl Reactor {
         // It may hold handles of the shard, which would keep each other alive.
         let local = self.shard.local.take();
         drop(local);
+        task_memory::trim();
     }
 }
 

@@ -28,7 +28,6 @@ use crate::small_waker::SmallWaker;
 use crate::stages::Stages;
 use crate::stats::{Counters, Stats};
 use crate::task::{self, Header};
-use crate::task_memory;
 use crate::time::Instant;
 use crate::waker::waker;
 use crate::wheel::TimerWheel;
@@ -501,7 +500,6 @@ impl Shard {
         drop(waiters);
         let timers = self.timers.take();
         drop(timers);
-        task_memory::trim();
     }
 
     /// Whether who waits for signals has to look again, which this takes them to do.

@@ -1,6 +1,6 @@
-//! Where tasks and [`ChunkBox`](crate::ChunkBox)es lie: those of one size side by side in chunks of 2 MiB, so that a million of them are on
-//! some hundred huge pages, in place of on as many small ones as the allocator finds room on, and take no
-//! more than their size.
+//! Where tasks and [`ChunkBox`](crate::ChunkBox)es lie: those of one size side by side in chunks of 2 MiB,
+//! so that a million of them are on some hundred huge pages, in place of on as many small ones as the
+//! allocator finds room on, and take no more than their size.
 //!
 //! A chunk begins with its [`Head`]; a cell finds it by its address. Vacant cells of a chunk are a list,
 //! and so are the chunks of one size that have any. A chunk whose last cell is vacated goes back, unless

@@ -1,5 +1,5 @@
-//! Who waits for what: the wakers of a shard's connections, beside the engine that knows
-//! nothing of tasks.
+//! Who waits for what: the wakers of a shard's connections, beside the engine, which knows of the
+//! shard's own tasks that wait to read and of no others.
 
 use std::task::{Context, Waker};
 
