@@ -35,7 +35,8 @@ pub trait Exchange: 'static {
     /// written has to say (RFC 9112 9.6).
     fn poll(&mut self, io: &mut impl Duplex, closing: bool, cx: &mut Context<'_>) -> Poll<End>;
 
-    /// When it is to be polled again though nothing has happened.
+    /// When it is to be polled again though nothing has happened. It has then ended, or has another
+    /// deadline: a time that has passed would have it polled for ever.
     fn deadline(&self) -> Option<Instant>;
 }
 

@@ -341,7 +341,8 @@ impl Passing {
         if let Some(slot) = self.slot.take() {
             slot.failed(&error);
         }
-        (self.leased, self.cut) = (None, true);
+        // The client has its own time for what is left.
+        (self.leased, self.cut, self.since) = (None, true, now());
     }
 
     fn poll_answer(&mut self, io: &mut impl Duplex, cx: &mut Context<'_>) -> Poll<End> {
@@ -360,11 +361,12 @@ impl Passing {
             self.out.clear();
             self.written = 0;
             let flushed = Pin::new(&mut *io).poll_flush(cx);
-            if self.cut {
-                return flushed.map(|_| End::Over);
-            }
             let Some(leased) = &mut self.leased else {
-                let end = if self.close { End::Over } else { End::Answered };
+                // TLS has taken the rest, but its client does not.
+                if flushed.is_pending() && self.is_late() {
+                    return Poll::Ready(End::Stalled);
+                }
+                let end = if self.close || self.cut { End::Over } else { End::Answered };
                 return flushed.map(|flushed| flushed.map_or(End::Over, |()| end));
             };
             let mut space = [MaybeUninit::uninit(); PIECE];
@@ -497,3 +499,6 @@ impl Drop for Passing {
         self.shard.spare.put(std::mem::take(&mut self.out));
     }
 }
+
+#[cfg(test)]
+mod tests;
