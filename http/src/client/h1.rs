@@ -115,7 +115,7 @@ impl H1 {
     /// Goes on without a task, and the task ends; `wire` was checked out.
     pub(super) fn retire(&self, wire: Wire) -> Rested {
         self.close();
-        Rested { wire, uses: self.uses.get(), since: throng_runtime::now() }
+        Rested::new(wire, self.uses.get())
     }
 
     /// Begins an exchange. The future may be dropped; the connection is then closed.

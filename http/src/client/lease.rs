@@ -124,8 +124,7 @@ impl Leased {
     /// Lets another request have it.
     pub fn give_back(self) {
         let host = self.wire.host().clone();
-        let since = throng_runtime::now();
-        host.put_rested(Rested { wire: self.wire, uses: self.uses + 1, since });
+        host.put_rested(Rested::new(self.wire, self.uses + 1));
     }
 
     /// Polls for bytes; how many, 0 at the end.

@@ -73,6 +73,21 @@ type Line = VecDeque<(Weak<H1>, u64)>;
 /// How many of these are left in it, beside as many as there are others.
 const STALE: usize = 64;
 
+/// How many resting connections are looked at in one go: fewer than a task may read streams in one
+/// poll, or it would be woken by that and never come further.
+const LOOKS: u32 = 64;
+
+/// What is left after a look at the resting connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Swept {
+    /// None of them.
+    None,
+    /// Some, and all have been looked at.
+    All,
+    /// Some that have not.
+    Some,
+}
+
 pub(super) struct Host {
     pub(super) pool: Rc<Pool>,
     target: Target,
@@ -236,20 +251,26 @@ impl Pool {
         }
     }
 
-    /// Looks at all connections without a task. Whether some are left.
-    pub(super) fn sweep(&self, now: Instant, cx: &mut Context<'_>) -> bool {
+    /// Looks at the connections without a task that were not looked at since `round`, and at so
+    /// many only: a task may not read any number of streams in one poll.
+    pub(super) fn sweep(&self, round: Instant, now: Instant, cx: &mut Context<'_>) -> Swept {
         let hosts: Vec<_> = self.hosts.borrow().values().cloned().collect();
-        let mut left = false;
+        let (mut looks, mut swept) = (LOOKS, Swept::None);
         for host in hosts {
             let all = std::mem::take(&mut host.inner.borrow_mut().rested);
             let (mut stay, mut over) = (VecDeque::with_capacity(all.len()), Vec::new());
             for mut rested in all {
-                match rested.is_over(self, now, cx) {
-                    true => over.push(rested),
-                    false => stay.push_back(rested),
+                if rested.looked < round && looks > 0 {
+                    (looks, rested.looked) = (looks - 1, now);
+                    if rested.is_over(self, now, cx) {
+                        over.push(rested);
+                        continue;
+                    }
                 }
+                let left = if rested.looked < round { Swept::Some } else { Swept::All };
+                swept = swept.max(left);
+                stay.push_back(rested);
             }
-            left |= !stay.is_empty();
             // In front of what has come meanwhile.
             let mut inner = host.inner.borrow_mut();
             stay.append(&mut inner.rested);
@@ -258,7 +279,7 @@ impl Pool {
             self.count_idle(-(over.len() as isize));
             over.into_iter().for_each(|rested| host.evict(Evicted::Rested(rested)));
         }
-        left
+        swept
     }
 }
 

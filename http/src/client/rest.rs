@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use throng_runtime::Instant;
 
-use super::pool::Pool;
+use super::pool::{Pool, Swept};
 use super::wire::Wire;
 use crate::rt::Alarm;
 
@@ -24,9 +24,16 @@ pub(super) struct Rested {
     /// Requests it has carried.
     pub(super) uses: u64,
     pub(super) since: Instant,
+    /// When it was looked at last, or came.
+    pub(super) looked: Instant,
 }
 
 impl Rested {
+    pub(super) fn new(wire: Wire, uses: u64) -> Rested {
+        let now = throng_runtime::now();
+        Rested { wire, uses, since: now, looked: now }
+    }
+
     /// The connection has ended, or is to.
     pub(super) fn is_over(&mut self, pool: &Pool, now: Instant, cx: &mut Context<'_>) -> bool {
         let settings = &pool.settings;
@@ -42,6 +49,8 @@ pub(super) struct Keeper {
     next: Instant,
     /// It has been polled before.
     begun: bool,
+    /// When the look at all of them began that has not come to its end.
+    round: Option<Instant>,
 }
 
 impl Keeper {
@@ -50,9 +59,14 @@ impl Keeper {
         if pool.kept.get() {
             return true;
         }
+        // Outside a shard, when its tasks are dropped at the end, there is no clock.
+        if throng_runtime::try_current_shard().is_none() {
+            return false;
+        }
         let next = throng_runtime::now() + LOOK;
         let pool_again = Rc::downgrade(pool);
-        let keeper = Keeper { pool: pool_again, alarm: Alarm::default(), next, begun: false };
+        let alarm = Alarm::default();
+        let keeper = Keeper { pool: pool_again, alarm, next, begun: false, round: None };
         let spawned = throng_runtime::try_spawn_local(keeper);
         pool.kept.set(spawned.is_ok());
         spawned.map(throng_runtime::JoinHandle::detach).is_ok()
@@ -67,8 +81,16 @@ impl Future for Keeper {
         let Some(pool) = this.pool.upgrade() else { return Poll::Ready(()) };
         let now = throng_runtime::now();
         // Early, it is woken by one that it has looked at before, which has something to say.
-        if std::mem::replace(&mut this.begun, true) && !pool.sweep(now, cx) {
-            return Poll::Ready(());
+        if std::mem::replace(&mut this.begun, true) {
+            let round = *this.round.get_or_insert(now);
+            match pool.sweep(round, now, cx) {
+                Swept::None => return Poll::Ready(()),
+                Swept::All => this.round = None,
+                Swept::Some => {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+            }
         }
         if this.next <= now {
             this.next = now + LOOK;

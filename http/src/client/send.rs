@@ -129,7 +129,7 @@ async fn connect(permit: Permit, connecting: Connecting) -> Result<Found, Error>
     let wire = Wire::new(transport, permit);
     if !http2 {
         connecting.done(false);
-        return Ok(Found::Rested(Rested { wire, uses: 0, since: throng_runtime::now() }));
+        return Ok(Found::Rested(Rested::new(wire, 0)));
     }
     let connection = H2::connect(host.clone(), wire).await?;
     let stream = Stream::new(connection.clone());

@@ -1,14 +1,19 @@
 //! Connections leased from the pool, for requests that the caller writes and reads by himself.
 
+use std::cell::Cell;
 use std::future::poll_fn;
+use std::io;
 use std::mem::MaybeUninit;
-use std::task::Poll;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
 
 use futures::AsyncReadExt;
 use http::Method;
-use hyper::rt::ReadBuf;
-use throng_http::client::{Client, Destination, ErrorKind, Leased, Target};
-use throng_runtime::timeout;
+use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
+use throng_http::client::{Client, Destination, ErrorKind, Leased, Target, Transport};
+use throng_net::TcpStream;
+use throng_runtime::{coop, timeout};
 
 use crate::world::{OK, SECOND, answer_all, get, pause, raw, read_head, world, write};
 
@@ -159,6 +164,82 @@ fn what_may_be_repeated_is_what_a_client_repeats() {
             let refused = client.destination(&nobody).lease(false).await.unwrap_err();
             assert_eq!(refused.kind(), ErrorKind::Connect);
             assert_eq!(client.connections(), 0);
+        },
+    );
+}
+
+/// A stream of which a task may read only so often in one poll, as of the host's sockets.
+struct Costly {
+    stream: TcpStream,
+    reads: Rc<Cell<usize>>,
+}
+
+impl Read for Costly {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.reads.set(self.reads.get() + 1);
+        assert!(self.reads.get() < 1_000_000, "a loop");
+        ready!(coop::poll_proceed(cx));
+        Read::poll_read(Pin::new(&mut self.stream), cx, buf)
+    }
+}
+
+impl Write for Costly {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Write::poll_write(Pin::new(&mut self.stream), cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Write::poll_flush(Pin::new(&mut self.stream), cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Write::poll_shutdown(Pin::new(&mut self.stream), cx)
+    }
+}
+
+#[test]
+fn any_number_of_connections_rests() {
+    const COUNT: usize = 300;
+    world(
+        || {
+            raw(|_, mut stream| async move {
+                read_head(&mut stream).await.unwrap();
+                write(&mut stream, OK).await;
+                pause(10 * SECOND).await;
+            });
+        },
+        async {
+            let reads = Rc::new(Cell::new(0));
+            let counted = reads.clone();
+            let connector = move |target: &Target| {
+                let (opening, reads) = (target.open(), counted.clone());
+                async move { Ok(Transport::new(Costly { stream: opening.await?, reads })) }
+            };
+            let client = Client::builder().max_idle_per_host(COUNT).max_connections_per_host(COUNT);
+            let client = client.connector(connector).build();
+            let to = destination(&client);
+            for _ in 0..COUNT {
+                let mut leased = to.lease(true).await.unwrap();
+                assert_eq!(ask(&mut leased).await, OK.as_bytes());
+                leased.give_back();
+            }
+            assert_eq!(client.idle_connections(), COUNT);
+            pause(2 * SECOND).await;
+            // Each is looked at once a second, and the task rests in between.
+            let before = reads.replace(0);
+            pause(3 * SECOND).await;
+            assert!((2 * COUNT..=4 * COUNT).contains(&reads.get()), "{before} {}", reads.get());
+            pause(10 * SECOND).await;
+            assert_eq!((client.connections(), client.idle_connections()), (0, 0));
+            assert_eq!(client.stats().evicted, COUNT as u64, "all ends are noticed");
         },
     );
 }
