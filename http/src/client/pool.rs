@@ -381,7 +381,11 @@ impl Host {
             inner.permits == 0 && inner.waiters.is_empty() && inner.visitors == 0
         };
         if useless {
-            let removed = self.pool.hosts.borrow_mut().remove(&self.target);
+            let mut hosts = self.pool.hosts.borrow_mut();
+            // Whoever still had this one when it was forgotten may have used it since.
+            let is_this = hosts.get(&self.target).is_some_and(|host| std::ptr::eq(&**host, self));
+            let removed = is_this.then(|| hosts.remove(&self.target));
+            drop(hosts);
             drop(removed);
         }
     }
