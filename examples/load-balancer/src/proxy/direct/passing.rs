@@ -245,6 +245,8 @@ impl Passing {
                 // RFC 9110 15.2: all are passed on but 100, which nobody has asked for.
                 if status != StatusCode::CONTINUE && self.out.len() < HEAD {
                     remove_hop_by_hop(&mut response.fields);
+                    // RFC 9110 8.6
+                    response.fields.remove("content-length");
                     write::interim(&mut self.out, &response);
                 }
                 bytes = &bytes[size..];
