@@ -52,7 +52,8 @@ pub fn current() -> io::Result<Stats> {
 }
 
 /// Connections of the current shard that wait for the device to take what they have to send:
-/// who writes on very many connections one after the other does well to wait while they are many.
+/// who writes on very many connections one after the other does well to wait while they are many. Those that
+/// repeat what nobody has acknowledged do not count: nobody waits behind all of them.
 /// 0 where nobody counts: outside a shard, and on the device `kernel`.
 pub fn transmit_waiting() -> usize {
     local::stack().map_or(0, |stack| stack.borrow().engine.transmit_waiting())

@@ -125,6 +125,7 @@ pub(super) fn on_segment(
     }
     conn.last_rcv = tick;
     conn.keep_probes = 0;
+    core.heard(conn);
     let acked = header.ack.0.wrapping_sub(conn.snd_una.0);
     if conn.state == State::SynReceived {
         if header.ack != conn.snd_nxt {

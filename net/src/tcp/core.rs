@@ -146,7 +146,25 @@ impl Core {
     pub(super) fn want_repeat(&mut self, conn: &mut Conn) {
         if !conn.has(flag::QUEUED) {
             conn.set(flag::QUEUED);
+            conn.marks |= mark::REPEATS;
             self.repeats.push_back(conn.slot());
+        }
+    }
+
+    /// The peer of `conn` is heard: if it waits among those that are not, it does so no longer.
+    #[inline(always)]
+    pub(super) fn heard(&mut self, conn: &mut Conn) {
+        if conn.marks & mark::REPEATS != 0 {
+            self.leave_repeats(conn);
+        }
+    }
+
+    #[cold]
+    fn leave_repeats(&mut self, conn: &mut Conn) {
+        conn.marks &= !mark::REPEATS;
+        if conn.has(flag::QUEUED) {
+            // Whichever of its slots comes first is its turn, and the other one's is nobody's.
+            self.transmit.push_back(conn.slot());
         }
     }
 

@@ -74,6 +74,8 @@ pub(super) mod mark {
     /// A probe of the tail sent old data again, all of which is acknowledged: whether it repaired
     /// a loss the next acknowledgement tells. `UNUSUAL` is set meanwhile.
     pub(crate) const PROBED: u8 = 1 << 2;
+    /// Was put among those that repeat because they heard nothing, and has not been heard since.
+    pub(crate) const REPEATS: u8 = 1 << 3;
 }
 
 /// Bits of [`Conn::flags`].

@@ -184,6 +184,36 @@ fn who_lives_does_not_wait_behind_repetitions() {
 }
 
 #[test]
+fn who_is_heard_again_does_not_wait_behind_repetitions() {
+    let mut p = Peer::established(plain());
+    let mut conns = vec![(p.conn, p.tuple, p.ack)];
+    for port in 1..=20 {
+        p.tuple = tuple("10.0.0.2:80", &format!("10.0.0.9:{port}"));
+        p.seq = SeqNum(77);
+        p.open(plain());
+        p.accept();
+        conns.push((p.conn, p.tuple, p.ack));
+    }
+    for (conn, ..) in &conns {
+        p.engine.send(*conn, b"into silence".to_vec().into(), p.now).unwrap();
+    }
+    assert_eq!(p.out().len(), 21);
+    p.now += secs(2);
+    while p.engine.on_timeout(p.now) {}
+    // The acknowledgement was late, and the next message is for who is there.
+    let (conn, tuple, ack) = conns[20];
+    p.engine.on_segment(&header(tuple, SeqNum(78), ack + 12, Flags::ACK), &[], p.now);
+    p.engine.send(conn, b"alive".to_vec().into(), p.now).unwrap();
+    let mut sink = Sink { room: 2, ..Sink::default() };
+    p.engine.poll_transmit(p.now, &mut sink);
+    p.engine.check_invariants();
+    let alive = sink.segments.iter().filter(|s| s.header.tuple == tuple);
+    assert_eq!(alive.map(|s| s.payload.len()).collect::<Vec<_>>(), [5]);
+    assert!(p.out().iter().all(|s| s.header.tuple != tuple), "once");
+    assert!(!p.engine.wants_transmit());
+}
+
+#[test]
 fn the_peers_window_holds() {
     let mut p = Peer::listening(Config::default());
     p.window = 2500;
