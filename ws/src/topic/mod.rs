@@ -456,8 +456,8 @@ throng_runtime::metrics! {
         counter pings: u64,
         /// Peers that heartbeats found dead.
         counter dead: u64,
-        /// Frames published here that did not get to the shard with the
-        /// [`Backplane`](Topics::attach), because there are too many on their way to it.
+        /// Frames published here that did not get to the shard with the `Backplane`, because
+        /// there are too many on their way to it.
         limit uncarried: u64,
     }
 }
