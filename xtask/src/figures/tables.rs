@@ -82,13 +82,16 @@ fn what_else(bench: &str, case: Case<'_>, all: &[Case<'_>]) -> String {
         let name = case.bench().strip_prefix(bench).unwrap_or(case.bench());
         text += &format!(", {}", name.trim_start_matches('-'));
     }
-    for key in ["server", "acknowledged", "sockets", "size", "connections", "shards"] {
+    for key in ["server", "burst", "acknowledged", "sockets", "size", "connections", "shards"] {
         let value = &case.0["params"][key];
         if value.is_null() || all.iter().all(|other| other.0["params"][key] == *value) {
             continue;
         }
         match (value.as_str(), value.as_f64()) {
             (Some(word), _) if key == "server" => text += &format!(", {word}"),
+            (_, Some(number)) if key == "burst" => {
+                text += &format!(", bursts of {}", figure(number));
+            }
             (Some(words), _) => text += &format!(", {key} {words}"),
             (_, Some(number)) => text += &format!(", {} {key}", figure(number)),
             _ => {}
@@ -254,9 +257,12 @@ pub(crate) fn idle(results: &Results) -> String {
 
 /// Results of benches that no other table has, each by itself.
 pub(crate) fn others(results: &Results, elsewhere: &[&str]) -> String {
-    let mut benches: Vec<&str> = PLAN.iter().map(|entry| entry.bench).collect();
-    benches.dedup();
-    benches.retain(|bench| !elsewhere.contains(bench));
+    let mut benches: Vec<&str> = Vec::new();
+    for bench in PLAN.iter().map(|entry| entry.bench) {
+        if !elsewhere.contains(&bench) && !benches.contains(&bench) {
+            benches.push(bench);
+        }
+    }
     let mut text = of_benches(results, &benches);
     for (name, kept) in results.iter() {
         if !PLAN.iter().any(|entry| entry.name == name) {
@@ -395,6 +401,7 @@ mod tests {
         assert!(text.contains("| new-1 | 7 | 14 | 0.500 (1/2) |  |"), "{text}");
         assert!(!text.contains("`echo`"), "it is elsewhere: {text}");
         assert!(text.contains("`http`: not measured"), "{text}");
+        assert_eq!(text.matches("`scaling`").count(), 1, "each once: {text}");
         assert!(commands(&results).contains("| `new-1` | 2026-11-22 17:00 UTC | abc |"));
         assert!(commands(&results).contains("| `echo-1` | not measured |"));
         assert_eq!(machines(&results), "* 2 cores. tokio 1.2.\n");
