@@ -12,7 +12,7 @@ use clap::ValueEnum;
 use crate::balancer::Balancer;
 use crate::helper::Helper;
 use crate::load::Load;
-use crate::role::{Role, Traffic};
+use crate::role::{PER_PORT, Role, Traffic};
 use crate::web::{Files, Site, Web, pinned};
 
 /// Connections of one process on the host's sockets, below the usual bound of descriptors.
@@ -157,45 +157,31 @@ impl Subject {
     }
 
     fn on_kernel(&self, ask: &Ask) -> io::Result<Match> {
-        // Those with a connection for each operation have few at a time, and one port each.
-        let all = if ask.traffic.connects() { 1 } else { ask.connections };
-        let count = all.div_ceil(PER_PROCESS);
-        let ports = if ask.traffic == Traffic::Udp { ask.sockets } else { 1 };
-        let endpoint =
-            |i: usize| SocketAddr::from((Ipv4Addr::LOCALHOST, PORT + (i * ports) as u16));
+        let pairs = pairs(ask);
         let files = matches!(self, Subject::Web(_)).then(Files::new).transpose()?;
         let mut servers = Vec::new();
-        for i in 0..count {
+        for [role, _] in &pairs {
             let mut server = match self {
                 Subject::Web(web) => {
                     let files = files.as_ref().ok_or(io::ErrorKind::NotFound)?;
                     let (size, core) = (ask.size, Some(ask.cores[0]));
-                    let site = Site { listen: endpoint(i), size, room: ROOM, shared: false, core };
+                    let site = Site { listen: role.server, size, room: ROOM, shared: false, core };
                     web.start(files, &site)?
                 }
-                Subject::Peer(kind) => peer(kind, endpoint(i), ask)?,
-                _ => {
-                    let mut role = on_kernel(ask, ask.cores[0], endpoint(i), all);
-                    // Several on one core must not keep it from each other.
-                    role.adaptive = ask.adaptive || count > 1;
-                    Helper::of_this(["serve".to_owned()].into_iter().chain(role.arguments()))?
-                }
+                Subject::Peer(kind) => peer(kind, role.server, ask)?,
+                _ => Helper::of_this(["serve".to_owned()].into_iter().chain(role.arguments()))?,
             };
             match self {
-                Subject::Web(_) => wait_for(endpoint(i))?,
+                Subject::Web(_) => wait_for(role.server)?,
                 _ => server.expect("listening", START)?,
             }
             servers.push(server);
         }
-        let mut clients = Vec::new();
-        for i in 0..count {
-            let share = all / count + usize::from(i < all % count);
-            let mut role = on_kernel(ask, ask.cores[1], endpoint(i), share);
-            role.adaptive = count > 1;
-            clients.push(client(ask, role, ask.window.div_ceil(count))?);
-        }
-        let (others, endpoint) = (Vec::new(), endpoint(0));
-        Match { servers, clients, others, endpoint, _files: files }.connected(ask)
+        let endpoint = pairs[0][0].server;
+        let window = ask.window.div_ceil(pairs.len());
+        let clients = pairs.into_iter().map(|[_, role]| client(ask, role, window));
+        let clients = clients.collect::<io::Result<_>>()?;
+        Match { servers, clients, others: Vec::new(), endpoint, _files: files }.connected(ask)
     }
 }
 
@@ -218,6 +204,27 @@ impl Match {
         let sum = |all: &[Helper]| all.iter().map(Helper::cpu).sum::<io::Result<Duration>>();
         Ok([sum(&self.servers)?, sum(&self.clients)? + sum(&self.others)?])
     }
+}
+
+/// The servers on the host's sockets, each with its client: as many as it takes for each to have
+/// descriptors enough, and at ports of their own.
+fn pairs(ask: &Ask) -> Vec<[Role; 2]> {
+    // A server with more would listen at a second port, too, and that is the next one's.
+    const { assert!(PER_PROCESS <= PER_PORT) };
+    // Those with a connection for each operation have few at a time, and one port each.
+    let all = if ask.traffic.connects() { 1 } else { ask.connections };
+    let count = all.div_ceil(PER_PROCESS).max(1);
+    let ports = if ask.traffic == Traffic::Udp { ask.sockets } else { 1 };
+    let pair = |i: usize| {
+        let endpoint = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT + (i * ports) as u16));
+        let share = all / count + usize::from(i < all % count);
+        let mut pair = ask.cores.map(|core| on_kernel(ask, core, endpoint, share));
+        // Several on one core must not keep it from each other.
+        pair[0].adaptive = ask.adaptive || count > 1;
+        pair[1].adaptive = count > 1;
+        pair
+    };
+    (0..count).map(pair).collect()
 }
 
 pub(crate) fn on_kernel(ask: &Ask, core: usize, server: SocketAddr, connections: usize) -> Role {
@@ -342,4 +349,49 @@ pub(crate) fn wait_for(endpoint: SocketAddr) -> io::Result<()> {
         std::thread::sleep(Duration::from_millis(10));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn ask(traffic: Traffic, sockets: usize) -> Ask {
+        Ask {
+            traffic,
+            connections: 0,
+            size: 64,
+            window: 64,
+            rate: None,
+            ramp: None,
+            timed: false,
+            spinning: false,
+            with_stack: false,
+            adaptive: false,
+            sockets,
+            shards: 1,
+            cores: [0, 1],
+        }
+    }
+
+    /// Where two servers listen at one port the host divides its connections, and one of them
+    /// may get more than it has descriptors for.
+    #[test]
+    fn servers_on_the_host_share_no_port_however_many() {
+        for (traffic, sockets) in [(Traffic::Echo, 1), (Traffic::Udp, 4)] {
+            for connections in [1, 16_000, 16_001, 30_000, 100_000, 1_000_000] {
+                let ask = Ask { connections, ..ask(traffic, sockets) };
+                let (mut taken, mut sum) = (BTreeSet::new(), 0);
+                for [server, client] in pairs(&ask) {
+                    assert!(server.endpoints().all(|one| taken.insert(one)), "{server:?}");
+                    let mut asked = (0..client.connections).map(|i| client.endpoint(i));
+                    assert!(asked.all(|one| server.endpoints().any(|there| there == one)));
+                    assert!((1..=PER_PROCESS).contains(&client.connections));
+                    sum += client.connections;
+                }
+                assert_eq!(sum, connections);
+            }
+        }
+    }
 }

@@ -96,6 +96,10 @@ const ALL: &[Bench] = &[
 ];
 
 fn main() -> ExitCode {
+    // A server that cannot accept says so here, and nowhere else.
+    let log =
+        tracing_subscriber::fmt().with_max_level(tracing_subscriber::filter::LevelFilter::WARN);
+    log.with_writer(io::stderr).init();
     let done = match Cli::parse().command {
         Command::Serve(role) => serve::run(&role),
         Command::Load(load) => load::run(&load),
