@@ -1,6 +1,6 @@
 //! Captures on the kernel's side of the link, and what tshark says about them.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,8 +9,9 @@ use nix::sys::signal::Signal;
 
 use super::checks;
 use super::counters::Counters;
+use super::expert::{self, Side};
 use super::inside::Run;
-use super::link::{Link, SERVER_V4, SERVER_V6};
+use super::link::Link;
 use crate::process::{Background, Cmd};
 
 /// Bytes kept of each frame: all headers with all options, and a little payload.
@@ -33,12 +34,6 @@ const ZERO_WINDOW: &str = "TCP Zero Window segment";
 const RESET: &str = "Connection reset (RST)";
 /// What we make of [`RESET`] where it answers a segment that came after both sides had closed.
 const LATE_RESET: &str = "Late connection reset (RST)";
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Side {
-    Kernel,
-    Server,
-}
 
 /// A capture under way.
 pub(crate) struct Capture {
@@ -108,7 +103,7 @@ impl Capture {
             .unwrap_or(output.len());
         let (items, summary) = output.split_at(table);
         let _ = std::fs::write(file.with_extension("expert.txt"), summary);
-        let mut counted = count_items(items);
+        let mut counted = expert::count(items);
         if let Some(resets) = counted.remove(&(Side::Server, RESET.to_owned())) {
             let late = late_resets(file)?;
             if late < resets.0 {
@@ -156,7 +151,6 @@ impl Capture {
 /// What tshark prints about the capture: frames with an item of severity warning or error,
 /// then the table of `-z expert`.
 fn tshark(file: &Path) -> Result<String, String> {
-    let fields = ["frame.number", "ip.src", "ipv6.src", "_ws.expert.severity"];
     let done = reading(file)
         // Only the start of each frame was kept: TCP is judged, not what it carries.
         .args(["-d", "tcp.port==80,data", "-d", "tcp.port==9001,data"])
@@ -165,8 +159,7 @@ fn tshark(file: &Path) -> Result<String, String> {
         .args(["-o", "ip.defragment:FALSE", "-o", "ipv6.defragment:FALSE"])
         .args(["-z", "expert", "-Y", "_ws.expert.severity >= 0x600000", "-T", "fields"])
         .args(["-E", "separator=|", "-E", "aggregator=;"])
-        .args(fields.iter().flat_map(|field| ["-e", field]))
-        .args(["-e", "_ws.expert.message"])
+        .args(expert::FIELDS.iter().flat_map(|field| ["-e", field]))
         .stdout_only()
         .limit(Duration::from_secs(150))
         .run()
@@ -183,9 +176,10 @@ fn reading(file: &Path) -> Cmd {
         .arg(file)
 }
 
-/// How many resets of ours answer a segment of a connection that both sides had closed
-/// (RFC 9293 3.10.7.1: no ACK, its sequence number is the segment's acknowledgement). When
-/// the kernel moves a flow to another queue, a segment of the old queue can come that late.
+/// How many resets of ours answer a segment of a connection that was over: closed by both sides,
+/// or reset by the kernel (RFC 9293 3.10.7.1: no ACK, its sequence number is the segment's
+/// acknowledgement). When the kernel moves a flow to another queue, a segment of the old queue
+/// can come that late.
 fn late_resets(file: &Path) -> Result<u64, String> {
     let fields =
         ["tcp.stream", "ip.src", "ipv6.src", "tcp.flags.fin", "tcp.flags.reset", "tcp.flags.ack"];
@@ -200,30 +194,29 @@ fn late_resets(file: &Path) -> Result<u64, String> {
     if !done.ok() {
         return Err(format!("tshark: {}", done.how()));
     }
-    let mut ended: BTreeMap<(&str, Side), ()> = BTreeMap::new();
-    let mut late = 0;
-    for line in done.output.lines() {
-        let fields: Vec<&str> = line.split('|').collect();
-        let [stream, v4, v6, fin, reset, ack] = fields[..] else { continue };
-        let side = sender(v4, v6);
-        if fin == "1" {
-            ended.insert((stream, side), ());
-        }
-        let both = ended.contains_key(&(stream, Side::Kernel))
-            && ended.contains_key(&(stream, Side::Server));
-        if reset == "1" && ack == "0" && side == Side::Server && both {
-            late += 1;
-        }
-    }
-    Ok(late)
+    Ok(count_late(&done.output))
 }
 
-fn sender(v4: &str, v6: &str) -> Side {
-    // An ICMP error carries a second address, after the first.
-    let ours = |source: &str| {
-        source.split(';').next().is_some_and(|from| from == SERVER_V4 || from == SERVER_V6)
-    };
-    if ours(v4) || ours(v6) { Side::Server } else { Side::Kernel }
+/// Of [`late_resets`]' frames; the kernel's own reset ends a connection, too.
+fn count_late(frames: &str) -> u64 {
+    let mut ended = BTreeSet::new();
+    let mut late = 0;
+    for line in frames.lines() {
+        let fields: Vec<&str> = line.split('|').collect();
+        let [stream, v4, v6, fin, reset, ack] = fields[..] else { continue };
+        let side = Side::of(v4, v6);
+        let over = [Side::Kernel, Side::Server].iter().all(|side| ended.contains(&(stream, *side)));
+        if reset == "1" && ack == "0" && side == Side::Server && over {
+            late += 1;
+        }
+        if fin == "1" {
+            ended.insert((stream, side));
+        }
+        if reset == "1" && side == Side::Kernel {
+            ended.extend([(stream, Side::Kernel), (stream, Side::Server)]);
+        }
+    }
+    late
 }
 
 /// `Packets received/dropped on interface 'x': 123/0 (...)`: the second number.
@@ -240,27 +233,6 @@ fn captured(said: &str) -> u64 {
         .unwrap_or(0)
 }
 
-/// Expert items by who sent the frame and what they say: how many, and the first frame.
-fn count_items(items: &str) -> BTreeMap<(Side, String), (u64, String)> {
-    let mut counted = BTreeMap::new();
-    for line in items.lines() {
-        let mut fields = line.splitn(5, '|');
-        let mut field = || fields.next().unwrap_or_default();
-        let (frame, v4, v6, severities, messages) = (field(), field(), field(), field(), field());
-        let side = sender(v4, v6);
-        for (severity, message) in severities.split(';').zip(messages.split(';')) {
-            let bad = matches!(severity, "6291456" | "8388608");
-            if bad {
-                let entry = counted
-                    .entry((side, message.to_owned()))
-                    .or_insert_with(|| (0, frame.to_owned()));
-                entry.0 += 1;
-            }
-        }
-    }
-    counted
-}
-
 /// What was lost on the way, and what was sent again. How much may be sent again is bounded
 /// for the whole run: [`checks::retransmissions`].
 #[derive(Clone, Copy, Debug)]
@@ -271,7 +243,7 @@ struct Losses {
     ours: u64,
     /// Frames of the kernel's, after the capture: [`Link::overrun`].
     theirs: u64,
-    /// Segments that we sent again, probes of the tail (RFC 8985 7) among them.
+    /// Segments that we sent again.
     we_again: u64,
     /// Segments that the kernel sent again.
     kernel_again: u64,
@@ -315,11 +287,47 @@ fn tolerated(side: Side, message: &str, count: u64, losses: Losses) -> Option<&'
         return Some("it was sent again");
     }
     // RFC 2883: a receiver owes the report.
-    if message.starts_with("D-SACK") && count <= by_other {
+    if message.starts_with(expert::TWICE) && count <= by_other {
         return Some("the other side sent it twice");
     }
     TOLERATED
         .iter()
         .find(|(by, start, most, _)| *by == side && message.starts_with(start) && count <= *most)
         .map(|(.., why)| *why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOSSES: Losses = Losses { capture: 0, ours: 0, theirs: 0, we_again: 3, kernel_again: 2 };
+
+    #[test]
+    fn nobody_reports_more_than_was_sent_twice() {
+        let reported = |side, count| tolerated(side, "D-SACK Sequence", count, LOSSES).is_some();
+        assert!(reported(Side::Kernel, 3) && !reported(Side::Kernel, 4));
+        assert!(reported(Side::Server, 2) && !reported(Side::Server, 3));
+    }
+
+    #[test]
+    fn a_late_reset_answers_what_was_over() {
+        // Stream, addresses, then FIN, RST and ACK.
+        let (kernel, server) = ("10.77.0.1|", "10.77.0.2|");
+        let (fin, reset, bare) = ("1|0|1", "0|1|1", "0|1|0");
+        let late = |frames: &[(u32, &str, &str)]| {
+            let line =
+                |(stream, from, flags): &(u32, &str, &str)| format!("{stream}|{from}|{flags}");
+            count_late(&frames.iter().map(line).collect::<Vec<_>>().join("\n"))
+        };
+        let closed = [(1, kernel, fin), (1, server, fin)];
+        assert_eq!(late(&[closed[0], closed[1], (1, server, bare), (1, server, bare)]), 2);
+        assert_eq!(late(&[(1, kernel, bare), (1, server, bare)]), 1);
+        // The server's end alone is none, nor the kernel's, nor another connection's, nor a reset
+        // that the server sends of its own accord.
+        assert_eq!(late(&[closed[1], (1, server, bare)]), 0);
+        assert_eq!(late(&[closed[0], (1, server, bare)]), 0);
+        assert_eq!(late(&[(1, server, bare), (1, server, bare)]), 0);
+        assert_eq!(late(&[(2, kernel, bare), (1, server, bare)]), 0);
+        assert_eq!(late(&[closed[0], closed[1], (1, server, reset)]), 0);
+    }
 }

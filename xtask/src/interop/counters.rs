@@ -28,10 +28,10 @@ impl Counters {
         values.iter().map(|value| value.parse::<u64>().map_err(|e| format!("{value}: {e}"))).sum()
     }
 
-    /// Segments that the server has sent again, probes of the tail (RFC 8985 7) among them.
+    /// Segments that the server has sent again, with those that a probe of the tail repeats
+    /// (RFC 8985 7).
     pub(crate) fn sent_again(&self) -> Result<u64, String> {
-        let probes = self.total("throng_tcp_tail_probes_total")?;
-        Ok(self.total("throng_tcp_retransmits_total")? + probes)
+        self.total("throng_tcp_retransmits_total")
     }
 
     /// By how much a counter has grown since `before`.

@@ -8,6 +8,7 @@ mod capture;
 mod checks;
 mod counters;
 mod examples;
+mod expert;
 mod inside;
 mod internet;
 mod link;
