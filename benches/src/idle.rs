@@ -51,6 +51,8 @@ pub struct Server {
     pub wakers: usize,
     /// Tasks, two or three of them not a connection's.
     pub tasks: u64,
+    /// Bytes of the runtime's timers.
+    pub timers: u64,
 }
 
 impl Server {
@@ -60,7 +62,13 @@ impl Server {
     /// Outside a shard.
     pub fn now() -> io::Result<Server> {
         let now = stats::current()?;
-        Ok(Server { usage: now.usage, wakers: now.waker_memory, tasks: runtime::stats().tasks })
+        let shard = runtime::stats();
+        Ok(Server {
+            usage: now.usage,
+            wakers: now.waker_memory,
+            tasks: shard.tasks,
+            timers: shard.timer_memory,
+        })
     }
 }
 
@@ -137,6 +145,8 @@ pub fn future_size(style: Style) -> usize {
 const TASK_HEADER: usize = 8;
 /// Bytes of a task's place in its shard's table.
 const TASK_SLOT: usize = 16;
+/// Bytes of a connection in the books of its HTTP server, which tells all of a drain.
+const IN_BOOKS: usize = 16;
 /// Bytes of a connection's hot block.
 const BLOCK: usize = 256;
 
@@ -178,7 +188,16 @@ pub fn parts(
         ("future: the rest", count * (future - socket) as i64),
         ("allocator: headers and rounding", overhead),
     ];
-    parts.retain(|(part, _)| style != Style::Pages || !part.contains("WebSocket"));
+    let timers = after.0.timers as i64 - before.0.timers as i64;
+    match style {
+        Style::Pages => {
+            parts.retain(|(part, _)| !part.contains("WebSocket"));
+            parts.push(("server: books", count * IN_BOOKS as i64));
+            parts.push(("task: timer", timers));
+        }
+        Style::Pinging => parts.push(("task: timer", timers)),
+        Style::Handler | Style::Loop => {}
+    }
     parts
 }
 

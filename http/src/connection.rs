@@ -75,7 +75,7 @@ where
     /// `first`: no request has come yet.
     Waiting {
         io: I,
-        head: Vec<u8>,
+        head: Box<[u8]>,
         first: bool,
     },
     /// The service answers by itself.
@@ -151,7 +151,7 @@ where
 {
     pub(crate) fn new(io: I, service: Rc<S>, membership: Membership) -> Self {
         Connection {
-            state: State::Waiting { io, head: Vec::new(), first: true },
+            state: State::Waiting { io, head: Box::default(), first: true },
             service,
             alarm: Alarm::default(),
             since: throng_runtime::now(),
@@ -197,10 +197,10 @@ where
             return next;
         }
         let State::Waiting { head, first, .. } = &mut self.state else { return Next::Done };
-        head.extend_from_slice(bytes);
+        *head = [&head[..], bytes].concat().into();
         // RFC 9112 2.2: empty lines before a request mean nothing.
         if head.iter().all(|byte| matches!(byte, b'\r' | b'\n')) {
-            *head = Vec::new();
+            *head = Box::default();
             return Next::Again;
         }
         let settings = &self.membership.shared.settings;
@@ -272,7 +272,7 @@ where
             self.state = State::Linger { io, shut: false };
             return Next::Again;
         }
-        self.state = State::Waiting { io, head: Vec::new(), first: false };
+        self.state = State::Waiting { io, head: Box::default(), first: false };
         match end {
             End::Answered if ahead.is_empty() => Next::Again,
             End::Answered => self.arrived(&ahead),
@@ -373,7 +373,7 @@ where
         debug_assert!(parts.read_buf.is_empty(), "hyper gets no byte of a request to come");
         let (io, _) = parts.io.into_parts();
         self.membership.shared.count(|counters| counters.parked += 1);
-        self.state = State::Waiting { io, head: Vec::new(), first: false };
+        self.state = State::Waiting { io, head: Box::default(), first: false };
         Next::Again
     }
 

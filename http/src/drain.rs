@@ -9,10 +9,10 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures::future::{Either, select};
-use slab::Slab;
 use throng_runtime::{Instant, sleep, spawn_local, timeout};
 
 use crate::shared::Drained;
+use crate::told::{Key, Told};
 
 /// How long those that were cut may take to let go.
 const LET_GO: Duration = Duration::from_secs(1);
@@ -64,7 +64,7 @@ struct Inner {
     at_begin: Cell<usize>,
     cut: Cell<u64>,
     /// The tasks of guests, to be told of a new stage.
-    tasks: RefCell<Slab<Waker>>,
+    tasks: Told,
     /// Tasks that wait for a stage, or for the last guest to leave.
     watchers: RefCell<Vec<Waker>>,
 }
@@ -92,7 +92,7 @@ impl Drain {
             guests: Cell::new(0),
             at_begin: Cell::new(0),
             cut: Cell::new(0),
-            tasks: RefCell::default(),
+            tasks: Told::default(),
             watchers: RefCell::default(),
         }))
     }
@@ -190,7 +190,7 @@ impl Drain {
 impl Inner {
     fn enter_stage(&self, stage: Stage) {
         self.stage.set(stage);
-        self.tasks.borrow().iter().for_each(|(_, waker)| waker.wake_by_ref());
+        self.tasks.tell();
         self.notify();
     }
 
@@ -209,7 +209,7 @@ impl Inner {
 /// One of those a drain waits for.
 pub struct Guest {
     inner: Rc<Inner>,
-    key: Option<usize>,
+    key: Option<Key>,
 }
 
 impl fmt::Debug for Guest {
@@ -226,11 +226,9 @@ impl Guest {
 
     /// How far the drain is; the task is woken when that changes, the one that asked last.
     pub fn poll_stage(&mut self, cx: &Context<'_>) -> Stage {
-        let mut tasks = self.inner.tasks.borrow_mut();
         match self.key {
-            Some(key) if tasks[key].will_wake(cx.waker()) => {}
-            Some(key) => tasks[key] = cx.waker().clone(),
-            None => self.key = Some(tasks.insert(cx.waker().clone())),
+            Some(key) => self.inner.tasks.update(key, cx),
+            None => self.key = Some(self.inner.tasks.insert(cx)),
         }
         self.inner.stage.get()
     }
@@ -252,9 +250,7 @@ impl Guest {
 impl Drop for Guest {
     fn drop(&mut self) {
         if let Some(key) = self.key {
-            // The waker may be the last of its task, whose drop may look here.
-            let waker = self.inner.tasks.borrow_mut().remove(key);
-            drop(waker);
+            self.inner.tasks.remove(key);
         }
         self.inner.guests.set(self.inner.guests.get() - 1);
         if self.inner.guests.get() == 0 {

@@ -34,6 +34,7 @@ pub mod rt;
 mod server;
 mod service;
 mod shared;
+mod told;
 pub mod tower;
 
 pub use hyper::service::{Service, service_fn};

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use throng_runtime::Sleep;
+use throng_runtime::{Instant, Sleep};
 
 /// hyper's executor: every future becomes a task of the current shard.
 ///
@@ -66,36 +66,44 @@ fn origin() -> std::time::Instant {
     *ORIGIN.get_or_init(std::time::Instant::now)
 }
 
-fn from_std(at: std::time::Instant) -> throng_runtime::Instant {
-    throng_runtime::Instant::ZERO + at.saturating_duration_since(origin())
+fn from_std(at: std::time::Instant) -> Instant {
+    Instant::ZERO + at.saturating_duration_since(origin())
 }
 
 /// A deadline that is mostly put off: the timer is moved only to ring earlier, and one that
 /// rings too early is set again. So a busy connection does not touch the timer wheel.
-#[derive(Debug, Default)]
-pub struct Alarm(Option<Sleep>);
+#[derive(Debug)]
+pub struct Alarm(Sleep);
+
+/// Of an alarm that is not set: every other deadline is earlier.
+const NEVER: Instant = Instant::from_nanos(u64::MAX);
+
+impl Default for Alarm {
+    fn default() -> Alarm {
+        Alarm(throng_runtime::sleep_until(NEVER))
+    }
+}
 
 impl Alarm {
     /// Ready when `at` has been reached; else the task is woken at `at` or before it, and
     /// has to call again.
-    pub fn poll_at(&mut self, at: throng_runtime::Instant, cx: &mut Context<'_>) -> Poll<()> {
+    pub fn poll_at(&mut self, at: Instant, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             if at <= throng_runtime::now() {
                 return Poll::Ready(());
             }
-            let sleep = self.0.get_or_insert_with(|| throng_runtime::sleep_until(at));
-            if at < sleep.deadline() {
-                sleep.reset(at);
+            if at < self.0.deadline() {
+                self.0.reset(at);
             }
-            if Pin::new(sleep).poll(cx).is_pending() {
+            if Pin::new(&mut self.0).poll(cx).is_pending() {
                 return Poll::Pending;
             }
-            self.0 = None;
+            self.clear();
         }
     }
 
     /// Gives the timer back.
     pub fn clear(&mut self) {
-        self.0 = None;
+        self.0.reset(NEVER);
     }
 }

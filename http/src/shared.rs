@@ -5,7 +5,6 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use slab::Slab;
 use throng_runtime::Instant;
 use throng_runtime::metrics::{Measured, Metric};
 
@@ -13,6 +12,7 @@ use crate::builders::Builders;
 use crate::plain::Scratch;
 use crate::refused::Refused;
 use crate::server::Server;
+use crate::told::{Key, Told};
 
 throng_runtime::metrics! {
     /// Totals of one server on one shard since it was made.
@@ -90,7 +90,7 @@ pub(crate) struct Shared {
     open: Cell<usize>,
     open_at_drain: Cell<usize>,
     /// The tasks of open connections, to be told of a drain.
-    connections: RefCell<Slab<Waker>>,
+    connections: Told,
     /// Who wants to hear of requests that no service sees.
     on_refused: RefCell<Option<OnRefused>>,
     /// Tasks that wait for `open` or `phase` to change: accept loops, drains.
@@ -107,7 +107,7 @@ impl Shared {
             phase: Cell::new(Phase::Serving),
             open: Cell::new(0),
             open_at_drain: Cell::new(0),
-            connections: RefCell::default(),
+            connections: Told::default(),
             on_refused: RefCell::default(),
             watchers: RefCell::default(),
         }
@@ -169,21 +169,15 @@ impl Shared {
             let now = throng_runtime::now();
             let idle = now + self.settings.drain_idle.min(deadline);
             self.phase.set(Phase::Draining { until: now + deadline, idle });
-            self.wake_connections();
+            self.connections.tell();
             self.notify();
         }
     }
 
     pub(crate) fn cut(&self) {
         self.phase.set(Phase::Cut);
-        self.wake_connections();
+        self.connections.tell();
         self.notify();
-    }
-
-    fn wake_connections(&self) {
-        for (_, waker) in self.connections.borrow().iter() {
-            waker.wake_by_ref();
-        }
     }
 
     /// Ready when the drain is over.
@@ -207,7 +201,7 @@ impl Measured for Shared {
 /// One open connection in the books of its server.
 pub(crate) struct Membership {
     pub(crate) shared: Rc<Shared>,
-    key: Option<usize>,
+    key: Option<Key>,
 }
 
 impl Membership {
@@ -219,8 +213,7 @@ impl Membership {
     /// The task that a drain has to wake; a task does not change its waker.
     pub(crate) fn register(&mut self, cx: &Context<'_>) {
         if self.key.is_none() {
-            let key = self.shared.connections.borrow_mut().insert(cx.waker().clone());
-            self.key = Some(key);
+            self.key = Some(self.shared.connections.insert(cx));
         }
     }
 }
@@ -228,7 +221,7 @@ impl Membership {
 impl Drop for Membership {
     fn drop(&mut self) {
         if let Some(key) = self.key {
-            self.shared.connections.borrow_mut().remove(key);
+            self.shared.connections.remove(key);
         }
         let was_full = !self.shared.has_room();
         self.shared.open.set(self.shared.open.get() - 1);

@@ -280,7 +280,7 @@ impl Arena {
                     return None;
                 }
                 if place.slots.load(Ordering::Relaxed).is_null() {
-                    let pages = if at == 0 { Pages::Small } else { Pages::Huge };
+                    let pages = Pages::behind(at * CHUNK);
                     place.slots.store(chunks::for_ever(pages).cast(), Ordering::Release);
                 }
                 if fresh == 0 {

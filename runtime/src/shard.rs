@@ -509,7 +509,8 @@ impl Shard {
     }
 
     pub(crate) fn snapshot(&self) -> Stats {
-        self.counters.snapshot(self.timers.borrow().len() as u64)
+        let timers = self.timers.borrow();
+        self.counters.snapshot([timers.len(), timers.memory()].map(|number| number as u64))
     }
 }
 

@@ -146,7 +146,7 @@ impl<T: Entry> Slab<T> {
             self.places.push(Places { free: END, used: 0 });
             self.room.resize(at / 64 + 1, 0);
         }
-        self.chunks[at] = Chunk::new(if at == 0 { Pages::Small } else { Pages::Huge });
+        self.chunks[at] = Chunk::new(Pages::behind(at * Self::CHUNK));
         self.room[at / 64] |= 1 << (at % 64);
         self.empty += 1;
         at

@@ -27,6 +27,8 @@ crate::metrics! {
         gauge tasks: u64,
         /// Timers armed now.
         gauge timers: u64,
+        /// Bytes of all timers that were ever armed at a time, as far as their chunks are still there.
+        gauge timer_memory: u64,
     }
 }
 
@@ -73,7 +75,8 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
-    pub(crate) fn snapshot(&self, timers: u64) -> Stats {
+    /// With the timers armed now, and the bytes of their table.
+    pub(crate) fn snapshot(&self, [timers, timer_memory]: [u64; 2]) -> Stats {
         Stats {
             spawned: self.spawned.get(),
             refused: self.refused.get(),
@@ -84,6 +87,7 @@ impl Counters {
             parks: self.parks.get(),
             tasks: self.tasks.get(),
             timers,
+            timer_memory,
         }
     }
 }

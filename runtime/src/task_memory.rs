@@ -176,7 +176,7 @@ impl Class {
 
     #[cold]
     fn grow(&self, size: usize) -> *mut Head {
-        let pages = if self.chunks.get() == 0 { Pages::Small } else { Pages::Huge };
+        let pages = Pages::behind(self.chunks.get() as usize * room(size));
         let mut memory = ManuallyDrop::new(Chunk::zeroes(pages));
         let at: *mut Head = memory.as_mut_ptr().cast();
         let head = Head {

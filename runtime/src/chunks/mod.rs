@@ -2,8 +2,9 @@
 //! is a huge page where the system has them. A chunk never moves, comes from the system by itself and goes
 //! back to it, whatever else the process has allocated meanwhile.
 //!
-//! The first chunk of a table has ordinary pages, which take memory as they are touched: most tables never
-//! fill it. Further ones are huge pages, made ready by a thread outside the shards, so that no shard
+//! A table's first chunks, for 32,768 items, have ordinary pages, which take memory as they are touched: most
+//! tables never have more, and few items are not to pay for a huge page with hardly anything in it. Further
+//! ones are huge pages, made ready by a thread outside the shards, so that no shard
 //! waits for the system to zero 2 MiB. When none is ready, or the system has no huge pages, they are
 //! ordinary pages as well.
 
@@ -24,10 +25,21 @@ pub const BYTES: usize = 2 << 20;
 /// What the memory of a chunk is to be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Pages {
-    /// Ordinary pages, which come as they are touched: for a table's first chunk.
+    /// Ordinary pages, which come as they are touched: for a table's first chunks.
     Small,
     /// A huge page, if one is ready.
     Huge,
+}
+
+/// Items of a table in chunks of ordinary pages. With so many a chunk that is all there and nearly
+/// empty, and the one that is made ready next, are 128 bytes for each.
+const FEW: usize = 32_768;
+
+impl Pages {
+    /// Of a chunk that is added to a table with room for `items`.
+    pub fn behind(items: usize) -> Pages {
+        if items < FEW { Pages::Small } else { Pages::Huge }
+    }
 }
 
 /// Items in a chunk: a `Vec` of fixed capacity.

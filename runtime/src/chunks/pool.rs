@@ -1,7 +1,7 @@
 //! Where chunks come from and go to. A thread of the process makes huge pages ready before they are asked
 //! for, and takes back what is given back: zeroing 2 MiB takes a quarter of a millisecond, ten where a
 //! hypervisor has to find the memory first, and taking as many small pages apart a tenth. It starts when a
-//! table first grows beyond its first chunk.
+//! table first asks for one.
 
 use std::alloc::{Layout, handle_alloc_error};
 use std::ptr::NonNull;
