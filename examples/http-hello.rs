@@ -13,8 +13,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use clap::Parser;
 use http_body_util::Full;
-use hyper::{Request, Response, body::Incoming};
-use throng::http::{Drain, Server, service_fn};
+use hyper::{Request, Response};
+use throng::http::{Body, Drain, Server, service_fn};
 use throng::{Builder, TcpListener};
 
 #[derive(Parser)]
@@ -47,7 +47,7 @@ async fn serve(listen: SocketAddr) -> io::Result<()> {
     Ok(())
 }
 
-async fn hello(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn hello(request: Request<Body>) -> Result<Response<Full<Bytes>>, Infallible> {
     let text = format!(
         "hello from shard {}: {}\n",
         throng::runtime::current_shard(),

@@ -20,8 +20,8 @@ use bytes::Bytes;
 use clap::Parser;
 use futures::{SinkExt, StreamExt};
 use http_body_util::Full;
-use hyper::{Request, Response, body::Incoming};
-use throng::http::{Drain, Server, service_fn};
+use hyper::{Request, Response};
+use throng::http::{Body, Drain, Server, service_fn};
 use throng::tls::{Acceptor, Identity, ServerConfig, TlsListener, alpn};
 use throng::{Builder, ShardId, TcpListener, runtime, spawn_local, ws};
 
@@ -97,7 +97,7 @@ fn modified(path: &Path) -> Option<SystemTime> {
 }
 
 async fn site(
-    mut request: Request<Incoming>,
+    mut request: Request<Body>,
     sockets: Rc<ws::Config>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     if ws::is_upgrade(&request) {

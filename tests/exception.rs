@@ -117,7 +117,7 @@ fn start(device: &'static str, port: &str, exception: &'static str, net: u8, sha
             .shards(2);
         let ended = builder.run(|_| async {
             let listener = TcpListener::bind("[::]:80".parse().expect("an address"))?;
-            let hello = |_| async {
+            let hello = |_: hyper::Request<throng::http::Body>| async {
                 Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"throng"))))
             };
             throng::http::serve(listener, service_fn(hello)).await;

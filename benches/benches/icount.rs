@@ -19,9 +19,10 @@ use bytes::Bytes;
 use clap::Parser;
 use futures::{AsyncReadExt, AsyncWriteExt, SinkExt, StreamExt};
 use http_body_util::Full;
-use hyper::Response;
 use hyper::service::service_fn;
+use hyper::{Request, Response};
 use serde_json::{Map, Value, json};
+use throng::http::Body;
 use throng::runtime::sim::World;
 use throng::runtime::wheel::TimerWheel;
 use throng::runtime::{Instant, ShardId};
@@ -332,7 +333,7 @@ fn tcp_echo(events: u64) {
 fn http_request(events: u64) {
     let server = async {
         let listener = TcpListener::bind(Pair::endpoint()).expect("a free port");
-        let hello = |_| async {
+        let hello = |_: Request<Body>| async {
             Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"hello\n"))))
         };
         throng::http::serve(listener, service_fn(hello)).await;

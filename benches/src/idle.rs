@@ -11,7 +11,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use http_body_util::Full;
-use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use throng::net::stats;
@@ -125,7 +124,7 @@ async fn by_loop(stream: TcpStream) -> Result<(), Error> {
 type Answer = Result<Response<Full<Bytes>>, Infallible>;
 
 /// `hello`, whatever is asked for.
-async fn page(_: Request<Incoming>) -> Answer {
+async fn page(_: Request<http::Body>) -> Answer {
     Ok(Response::new(Full::from("hello\n")))
 }
 
@@ -137,7 +136,7 @@ pub fn future_size(style: Style) -> usize {
     match style {
         Style::Handler | Style::Pinging => of(by_handler),
         Style::Loop => of(by_loop),
-        Style::Pages => http::size_of_connection::<TcpListener, _, _>(&service_fn(page)),
+        Style::Pages => http::size_of_connection::<TcpListener, _, _, _>(&service_fn(page)),
     }
 }
 

@@ -5,9 +5,10 @@ use std::io;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::Response;
 use hyper::service::service_fn;
+use hyper::{Request, Response};
 use serde_json::{Map, json};
+use throng::http::Body;
 use throng::runtime::stages::{self, Stage};
 use throng::ws::topic::{Hub, Topic, TopicConfig};
 use throng::{ShardId, TcpListener, TcpStream, UdpSocket, spawn_local, spawn_on};
@@ -110,7 +111,7 @@ async fn accept(
     }
     let body = Bytes::from(page(size));
     if matches!(traffic, Traffic::Http | Traffic::HttpClose) {
-        let answer = service_fn(move |_| {
+        let answer = service_fn(move |_: Request<Body>| {
             let body = body.clone();
             async move { Ok::<_, Infallible>(Response::new(Full::new(body))) }
         });

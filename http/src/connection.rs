@@ -33,7 +33,7 @@ use throng_runtime::Instant;
 use crate::accept::Connected;
 use crate::activity::Activity;
 use crate::io::ServerIo;
-use crate::plain::{Direct, End, Exchange, Request as PlainRequest};
+use crate::plain::{Direct, End, Exchange, Request as PlainRequest, Terms};
 use crate::refused::Reason;
 use crate::rt::{Alarm, LocalExecutor};
 use crate::server::BoxError;
@@ -78,8 +78,12 @@ where
         head: Box<[u8]>,
         first: bool,
     },
-    /// The service answers by itself.
-    Direct(Box<Directly<I, S::Exchange>>),
+    /// The service answers by itself. `ahead`: what the client has sent behind its request.
+    Direct {
+        io: I,
+        exchange: Pin<Box<S::Exchange>>,
+        ahead: Box<[u8]>,
+    },
     Http1(Box<Http1<I, S>>),
     Http2(Box<Http2<I, S>>),
     /// The last response is out; what the peer still sends is read away. Closing at once would
@@ -91,15 +95,9 @@ where
     Done,
 }
 
-struct Directly<I, E> {
-    io: I,
-    exchange: E,
-    /// What the client has sent behind its request.
-    ahead: Vec<u8>,
-}
-
 struct Http1<I, S>
 where
+    S: Service<Request<Incoming>>,
     Tracked<S>: hyper::service::HttpService<Incoming>,
 {
     hyper: http1::UpgradeableConnection<ServerIo<I>, Tracked<S>>,
@@ -124,6 +122,7 @@ where
 
 struct Http2<I, S>
 where
+    S: Service<Request<Incoming>>,
     Tracked<S>: hyper::service::HttpService<Incoming>,
 {
     hyper: http2::Connection<ServerIo<I>, Tracked<S>, LocalExecutor>,
@@ -217,7 +216,7 @@ where
         };
         // From now on the wait is for the rest of the head.
         self.since = throng_runtime::now();
-        self.engage(io, Bytes::from(head), is_http2);
+        self.engage(io, Bytes::from(head), is_http2, None);
         Next::Again
     }
 
@@ -234,40 +233,56 @@ where
         let request = PlainRequest::parse(bytes, settings.max_headers, &mut scratch)?;
         let body = &bytes[request.size..];
         let (body, ahead) = body.split_at_checked(usize::try_from(request.length).ok()?)?;
-        let exchange = self.service.begin(request, body)?;
+        let exchange = Box::pin(self.service.begin(request, body)?);
         shared.count(|counters| counters.requests += 1);
-        let ahead = ahead.to_vec();
+        let ahead = ahead.into();
         let State::Waiting { io, .. } = mem::replace(&mut self.state, State::Done) else {
             return None;
         };
-        self.state = State::Direct(Box::new(Directly { io, exchange, ahead }));
+        self.state = State::Direct { io, exchange, ahead };
         Some(Next::Again)
     }
 
     fn poll_direct(&mut self, cx: &mut Context<'_>) -> Next {
-        let closing = self.draining();
-        let State::Direct(direct) = &mut self.state else { return Next::Done };
-        let Poll::Ready(end) = direct.exchange.poll(&mut direct.io, closing, cx) else {
-            // Nobody else would notice that the client leaves. What it sends is for later.
-            while direct.ahead.len() < FIRST_READ {
+        let shared = &self.membership.shared;
+        let terms = Terms {
+            closing: shared.phase() != Phase::Serving,
+            date: shared.settings.date_header,
+            patience: shared.settings.body_timeout,
+        };
+        let State::Direct { io, exchange, ahead } = &mut self.state else { return Next::Done };
+        let Poll::Ready(end) = exchange.as_mut().poll(io, terms, cx) else {
+            // Nobody else would notice that the client leaves. What it sends is for later, and as long
+            // as there is some, it may have left after that: it is looked at as hyper does.
+            while ahead.is_empty() {
                 let mut space = [MaybeUninit::uninit(); FIRST_READ];
                 let mut buf = ReadBuf::uninit(&mut space);
-                match Pin::new(&mut direct.io).poll_read(cx, buf.unfilled()) {
+                match Pin::new(&mut *io).poll_read(cx, buf.unfilled()) {
                     Poll::Pending => break,
                     Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
-                        direct.ahead.extend_from_slice(buf.filled());
+                        *ahead = buf.filled().into();
                     }
                     // As hyper has it, for whom no connection is half-closed.
-                    Poll::Ready(_) => return Next::Done,
+                    Poll::Ready(_) => {
+                        shared.count(|counters| counters.errors += 1);
+                        return Next::Done;
+                    }
                 }
             }
-            return Next::Wait(direct.exchange.deadline());
+            return Next::Wait(exchange.deadline());
         };
-        let State::Direct(direct) = mem::replace(&mut self.state, State::Done) else {
+        let State::Direct { io, exchange, ahead } = mem::replace(&mut self.state, State::Done)
+        else {
             return Next::Done;
         };
-        let Directly { io, ahead, .. } = *direct;
         self.since = throng_runtime::now();
+        if end == End::Hyper {
+            let Some((request, made)) = S::hand_over(exchange) else { return Next::Done };
+            let all =
+                if ahead.is_empty() { request } else { [&request[..], &ahead].concat().into() };
+            self.engage(io, all, false, Some(made));
+            return Next::Again;
+        }
         if end == End::Over && !ahead.is_empty() {
             self.state = State::Linger { io, shut: false };
             return Next::Again;
@@ -276,22 +291,27 @@ where
         match end {
             End::Answered if ahead.is_empty() => Next::Again,
             End::Answered => self.arrived(&ahead),
-            End::Over => Next::Done,
+            End::Over | End::Hyper => Next::Done,
             End::Stalled => {
                 self.membership.shared.count(|counters| counters.body_timeouts += 1);
+                Next::Done
+            }
+            End::Lost => {
+                self.membership.shared.count(|counters| counters.errors += 1);
                 Next::Done
             }
         }
     }
 
-    /// Hands the stream and what has been read of it to hyper.
-    fn engage(&mut self, io: I, ahead: Bytes, is_http2: bool) {
+    /// Hands the stream and what has been read of it to hyper, and what is `made` of the first request
+    /// in it, if that was done.
+    fn engage(&mut self, io: I, ahead: Bytes, is_http2: bool, made: Option<S::Future>) {
         let draining = self.draining();
         let activity = Arc::new(Activity::new(!is_http2));
         let peer = if is_http2 { io.peer_addr() } else { None };
         let io = ServerIo::new(io, ahead, activity.clone());
         let shared = self.membership.shared.clone();
-        let service = Tracked::new(self.service.clone(), activity.clone(), shared.clone());
+        let service = Tracked::new(self.service.clone(), activity.clone(), shared.clone(), made);
         self.state = if is_http2 {
             shared.count(|counters| counters.http2 += 1);
             let hyper = shared.builders.http2.serve_connection(io, service);
@@ -499,7 +519,7 @@ where
                 Next::Again
             }
             // It sees the time by itself.
-            State::Direct(_) => Next::Again,
+            State::Direct { .. } => Next::Again,
             State::Linger { .. } | State::Done => Next::Done,
         }
     }
@@ -541,7 +561,7 @@ where
             }
             let next = match &this.state {
                 State::Waiting { .. } => this.poll_waiting(cx),
-                State::Direct(_) => this.poll_direct(cx),
+                State::Direct { .. } => this.poll_direct(cx),
                 State::Http1(_) => this.poll_http1(cx),
                 State::Http2(_) => this.poll_http2(cx),
                 State::Linger { .. } => this.poll_linger(cx),

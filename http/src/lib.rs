@@ -12,14 +12,16 @@
 //! * [`plain`]: HTTP/1.1 as bytes, for proxies, and services that answer without hyper.
 //! * [`rt`]: hyper's timer and executor on the shard, for hyper's own builders and clients.
 //!
-//! A service is any hyper [`Service`] from `Request<Incoming>` to a response; nothing of it
-//! has to be `Send`, for a connection never leaves its shard.
+//! A service is any hyper [`Service`] from `Request<Body>` to a response; nothing of it
+//! has to be `Send`, for a connection never leaves its shard. With our [`Body`] plain requests and
+//! answers pass without hyper's machinery; with `Request<Incoming>` hyper does everything.
 
 #![forbid(unsafe_code)]
 
 mod accept;
 mod activity;
 pub mod admin;
+mod body;
 mod builders;
 pub mod client;
 mod connection;
@@ -31,6 +33,7 @@ mod lines;
 pub mod plain;
 mod refused;
 pub mod rt;
+mod served;
 mod server;
 mod service;
 mod shared;
@@ -40,6 +43,7 @@ pub mod tower;
 pub use hyper::service::{Service, service_fn};
 
 pub use crate::accept::{Accept, Connected};
+pub use crate::body::{Body, RequestBody};
 pub use crate::drain::{Drain, Guest, Stage};
 pub use crate::io::ServerIo;
 pub use crate::refused::Refused;

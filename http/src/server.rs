@@ -16,11 +16,13 @@ use hyper::service::Service;
 use hyper::{Request, Response};
 
 use crate::accept::{Accept, Connected};
+use crate::body::RequestBody;
 use crate::builders::DEFAULT_MAX_HEADERS;
 use crate::connection::Connection;
 use crate::drain::{Drain, Stage};
-use crate::plain::{Direct, Indirect};
+use crate::plain::Direct;
 use crate::refused::Refused;
+use crate::served::Served;
 use crate::shared::{Counters, Drained, Membership, Phase, Shared};
 
 /// Any error of a service or body, as hyper takes it.
@@ -35,14 +37,14 @@ const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// ```no_run
 /// # use std::{convert::Infallible, time::Duration};
 /// # use http_body_util::Full;
-/// # use hyper::{Request, Response, body::{Bytes, Incoming}};
+/// # use hyper::{Request, Response, body::Bytes};
 /// # async fn example(listener: impl throng_http::Accept + 'static) {
 /// let drain = throng_http::Drain::on_terminate(Duration::from_secs(10));
 /// let server = throng_http::Server::new()
 ///     .max_connections(100_000)
 ///     .idle_timeout(Duration::from_secs(30))
 ///     .start();
-/// let hello = throng_http::service_fn(|_: Request<Incoming>| async {
+/// let hello = throng_http::service_fn(|_: Request<throng_http::Body>| async {
 ///     Ok::<_, Infallible>(Response::new(Full::new(Bytes::from("hello\n"))))
 /// });
 /// server.serve_until(&drain, listener, hello).await;
@@ -232,24 +234,26 @@ impl Running {
     ///
     /// A failing listener is asked again after a pause. Dropping this future closes the
     /// listener; connections go on.
-    pub async fn serve<A, S, B>(&self, listener: A, service: S) -> Drained
+    pub async fn serve<A, S, In, B>(&self, listener: A, service: S) -> Drained
     where
         A: Accept,
-        S: Service<Request<Incoming>, Response = Response<B>> + 'static,
-        S: Service<Request<Incoming>, Error: Into<BoxError>, Future: 'static>,
+        In: RequestBody,
+        S: Service<Request<In>, Response = Response<B>> + 'static,
+        S: Service<Request<In>, Error: Into<BoxError>, Future: 'static>,
         B: Body<Error: Into<BoxError>> + 'static,
     {
-        let service = Rc::new(Indirect(service));
+        let service = Rc::new(Served::new(service));
         self.serve_shared(listener, move |_, _| service.clone()).await
     }
 
     /// [`serve`](Running::serve)s until `drain` begins, and then drains this server by the same
     /// deadline.
-    pub async fn serve_until<A, S, B>(&self, drain: &Drain, listener: A, service: S) -> Drained
+    pub async fn serve_until<A, S, In, B>(&self, drain: &Drain, listener: A, service: S) -> Drained
     where
         A: Accept,
-        S: Service<Request<Incoming>, Response = Response<B>> + 'static,
-        S: Service<Request<Incoming>, Error: Into<BoxError>, Future: 'static>,
+        In: RequestBody,
+        S: Service<Request<In>, Response = Response<B>> + 'static,
+        S: Service<Request<In>, Error: Into<BoxError>, Future: 'static>,
         B: Body<Error: Into<BoxError>> + 'static,
     {
         self.drained_with(drain, self.serve(listener, service)).await
@@ -257,15 +261,16 @@ impl Running {
 
     /// Serves a listener with a service of its own for each connection, made by `make` from
     /// the peer's address.
-    pub async fn serve_each<A, S, B>(
+    pub async fn serve_each<A, S, In, B>(
         &self,
         listener: A,
         mut make: impl FnMut(SocketAddr) -> S,
     ) -> Drained
     where
         A: Accept,
-        S: Service<Request<Incoming>, Response = Response<B>> + 'static,
-        S: Service<Request<Incoming>, Error: Into<BoxError>, Future: 'static>,
+        In: RequestBody,
+        S: Service<Request<In>, Response = Response<B>> + 'static,
+        S: Service<Request<In>, Error: Into<BoxError>, Future: 'static>,
         B: Body<Error: Into<BoxError>> + 'static,
     {
         self.serve_streams(listener, move |_, peer| make(peer)).await
@@ -273,7 +278,7 @@ impl Running {
 
     /// [`serve_each`](Running::serve_each)s until `drain` begins, and then drains this server by
     /// the same deadline.
-    pub async fn serve_each_until<A, S, B>(
+    pub async fn serve_each_until<A, S, In, B>(
         &self,
         drain: &Drain,
         listener: A,
@@ -281,8 +286,9 @@ impl Running {
     ) -> Drained
     where
         A: Accept,
-        S: Service<Request<Incoming>, Response = Response<B>> + 'static,
-        S: Service<Request<Incoming>, Error: Into<BoxError>, Future: 'static>,
+        In: RequestBody,
+        S: Service<Request<In>, Response = Response<B>> + 'static,
+        S: Service<Request<In>, Error: Into<BoxError>, Future: 'static>,
         B: Body<Error: Into<BoxError>> + 'static,
     {
         self.drained_with(drain, self.serve_each(listener, make)).await
@@ -290,7 +296,7 @@ impl Running {
 
     /// [`serve_streams`](Running::serve_streams) until `drain` begins, and then drains this server
     /// by the same deadline.
-    pub async fn serve_streams_until<A, S, B>(
+    pub async fn serve_streams_until<A, S, In, B>(
         &self,
         drain: &Drain,
         listener: A,
@@ -298,8 +304,9 @@ impl Running {
     ) -> Drained
     where
         A: Accept,
-        S: Service<Request<Incoming>, Response = Response<B>> + 'static,
-        S: Service<Request<Incoming>, Error: Into<BoxError>, Future: 'static>,
+        In: RequestBody,
+        S: Service<Request<In>, Response = Response<B>> + 'static,
+        S: Service<Request<In>, Error: Into<BoxError>, Future: 'static>,
         B: Body<Error: Into<BoxError>> + 'static,
     {
         self.drained_with(drain, self.serve_streams(listener, make)).await
@@ -353,18 +360,19 @@ impl Running {
 
     /// Serves a listener with a service of its own for each connection, made by `make` from the
     /// stream, which knows addresses and what TLS has agreed on, and the client's address.
-    pub async fn serve_streams<A, S, B>(
+    pub async fn serve_streams<A, S, In, B>(
         &self,
         listener: A,
         mut make: impl FnMut(&A::Io, SocketAddr) -> S,
     ) -> Drained
     where
         A: Accept,
-        S: Service<Request<Incoming>, Response = Response<B>> + 'static,
-        S: Service<Request<Incoming>, Error: Into<BoxError>, Future: 'static>,
+        In: RequestBody,
+        S: Service<Request<In>, Response = Response<B>> + 'static,
+        S: Service<Request<In>, Error: Into<BoxError>, Future: 'static>,
         B: Body<Error: Into<BoxError>> + 'static,
     {
-        self.serve_shared(listener, move |io, peer| Rc::new(Indirect(make(io, peer)))).await
+        self.serve_shared(listener, move |io, peer| Rc::new(Served::new(make(io, peer)))).await
     }
 
     /// Has `hook` told of every request of HTTP/1 that is refused before a service sees it, for
@@ -493,17 +501,18 @@ where
 
 /// Bytes of the future that serves a connection of an `A` by such a service, for who accounts for memory.
 /// What hyper has besides is there only while a request is.
-pub fn size_of_connection<A, S, B>(_service: &S) -> usize
+pub fn size_of_connection<A, S, In, B>(_service: &S) -> usize
 where
     A: Accept,
-    S: Service<Request<Incoming>, Response = Response<B>> + 'static,
-    S: Service<Request<Incoming>, Error: Into<BoxError>, Future: 'static>,
+    In: RequestBody,
+    S: Service<Request<In>, Response = Response<B>> + 'static,
+    S: Service<Request<In>, Error: Into<BoxError>, Future: 'static>,
     B: Body<Error: Into<BoxError>> + 'static,
 {
     fn of<I, S, F>(_: fn(Rc<Shared>, I, Rc<S>) -> F) -> usize {
         size_of::<F>()
     }
-    of(contained::<A::Io, Indirect<S>, B>)
+    of(contained::<A::Io, Served<S, In>, _>)
 }
 
 impl std::fmt::Debug for Running {
@@ -518,11 +527,12 @@ impl std::fmt::Debug for Running {
 /// Serves a listener with default settings, for as long as the program runs.
 ///
 /// For limits, timeouts, counters and a graceful end see [`Server`].
-pub async fn serve<A, S, B>(listener: A, service: S)
+pub async fn serve<A, S, In, B>(listener: A, service: S)
 where
     A: Accept,
-    S: Service<Request<Incoming>, Response = Response<B>> + 'static,
-    S: Service<Request<Incoming>, Error: Into<BoxError>, Future: 'static>,
+    In: RequestBody,
+    S: Service<Request<In>, Response = Response<B>> + 'static,
+    S: Service<Request<In>, Error: Into<BoxError>, Future: 'static>,
     B: Body<Error: Into<BoxError>> + 'static,
 {
     Server::new().start().serve(listener, service).await;

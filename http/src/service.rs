@@ -1,5 +1,6 @@
 //! A user's service, watched: when requests begin and when their responses have ended.
 
+use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,15 +17,22 @@ use crate::framing::Extent;
 use crate::shared::Shared;
 
 /// The service of one connection.
-pub(crate) struct Tracked<S> {
+pub(crate) struct Tracked<S: Service<Request<Incoming>>> {
     service: Rc<S>,
     activity: Arc<Activity>,
     shared: Rc<Shared>,
+    /// What is made of the first request already, which has been counted.
+    made: Cell<Option<Box<S::Future>>>,
 }
 
-impl<S> Tracked<S> {
-    pub(crate) fn new(service: Rc<S>, activity: Arc<Activity>, shared: Rc<Shared>) -> Self {
-        Tracked { service, activity, shared }
+impl<S: Service<Request<Incoming>>> Tracked<S> {
+    pub(crate) fn new(
+        service: Rc<S>,
+        activity: Arc<Activity>,
+        shared: Rc<Shared>,
+        made: Option<S::Future>,
+    ) -> Self {
+        Tracked { service, activity, shared, made: Cell::new(made.map(Box::new)) }
     }
 }
 
@@ -42,6 +50,9 @@ where
         if self.shared.settings.strict && self.activity.refuse() {
             // Who is told is the connection's business when it has ended.
             return TrackedFuture { future: None, guard };
+        }
+        if let Some(made) = self.made.take() {
+            return TrackedFuture { future: Some(*made), guard };
         }
         self.shared.count(|counters| counters.requests += 1);
         TrackedFuture { future: Some(self.service.call(request)), guard }

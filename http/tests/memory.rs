@@ -12,13 +12,17 @@ use futures::{AsyncReadExt, AsyncWriteExt};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Request, Response};
-use throng_http::Server;
+use throng_http::{Body, RequestBody, Server, service_fn, size_of_connection};
 
 use counting::live;
-use support::listener::listen;
+use support::listener::{Listener, listen};
 use support::{End, run, spawn};
 
-async fn hello(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+/// What the service is asked with.
+trait Asked: RequestBody + hyper::body::Body<Data = Bytes, Error = hyper::Error> {}
+impl<In: RequestBody + hyper::body::Body<Data = Bytes, Error = hyper::Error>> Asked for In {}
+
+async fn hello<In: Asked>(request: Request<In>) -> Result<Response<Full<Bytes>>, Infallible> {
     let _ = request.into_body().collect().await;
     Ok(Response::new(Full::from("hello")))
 }
@@ -34,14 +38,14 @@ async fn ask(client: &mut End, request: &[u8]) {
 
 /// Bytes of one keep-alive connection between two requests: its task, its part of the
 /// server's books, hyper's state if that is there; not its stream's buffers.
-fn idle_bytes(settings: Server, request: &'static [u8]) -> isize {
+fn idle_bytes<In: Asked>(settings: Server, request: &'static [u8]) -> isize {
     const COUNT: usize = 1000;
     run(async move {
         let (dialer, listener) = listen();
         let server = settings.start();
         let running = server.clone();
         spawn(async move {
-            running.serve(listener, throng_http::service_fn(hello)).await;
+            running.serve(listener, service_fn(hello::<In>)).await;
         });
         let mut clients: Vec<End> = Vec::with_capacity(COUNT);
         let connect = |_| {
@@ -76,9 +80,18 @@ fn idle_bytes(settings: Server, request: &'static [u8]) -> isize {
 #[test]
 fn an_idle_connection_holds_no_state_of_hypers() {
     for (what, request) in [("GET", GET), ("POST with a body", POST)] {
-        let parked = idle_bytes(Server::new(), request);
-        let unparked = idle_bytes(Server::new().park(false), request);
-        println!("an HTTP/1 connection after a {what}: {parked} bytes parked, {unparked} not");
+        let parked = idle_bytes::<Incoming>(Server::new(), request);
+        let unparked = idle_bytes::<Incoming>(Server::new().park(false), request);
+        let plain = idle_bytes::<Body>(Server::new(), request);
+        println!(
+            "an HTTP/1 connection after a {what}: {parked} bytes parked, {unparked} not, \
+             {plain} without hyper"
+        );
         assert!(parked < 600, "{parked} after a {what}");
+        // The shard's memory for requests and answers is among it, one for all.
+        assert!(plain <= parked + 16, "{plain} after a {what} without hyper");
+        let ours = size_of_connection::<Listener, _, _, _>(&service_fn(hello::<Body>));
+        let hypers = size_of_connection::<Listener, _, _, _>(&service_fn(hello::<Incoming>));
+        assert!(ours <= hypers && ours <= 144, "{ours} {hypers}");
     }
 }

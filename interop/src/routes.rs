@@ -11,11 +11,10 @@
 use std::convert::Infallible;
 
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use throng::http::{Service, service_fn};
+use throng::http::{Body, Service, service_fn};
 use throng::{ShardId, net, spawn_local, ws};
 
 use crate::body::Answer;
@@ -25,7 +24,7 @@ use crate::echo;
 pub(crate) fn service(
     shard: ShardId,
 ) -> impl Service<
-    Request<Incoming>,
+    Request<Body>,
     Response = Response<Answer>,
     Error = Infallible,
     Future: Future<Output = Result<Response<Answer>, Infallible>>,
@@ -33,7 +32,7 @@ pub(crate) fn service(
     service_fn(move |request| async move { Ok(answer(shard, request).await) })
 }
 
-async fn answer(shard: ShardId, mut request: Request<Incoming>) -> Response<Answer> {
+async fn answer(shard: ShardId, mut request: Request<Body>) -> Response<Answer> {
     let path = request.uri().path().to_owned();
     match (request.method(), path.as_str()) {
         (&Method::GET, "/") => Response::new(Answer::text("hello\n")),
@@ -56,7 +55,7 @@ fn status(status: StatusCode) -> Response<Answer> {
     response
 }
 
-async fn digest(mut body: Incoming) -> Response<Answer> {
+async fn digest(mut body: Body) -> Response<Answer> {
     let mut sha256 = Sha256::new();
     let mut length = 0;
     while let Some(frame) = body.frame().await {
@@ -89,7 +88,7 @@ fn shard_state(shard: ShardId) -> Answer {
     Answer::text(json!({ "shard": shard.0, "counters": counters }).to_string())
 }
 
-fn websocket(request: &mut Request<Incoming>) -> Response<Answer> {
+fn websocket(request: &mut Request<Body>) -> Response<Answer> {
     match ws::upgrade(request) {
         Ok((response, upgrading)) => {
             drop(spawn_local(async move {

@@ -6,9 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::{AsyncReadExt, AsyncWriteExt, SinkExt, StreamExt};
 use http_body_util::{BodyExt, Empty, Full};
-use hyper::{Request, Response, body::Incoming};
+use hyper::{Request, Response};
 use throng::http::client::{Client, HttpVersion};
-use throng::http::service_fn;
+use throng::http::{Body, service_fn};
 use throng::ws::{self, Message};
 use throng::{TcpListener, TcpStream, sleep, spawn_local, timeout};
 
@@ -129,7 +129,7 @@ pub(crate) async fn serve_web_socket(listener: TcpListener) -> Checked {
 
 /// Says what it was asked for.
 pub(crate) async fn serve_http(listener: TcpListener) -> Checked {
-    let answer = |request: Request<Incoming>| async move {
+    let answer = |request: Request<Body>| async move {
         let path = request.uri().path().to_owned();
         let text = format!("asked for {path} by {:?}\n", request.version());
         Ok::<_, std::convert::Infallible>(Response::new(Full::new(Bytes::from(text))))

@@ -33,10 +33,11 @@
 //! use std::convert::Infallible;
 //!
 //! use http_body_util::Full;
-//! use hyper::body::{Bytes, Incoming};
+//! use hyper::body::Bytes;
 //! use hyper::{Request, Response};
+//! use throng_http::Body;
 //!
-//! async fn service(mut request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+//! async fn service(mut request: Request<Body>) -> Result<Response<Full<Bytes>>, Infallible> {
 //!     if !throng_ws::is_upgrade(&request) {
 //!         return Ok(Response::new(Full::from("a page")));
 //!     }

@@ -1,5 +1,7 @@
 //! The fields of a head as they lie in its bytes, to be read, changed and written again.
 
+use std::ops::Range;
+
 /// Memory for the fields of a head, to be used for one after the other.
 #[derive(Debug, Default)]
 pub struct Scratch {
@@ -76,6 +78,17 @@ impl<'b> Fields<'b> {
             }
         }));
         Fields { bytes, scratch, kinds }
+    }
+
+    /// The head they were read from.
+    pub(crate) fn head(&self) -> &'b [u8] {
+        self.bytes
+    }
+
+    /// The lines of that head: each one's name, and where in it its value lies.
+    pub(crate) fn lines(&self) -> impl Iterator<Item = (&[u8], Range<usize>)> {
+        let lines = self.scratch.fields.iter().filter(|field| !field.ours && !field.removed);
+        lines.map(|field| (field.name.of(self.bytes), field.value.at as usize..field.value.end()))
     }
 
     fn text(&self, field: &Field, span: Span) -> &[u8] {

@@ -13,6 +13,7 @@
 //! them together, and then some: what this does not take may still be fine. Responses are read as
 //! hyper's client does.
 
+mod answer;
 mod body;
 mod direct;
 mod fields;
@@ -21,9 +22,9 @@ mod response;
 
 use std::fmt;
 
+pub(crate) use answer::write_head;
 pub use body::{BodyReader, Extent, LAST_CHUNK, Piece, write_chunk};
-pub(crate) use direct::Indirect;
-pub use direct::{Direct, Duplex, End, Exchange};
+pub use direct::{Direct, Duplex, End, Exchange, Terms};
 pub use fields::{Fields, Scratch};
 pub use request::Request;
 pub use response::Response;

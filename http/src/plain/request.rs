@@ -1,6 +1,7 @@
 //! Requests plain enough to be understood without doubt.
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use http::Method;
 
@@ -86,6 +87,12 @@ impl<'b> Request<'b> {
         let fields = Fields::new(&bytes[..size], request.headers, scratch);
         let length = length.unwrap_or(0);
         Some(Request { method, target, authority, length, close, fields, size })
+    }
+
+    /// Where in the head its target lies.
+    pub(crate) fn target_at(&self) -> Range<usize> {
+        let at = self.target.as_ptr().addr().saturating_sub(self.fields.head().as_ptr().addr());
+        at..at + self.target.len()
     }
 
     /// The host without its port.

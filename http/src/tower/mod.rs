@@ -10,7 +10,7 @@
 //! # async fn example<R>(listener: throng_net::TcpListener, router: R)
 //! # where
 //! #     R: tower_service::Service<
-//! #             hyper::Request<hyper::body::Incoming>,
+//! #             hyper::Request<throng_http::Body>,
 //! #             Response = hyper::Response<String>,
 //! #             Error = std::convert::Infallible,
 //! #         > + Clone + 'static,

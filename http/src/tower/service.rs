@@ -3,9 +3,12 @@
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use hyper::Request;
 use hyper::service::Service as HyperService;
 use pin_project::pin_project;
 use tower_service::Service;
+
+use crate::body::Body;
 
 /// A tower service, such as an `axum::Router`, for [`serve`](crate::serve) and
 /// [`Running::serve`](crate::Running::serve).
@@ -21,15 +24,15 @@ pub fn service<S>(service: S) -> TowerService<S> {
 #[derive(Clone, Debug)]
 pub struct TowerService<S>(S);
 
-impl<S, R> HyperService<R> for TowerService<S>
+impl<S> HyperService<Request<Body>> for TowerService<S>
 where
-    S: Service<R> + Clone,
+    S: Service<Request<Body>> + Clone,
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = TowerFuture<S, R>;
+    type Future = TowerFuture<S, Request<Body>>;
 
-    fn call(&self, request: R) -> Self::Future {
+    fn call(&self, request: Request<Body>) -> Self::Future {
         TowerFuture { state: State::Waiting(self.0.clone(), Some(request)) }
     }
 }

@@ -9,11 +9,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::{LocalBoxFuture, join_all};
 use http_body_util::{BodyExt, Empty, Full};
-use hyper::body::Incoming;
 use hyper::{Request, Response, StatusCode};
-use throng_http::Server;
 use throng_http::client::{Client, ErrorKind, HttpVersion};
 use throng_http::tower::{ClientService, TimeoutLayer, client, service};
+use throng_http::{Body, Server};
 use throng_net::TcpListener;
 use throng_runtime::now;
 use tower_layer::Layer;
@@ -61,7 +60,7 @@ impl Drop for Call {
     }
 }
 
-impl Service<Request<Incoming>> for OneByOne {
+impl Service<Request<Body>> for OneByOne {
     type Response = Reply;
     type Error = Infallible;
     type Future = LocalBoxFuture<'static, Result<Reply, Infallible>>;
@@ -76,7 +75,7 @@ impl Service<Request<Incoming>> for OneByOne {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
         assert!(std::mem::take(&mut self.ready), "called without being ready");
         let seconds = request.uri().path()[1..].parse().expect("a number");
         let call = Call { shared: self.shared.clone(), ended: false };

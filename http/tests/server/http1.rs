@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use throng_http::Server;
 
-use crate::site::{READ_LATER, get, pattern, read_reply, send, serve_site};
+use crate::site::{READ_LATER, get, pattern, read_reply, send, serve_site, serve_site_by_hyper};
 use crate::support::{Pace, assert_passed, run};
 
 #[test]
 fn keep_alive_and_parking_between_requests() {
     for park in [true, false] {
         run(async move {
-            let (dialer, server) = serve_site(Server::new().park(park));
+            let (dialer, server) = serve_site_by_hyper(Server::new().park(park));
             let mut client = dialer.connect();
             for i in 0..10 {
                 let reply = get(&mut client, "/hello").await.unwrap();
@@ -40,7 +40,7 @@ fn parking_after_a_body() {
     for request in [length, chunked] {
         for pace in [Pace::FAST, Pace::SLOW] {
             run(async move {
-                let (dialer, server) = serve_site(Server::new());
+                let (dialer, server) = serve_site_by_hyper(Server::new());
                 let mut client = dialer.connect_at(100, pace);
                 for i in 1..4 {
                     send(&mut client, request).await;
@@ -72,7 +72,7 @@ fn parking_after_a_body() {
 fn a_body_still_being_read_does_not_park() {
     for length in [true, false] {
         run(async move {
-            let (dialer, server) = serve_site(Server::new());
+            let (dialer, server) = serve_site_by_hyper(Server::new());
             let mut client = dialer.connect();
             let mut request = b"POST /later HTTP/1.1\r\nhost: x\r\n".to_vec();
             if length {

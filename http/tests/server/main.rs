@@ -7,6 +7,7 @@ mod drain;
 mod http1;
 mod http2;
 mod limits;
+mod plain;
 mod random;
 mod site;
 mod upgrade;

@@ -9,7 +9,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::{Request, Response, StatusCode};
-use throng_http::{BoxError, Running, Server};
+use throng_http::{BoxError, RequestBody, Running, Server};
 
 use crate::support::listener::{Dialer, listen};
 use crate::support::{End, spawn};
@@ -22,6 +22,18 @@ pub(crate) fn serve_site(settings: Server) -> (Dialer, Running) {
     let server = settings.start();
     let running = server.clone();
     spawn(async move {
+        running.serve(listener, throng_http::service_fn(site)).await;
+    });
+    (dialer, server)
+}
+
+/// The same, where hyper is to do everything.
+pub(crate) fn serve_site_by_hyper(settings: Server) -> (Dialer, Running) {
+    let (dialer, listener) = listen();
+    let server = settings.start();
+    let running = server.clone();
+    spawn(async move {
+        let site = |request: Request<Incoming>| site(request.map(RequestBody::from_incoming));
         running.serve(listener, throng_http::service_fn(site)).await;
     });
     (dialer, server)
@@ -41,7 +53,7 @@ thread_local! {
     pub(crate) static READ_LATER: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
-pub(crate) async fn site(request: Request<Incoming>) -> Result<Response<Body>, BoxError> {
+pub(crate) async fn site(request: Request<throng_http::Body>) -> Result<Response<Body>, BoxError> {
     let (parts, body) = request.into_parts();
     let body = match parts.uri.path() {
         "/hello" => full("hello"),

@@ -9,6 +9,7 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
+use throng_http::Body;
 use throng_http::rt::{LocalExecutor, ShardTimer};
 use throng_net::TcpStream;
 use throng_runtime::spawn_local;
@@ -22,7 +23,7 @@ use crate::plan::JobPlan;
 use crate::switch::Switch;
 
 /// What the web server does: gives the body back.
-pub(crate) async fn site(request: Request<Incoming>) -> hyper::Result<Response<Full<Bytes>>> {
+pub(crate) async fn site(request: Request<Body>) -> hyper::Result<Response<Full<Bytes>>> {
     let body = request.into_body().collect().await?.to_bytes();
     Ok(Response::new(Full::from(body)))
 }

@@ -89,7 +89,7 @@ impl Bed {
                                 body[PAGE - 1] ^= 1;
                             }
                             let body = Bytes::from(body);
-                            let page = service_fn(move |_| {
+                            let page = service_fn(move |_: hyper::Request<throng::http::Body>| {
                                 let body = body.clone();
                                 async { Ok::<_, Infallible>(Response::new(Full::new(body))) }
                             });

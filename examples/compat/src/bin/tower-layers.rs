@@ -14,10 +14,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use clap::Parser;
 use http_body_util::Full;
-use hyper::body::Incoming;
 use hyper::{Request, Response, StatusCode};
 use throng::http::tower::{TimeoutLayer, service};
-use throng::http::{BoxError, Drain, Server};
+use throng::http::{Body, BoxError, Drain, Server};
 use throng::{Builder, TcpListener};
 use tokio::sync::Semaphore;
 use tower::ServiceBuilder;
@@ -62,7 +61,7 @@ async fn serve(listen: SocketAddr, limit: Arc<Semaphore>) -> io::Result<()> {
 type Reply = Response<Full<Bytes>>;
 
 /// Works for as many milliseconds as the path says.
-async fn work(request: Request<Incoming>) -> Result<Reply, BoxError> {
+async fn work(request: Request<Body>) -> Result<Reply, BoxError> {
     let time = request.uri().path().trim_start_matches('/').parse().unwrap_or(0);
     throng::sleep(Duration::from_millis(time)).await;
     Ok(Response::new(Full::from(format!("{time} ms\n"))))

@@ -7,10 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, header};
 use http_body_util::Full;
-use hyper::body::Incoming;
 use hyper::{Request, Response};
 use throng::TcpListener;
-use throng::http::{Server, guard, service_fn};
+use throng::http::{Body, Server, guard, service_fn};
 use throng::ws::{self, Config};
 
 use super::live::{LONGEST, Live};
@@ -46,7 +45,7 @@ impl Site {
         Site { live, config: Rc::new(config) }
     }
 
-    fn answer(&self, request: Request<Incoming>) -> Answer {
+    fn answer(&self, request: Request<Body>) -> Answer {
         let mut answer = match guard::host(&request) {
             Ok(host) if request.uri().path() == "/live" => {
                 match guard::is_same_origin(&request, &host) {
@@ -61,7 +60,7 @@ impl Site {
         answer
     }
 
-    fn upgrade(&self, mut request: Request<Incoming>) -> Answer {
+    fn upgrade(&self, mut request: Request<Body>) -> Answer {
         let Some(seat) = self.live.seat(MOST_SOCKETS) else {
             return text(StatusCode::SERVICE_UNAVAILABLE, "too many look at this page\n");
         };
@@ -81,7 +80,7 @@ impl Site {
     }
 }
 
-fn file(request: &Request<Incoming>) -> Answer {
+fn file(request: &Request<Body>) -> Answer {
     let found = FILES.iter().find(|(path, ..)| *path == request.uri().path());
     let Some((_, kind, content)) = found else {
         return text(StatusCode::NOT_FOUND, "there is no such page\n");

@@ -16,7 +16,7 @@ use http::{Method, StatusCode};
 use hyper::rt::ReadBuf;
 use throng::http::client::{Error, ErrorKind, Leased, Phase};
 use throng::http::plain::{
-    BodyReader, Duplex, End, Exchange, Extent, LAST_CHUNK, Response, write_chunk,
+    BodyReader, Duplex, End, Exchange, Extent, LAST_CHUNK, Response, Terms, write_chunk,
 };
 use throng::runtime::{Instant, now};
 
@@ -450,32 +450,38 @@ fn refused(unavailable: Unavailable) -> Step {
 }
 
 impl Exchange for Passing {
-    fn poll(&mut self, io: &mut impl Duplex, closing: bool, cx: &mut Context<'_>) -> Poll<End> {
+    fn poll(
+        self: Pin<&mut Self>,
+        io: &mut impl Duplex,
+        terms: Terms,
+        cx: &mut Context<'_>,
+    ) -> Poll<End> {
+        let (this, closing) = (self.get_mut(), terms.closing);
         loop {
-            match &mut self.step {
+            match &mut this.step {
                 Step::Queueing(waiting) => match ready!(waiting.as_mut().poll(cx)) {
-                    Ok(slot) => self.ask(slot),
-                    Err(unavailable) => self.refuse(unavailable.into(), closing),
+                    Ok(slot) => this.ask(slot),
+                    Err(unavailable) => this.refuse(unavailable.into(), closing),
                 },
-                Step::Leasing => self.lease(cx),
+                Step::Leasing => this.lease(cx),
                 Step::Connecting(connecting) => match ready!(connecting.as_mut().poll(cx)) {
                     Ok(leased) => {
-                        (self.leased, self.step) = (Some(leased), Step::Sending);
-                        self.since = now();
+                        (this.leased, this.step) = (Some(leased), Step::Sending);
+                        this.since = now();
                     }
-                    Err(error) => self.fail(error, closing),
+                    Err(error) => this.fail(error, closing),
                 },
                 Step::Sending => {
-                    if let Err(kind) = ready!(self.poll_send(cx)) {
-                        self.lost(kind, closing);
+                    if let Err(kind) = ready!(this.poll_send(cx)) {
+                        this.lost(kind, closing);
                     }
                 }
                 Step::Awaiting => {
-                    if let Err(kind) = ready!(self.poll_head(io, closing, cx)) {
-                        self.lost(kind, closing);
+                    if let Err(kind) = ready!(this.poll_head(io, closing, cx)) {
+                        this.lost(kind, closing);
                     }
                 }
-                Step::Answering => return self.poll_answer(io, cx),
+                Step::Answering => return this.poll_answer(io, cx),
             }
         }
     }

@@ -66,14 +66,17 @@ fn an_answer_that_is_not_flushed_has_its_time() {
             let (method, wish) = (Method::GET, Wish::default());
             let asked = Asked { method, route: 0, id: None, wish, close: false };
             let mut passing = Passing::begin(&shard, state, group, asked, None, Vec::new());
-            let first = poll_fn(|cx| Poll::Ready(passing.poll(&mut Stuck, false, cx))).await;
+            let first = poll_fn(|cx| {
+                Poll::Ready(Pin::new(&mut passing).poll(&mut Stuck, Terms::default(), cx))
+            })
+            .await;
             assert_eq!(first, Poll::Pending);
             let deadline = passing.deadline().unwrap();
             assert!(deadline > now());
             while now() < deadline {
                 sleep(Duration::from_millis(5)).await;
             }
-            let end = poll_fn(|cx| passing.poll(&mut Stuck, false, cx));
+            let end = poll_fn(|cx| Pin::new(&mut passing).poll(&mut Stuck, Terms::default(), cx));
             let end = timeout(Duration::from_secs(5), end).await.ok();
             Shard::end();
             end
