@@ -3,6 +3,7 @@
 use std::hint::black_box;
 use std::net::IpAddr;
 
+use bytes::Bytes;
 use throng::net::tcp::{
     Addr, Config, ConnId, Egress, Engine, Event, Flags, FourTuple, Full, Header, Options, Payload,
     SeqNum,
@@ -23,6 +24,8 @@ pub struct Bed {
     ids: Vec<ConnId>,
     now: Instant,
     sink: Sink,
+    /// The application's.
+    buffer: Box<[u8; 4_096]>,
 }
 
 /// The peer's side of a connection, as far as writing its segments takes.
@@ -71,6 +74,7 @@ impl Bed {
             ids: Vec::new(),
             now,
             sink: Sink::default(),
+            buffer: Box::new([0; 4_096]),
         };
         let any = "[::]:80".parse().expect("an address");
         let listener = bed.engine.listen(any, connections).expect("a free port");
@@ -145,7 +149,7 @@ impl Bed {
         picks.iter().for_each(|at| prefetch_read(&self.peers[*at]));
         let headers: [Header; BURST] =
             picks.map(|at| header(at, self.peers[at], Flags::ACK | Flags::PSH));
-        let engine = &mut self.engine;
+        let (engine, buffer) = (&mut self.engine, &mut *self.buffer);
         engine.on_timeout(now);
         let mut lookups: [_; BURST] = std::array::from_fn(|i| engine.prefetch(&headers[i].tuple));
         for lookup in &mut lookups {
@@ -158,9 +162,18 @@ impl Bed {
         }
         while let Some(event) = engine.pop_event() {
             let Event::Readable(id) = event else { continue };
-            let bytes = engine.recv(id, 65_536, now).expect("what was just received");
             if echo {
-                engine.send(id, bytes, now).expect("room to send");
+                // As a stream's reads and writes do, by way of the reader's buffer.
+                let max = buffer.len();
+                let take = |bytes: &[u8]| buffer[..bytes.len()].copy_from_slice(bytes);
+                let len = engine.recv_with(id, max, now, take);
+                let message = &buffer[..len.expect("what was just received")];
+                if !engine.send_small(id, message, now) {
+                    let message = Bytes::copy_from_slice(message);
+                    engine.send(id, message, now).expect("room to send");
+                }
+            } else {
+                black_box(engine.recv(id, 65_536, now).expect("what was just received"));
             }
         }
         self.sink.0.clear();

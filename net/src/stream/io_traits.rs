@@ -36,9 +36,8 @@ impl AsyncRead for TcpStream {
         if let Some(stream) = self.unpeeked_kernel(buf.len()) {
             return stream.poll_read(cx, buf, self.is_read_shut());
         }
-        let chunk = ready!(self.poll_read_chunk(cx, buf.len()))?;
-        buf[..chunk.len()].copy_from_slice(&chunk);
-        Poll::Ready(Ok(chunk.len()))
+        let max = buf.len();
+        self.poll_read_with(cx, max, |bytes| buf[..bytes.len()].copy_from_slice(bytes))
     }
 }
 
@@ -104,9 +103,7 @@ impl hyper::rt::Read for TcpStream {
             let shut = self.is_read_shut();
             return stream.poll_read_with(cx, max, shut, |bytes| buf.put_slice(bytes));
         }
-        let chunk = ready!(self.poll_read_chunk(cx, max))?;
-        buf.put_slice(&chunk);
-        Poll::Ready(Ok(()))
+        self.poll_read_with(cx, max, |bytes| buf.put_slice(bytes)).map_ok(|_| ())
     }
 }
 
@@ -152,9 +149,7 @@ impl tokio::io::AsyncRead for TcpStream {
             let shut = self.is_read_shut();
             return stream.poll_read_with(cx, max, shut, |bytes| buf.put_slice(bytes));
         }
-        let chunk = ready!(self.poll_read_chunk(cx, max))?;
-        buf.put_slice(&chunk);
-        Poll::Ready(Ok(()))
+        self.poll_read_with(cx, max, |bytes| buf.put_slice(bytes)).map_ok(|_| ())
     }
 }
 

@@ -131,6 +131,35 @@ impl TcpStream {
         }
     }
 
+    /// Polls for the next bytes, at most `max`, for who copies them: `take` gets them where they lie.
+    /// Returns how many; 0: the end of the stream.
+    pub(crate) fn poll_read_with(
+        &mut self,
+        cx: &mut Context<'_>,
+        max: usize,
+        take: impl FnOnce(&[u8]),
+    ) -> Poll<io::Result<usize>> {
+        if max > 0
+            && !self.is_peeked()
+            && let Inner::Stack { stack, id } = &self.inner
+        {
+            let mut stack = stack.borrow_mut();
+            match stack.engine.recv_with(*id, max, throng_runtime::now(), take) {
+                Ok(len) => Poll::Ready(Ok(len)),
+                Err(RecvError::WouldBlock) if self.is_read_shut() => Poll::Ready(Ok(0)),
+                Err(RecvError::WouldBlock) => {
+                    stack.register(*id, Interest::Read, cx);
+                    Poll::Pending
+                }
+                Err(RecvError::Closed(error)) => Poll::Ready(Err(error.into())),
+            }
+        } else {
+            let chunk = ready!(self.poll_read_chunk(cx, max))?;
+            take(&chunk);
+            Poll::Ready(Ok(chunk.len()))
+        }
+    }
+
     /// Queues `chunk` for sending without copying it; waits for room first. The queue may
     /// exceed its bound by one chunk.
     ///

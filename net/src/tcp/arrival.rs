@@ -2,12 +2,12 @@
 //! RFC 9293 3.10.7.4.
 
 use super::autotune;
+use super::cold::Cold;
 use super::core::Core;
 use super::ecn;
 use super::error::Error;
 use super::handshake::{establish, on_segment_syn_sent};
 use super::options::TIMESTAMPS_LEN;
-use super::rcv::Rope;
 use super::recovery;
 use super::segment::{Flags, Header, SackBlock};
 use super::seq::SeqNum;
@@ -268,12 +268,12 @@ pub(super) fn set_window(conn: &mut Conn, core: &mut Core, window: u32) {
 
 /// `len` bytes that begin at RCV.NXT, within window and budget, go to the receive queue.
 #[inline(always)]
-pub(super) fn deliver(conn: &mut Conn, core: &mut Core, len: u32, push: impl FnOnce(&mut Rope)) {
+pub(super) fn deliver(conn: &mut Conn, core: &mut Core, len: u32, push: impl FnOnce(&mut Cold)) {
     let cold = conn.cold.get_or_insert_with(|| core.pool.take());
-    let before = cold.ready.charge();
-    push(&mut cold.ready);
+    let before = cold.ready().charge();
+    push(cold);
     // It may also shrink: what was gathered with room to spare has become an exact piece.
-    core.recv_used = core.recv_used + u64::from(cold.ready.charge()) - u64::from(before);
+    core.recv_used = core.recv_used + u64::from(cold.ready().charge()) - u64::from(before);
     core.counters.bytes_in += u64::from(len);
     conn.rcv_nxt += len;
     conn.bytes_received += u64::from(len);
@@ -389,7 +389,7 @@ fn take_payload(conn: &mut Conn, core: &mut Core, seq: SeqNum, payload: &[u8], f
         core.ack_now(conn);
         return;
     }
-    deliver(conn, core, data.len() as u32, |ready| ready.push(data));
+    deliver(conn, core, data.len() as u32, |cold| cold.receive(data));
     let next = conn.rcv_nxt;
     if conn.has(flag::UNUSUAL)
         && let Some(cold) = &mut conn.cold

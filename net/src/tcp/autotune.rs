@@ -50,7 +50,7 @@ fn units(bytes: u32, scale: u8) -> u16 {
 
 /// Looks whether the window should change: when a segment goes out that could open it.
 pub(super) fn tune(conn: &mut Conn, core: &mut Core, now: Clock) {
-    let unread = conn.cold.as_ref().map_or(0, |cold| cold.ready.len());
+    let unread = conn.cold.as_ref().map_or(0, |cold| cold.ready().len());
     let read = (conn.bytes_received.wrapping_sub(unread.into()) >> (conn.rcv_scale + 2)) as u16;
     if read.wrapping_sub(conn.room.from) >= (conn.room.size / 32 * 3).max(1) {
         on_much_read(conn, core, read, now);
@@ -121,7 +121,7 @@ pub(super) fn sample(conn: &mut Conn, header: &Header, len: u32, now: Clock) {
 
 /// The window that buffer and memory budget have room for.
 pub(super) fn free_window(conn: &Conn, core: &Core) -> u32 {
-    let unread = conn.cold.as_ref().map_or(0, |cold| cold.ready.len());
+    let unread = conn.cold.as_ref().map_or(0, |cold| cold.ready().len());
     let free = conn.room().saturating_sub(unread);
     if !core.is_recv_memory_short() {
         return free;
@@ -158,7 +158,7 @@ pub(super) fn memory_for(conn: &mut Conn, core: &mut Core, len: u32, in_order: b
     if core.recv_used + wanted <= limit {
         return len;
     }
-    if conn.cold.as_ref().is_some_and(|cold| !cold.ready.is_empty()) {
+    if conn.cold.as_ref().is_some_and(|cold| !cold.ready().is_empty()) {
         return 0;
     }
     core.counters.recv_memory_forced += 1;

@@ -3,6 +3,7 @@
 use throng_runtime::{ChunkBox, prefetch_read};
 
 use super::prr::Prr;
+use super::queue::CHUNK_OVERHEAD;
 use super::rack::Rack;
 use super::rcv::{Reassembly, Rope};
 use super::scoreboard::Scoreboard;
@@ -17,14 +18,15 @@ use super::undo::Undo;
 #[derive(Debug, Default)]
 #[repr(C, align(64))]
 pub(super) struct Cold {
-    /// Received in order, unread.
-    pub(super) ready: Rope,
+    /// Received in order, unread. A small message by itself lies in `snd`, where there is a place
+    /// for it: an answer that comes when it is read will lie there, too.
+    ready: Rope,
     extra: Option<Box<Extra>>,
     pub(super) snd: SendQueue,
 }
 
 // Two cache lines, and behind them what lies in the send queue itself.
-const _: () = assert!(size_of::<Cold>() <= 128 + SMALL);
+const _: () = assert!(size_of::<Cold>() <= 128 + SMALL.next_multiple_of(64));
 
 /// What only loss, reordering and flights of more than one turn call for.
 #[derive(Debug, Default)]
@@ -57,6 +59,70 @@ impl Extra {
 }
 
 impl Cold {
+    /// What was received in order and is not read, to see how much that is.
+    #[inline(always)]
+    pub(super) fn ready(&self) -> &Rope {
+        &self.ready
+    }
+
+    /// The same, to change.
+    #[inline(always)]
+    pub(super) fn ready_mut(&mut self) -> &mut Rope {
+        if !self.ready.is_empty() && !self.snd.borrowed().is_empty() {
+            self.move_in();
+        }
+        &mut self.ready
+    }
+
+    /// The small message goes where others will follow it.
+    #[inline(never)]
+    fn move_in(&mut self) {
+        self.ready.end_elsewhere();
+        self.ready.push(self.snd.borrowed());
+        self.snd.end_loan();
+    }
+
+    /// Appends a copy of `data` (not empty) to what is to be read.
+    #[inline(always)]
+    pub(super) fn receive(&mut self, data: &[u8]) {
+        if self.ready.is_empty() && self.snd.lend(data) {
+            self.ready.begin_elsewhere(data.len() as u32);
+        } else {
+            self.ready_mut().push(data);
+        }
+    }
+
+    /// All there is to read, where that is a small message by itself of at most `max` bytes.
+    #[inline(always)]
+    pub(super) fn small_message(&self, max: usize) -> Option<&[u8]> {
+        let message = self.snd.borrowed();
+        (!message.is_empty() && message.len() <= max).then_some(message)
+    }
+
+    /// It was read. Returns what it counted for in the memory budget.
+    #[inline(always)]
+    pub(super) fn end_message(&mut self) -> u32 {
+        self.snd.end_loan();
+        self.ready.end_elsewhere()
+    }
+
+    /// Drops what is to be read.
+    pub(super) fn clear_ready(&mut self) {
+        self.snd.end_loan();
+        self.ready.clear();
+    }
+
+    pub(super) fn check(&self) {
+        self.snd.check();
+        let message = self.snd.borrowed().len() as u32;
+        if message == 0 {
+            self.ready.check();
+        } else {
+            let held = (self.ready.len(), self.ready.charge());
+            assert_eq!(held, (message, message + CHUNK_OVERHEAD), "a small message");
+        }
+    }
+
     /// Whether nothing is held.
     pub(super) fn is_empty(&self) -> bool {
         self.snd.is_empty()
@@ -125,8 +191,11 @@ impl Cold {
 
     /// In-order queue and what came too early, to move from the one to the other.
     pub(super) fn receiving(&mut self) -> Option<(&mut Rope, &mut Reassembly)> {
-        let extra = self.extra.as_mut()?;
-        extra.early.has_ranges().then_some((&mut self.ready, &mut extra.early))
+        if !self.extra.as_ref()?.early.has_ranges() {
+            return None;
+        }
+        self.ready_mut();
+        Some((&mut self.ready, &mut self.extra.as_mut()?.early))
     }
 
     /// What all that was received counts for in the memory budget.
@@ -160,8 +229,8 @@ impl Cold {
 
     /// Asks the cache for what a predicted segment touches.
     pub(super) fn prefetch(&self) {
-        prefetch_read(&self.snd);
         prefetch_read(&self.ready);
+        self.snd.prefetch();
     }
 }
 
@@ -226,7 +295,70 @@ impl Pool {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
+
+    /// All that is to be read, by pieces of at most `max` bytes.
+    fn read(cold: &mut Cold, max: usize) -> Vec<u8> {
+        let mut all = Vec::new();
+        while !cold.ready().is_empty() {
+            cold.check();
+            if let Some(message) = cold.small_message(max) {
+                all.extend_from_slice(message);
+                cold.end_message();
+            } else {
+                all.extend_from_slice(&cold.ready_mut().pop(max));
+            }
+        }
+        cold.check();
+        all
+    }
+
+    #[test]
+    fn a_small_message_lies_where_its_answer_will() {
+        let mut cold = Cold::default();
+        for len in [1, 64, SMALL, SMALL + 1] {
+            let message: Vec<u8> = (0..len).map(|n| n as u8).collect();
+            cold.receive(&message);
+            cold.check();
+            let charge = len as u32 + CHUNK_OVERHEAD;
+            assert_eq!((cold.ready().len(), cold.charge()), (len as u32, charge));
+            let there = cold.small_message(usize::MAX).is_some();
+            assert_eq!(there, len <= SMALL, "{len}");
+            assert!(cold.small_message(len - 1).is_none());
+            assert_eq!(read(&mut cold, usize::MAX), message);
+            assert!(cold.is_empty() && cold.charge() == 0);
+            // And now its answer.
+            cold.snd.push(Bytes::copy_from_slice(&message));
+            assert_eq!(cold.snd.gather(0, len as u32).to_vec(), message);
+            cold.snd.release(len as u32);
+            assert!(cold.is_empty());
+        }
+    }
+
+    #[test]
+    fn what_comes_behind_a_small_message_and_what_is_sent_meanwhile_keep_off_it() {
+        for max in [1, 7, usize::MAX] {
+            let mut cold = Cold::default();
+            cold.receive(b"first");
+            cold.snd.push(Bytes::from_static(b"sent").to_vec().into());
+            assert_eq!(cold.snd.gather(0, 4).to_vec(), b"sent");
+            cold.check();
+            cold.receive(b"second");
+            cold.receive(b"third");
+            assert_eq!(read(&mut cold, max), b"firstsecondthird", "{max}");
+            cold.receive(b"not while the queue has something");
+            assert!(cold.small_message(usize::MAX).is_none() || cold.snd.is_empty());
+            cold.snd.release(4);
+            cold.clear_ready();
+            assert!(cold.is_empty() && cold.charge() == 0);
+            cold.receive(b"dropped");
+            cold.clear_ready();
+            cold.check();
+            assert!(cold.is_empty() && cold.charge() == 0);
+        }
+    }
 
     #[test]
     fn boxes_that_are_needed_stay_and_others_go() {

@@ -21,9 +21,8 @@ use super::settings::SettingsTable;
 use super::state::{Conn, State, flag, mark};
 use super::syn_cookie::Cookies;
 use super::time_wait::{TimeWait, WaitTable};
-use super::timer::{Clock, Tick};
+use super::timer::{Clock, NodeBy, Tick};
 use super::trace;
-use throng_runtime::Instant;
 use throng_runtime::wheel::TimerWheel;
 
 /// Armed timers from which on those of idle connections are taken out of the wheel.
@@ -293,14 +292,11 @@ impl Core {
     /// Makes sure that the wheel calls at or before the earliest deadline of `conn`.
     #[inline(always)]
     pub(super) fn arm(&mut self, conn: &mut Conn, now: Clock) {
-        let earliest = conn.rexmit_at.earliest(conn.ack_at).earliest(conn.keep_at);
-        if earliest.is_some() {
-            let at = earliest.instant(now.instant);
-            // One that is overdue is in the wheel for now.
-            let soon = at.max(now.instant);
-            if conn.node.is_none_or(|node| self.wheel.is_later(node, soon)) {
-                self.arm_at(conn, at);
-            }
+        let earliest = conn.deadline();
+        if earliest.is_some()
+            && (conn.node.is_none() || !conn.node_by.is_in_time(earliest, now.tick))
+        {
+            self.arm_at(conn, earliest, now);
         }
     }
 
@@ -312,7 +308,7 @@ impl Core {
     pub(super) fn disarm_idle(&mut self, conn: &mut Conn) {
         if conn.node.is_some()
             && self.wheel.len() > MANY_ARMED
-            && !conn.rexmit_at.earliest(conn.ack_at).earliest(conn.keep_at).is_some()
+            && !conn.deadline().is_some()
             && let Some(node) = conn.node.take()
         {
             self.wheel.remove(node);
@@ -320,11 +316,17 @@ impl Core {
     }
 
     #[inline(never)]
-    fn arm_at(&mut self, conn: &mut Conn, at: Instant) {
+    fn arm_at(&mut self, conn: &mut Conn, earliest: Tick, now: Clock) {
+        let at = earliest.instant(now.instant);
         if let Some(node) = conn.node {
+            // One that is overdue is in the wheel for now.
+            if !self.wheel.is_later(node, at.max(now.instant)) {
+                return;
+            }
             self.wheel.remove(node);
         }
         conn.node = Some(self.wheel.insert(at, conn.slot()));
+        conn.node_by = NodeBy::new(earliest, now.tick);
     }
 
     /// Queues a segment that belongs to no connection (any more). Returns whether there was
@@ -378,7 +380,7 @@ impl Core {
         let before = cold.charge();
         cold.forget_early();
         if !keep_ready {
-            cold.ready.clear();
+            cold.clear_ready();
         }
         self.recv_used -= u64::from(before - cold.charge());
         self.put_away(conn);
@@ -390,7 +392,7 @@ impl Core {
         let drained = conn.cold.as_ref().is_some_and(|cold| {
             // Out-of-order ranges lie further off in the box: only where there are any.
             cold.snd.is_empty()
-                && cold.ready.is_empty()
+                && cold.ready().is_empty()
                 && (!conn.has(flag::UNUSUAL) || cold.is_empty())
         });
         if drained {
@@ -422,7 +424,7 @@ impl Core {
             trace::ended(self, conn, reason);
         }
         conn.state = State::Closed;
-        conn.error = conn.error.or(error);
+        conn.set_error(error);
         self.retire(conn);
         self.unmap(conn);
     }
@@ -442,7 +444,7 @@ impl Core {
     /// Ends a connection for lack of an answer.
     pub(super) fn time_out(&mut self, conn: &mut Conn) {
         self.counters.timed_out += 1;
-        let error = conn.soft_error.unwrap_or(Error::TimedOut);
+        let error = conn.soft_error().unwrap_or(Error::TimedOut);
         if conn.state == State::SynSent {
             self.counters.connect_failures += 1;
         }

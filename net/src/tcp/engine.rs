@@ -177,21 +177,28 @@ impl Engine {
         };
         let core = &mut self.core;
         if let Some(cold) = &mut conn.cold
-            && !cold.ready.is_empty()
+            && !cold.ready().is_empty()
         {
-            let before = cold.ready.charge();
-            // Two ways to the end, so that what almost every call returns is moved once.
-            if let Some(bytes) = cold.ready.pop_whole(max) {
-                core.recv_used -= u64::from(before - cold.ready.charge());
+            // Several ways to the end, so that what almost every call returns is moved once.
+            if let Some(message) = cold.small_message(max) {
+                let bytes = Bytes::copy_from_slice(message);
+                core.recv_used -= u64::from(cold.end_message());
                 note_read(conn, core);
                 return Ok(bytes);
             }
-            let bytes = cold.ready.pop(max.max(1));
-            core.recv_used -= u64::from(before - cold.ready.charge());
+            let ready = cold.ready_mut();
+            let before = ready.charge();
+            if let Some(bytes) = ready.pop_whole(max) {
+                core.recv_used -= u64::from(before - ready.charge());
+                note_read(conn, core);
+                return Ok(bytes);
+            }
+            let bytes = ready.pop(max.max(1));
+            core.recv_used -= u64::from(before - ready.charge());
             note_read(conn, core);
             return Ok(bytes);
         }
-        if let Some(error) = conn.error {
+        if let Some(error) = conn.error() {
             return Err(RecvError::Closed(error));
         }
         if conn.has(flag::PEER_FIN) {
@@ -201,6 +208,34 @@ impl Engine {
             State::Closed => Err(RecvError::Closed(Error::NotConnected)),
             _ => Err(RecvError::WouldBlock),
         }
+    }
+
+    /// The same for who copies the bytes anyway: `take` gets what [`recv`](Engine::recv) would
+    /// return, which need not be allocated. Returns how many that were.
+    ///
+    /// # Errors
+    /// Those of [`recv`](Engine::recv); `take` is not called.
+    #[inline(always)]
+    pub fn recv_with(
+        &mut self,
+        id: ConnId,
+        max: usize,
+        now: Instant,
+        take: impl FnOnce(&[u8]),
+    ) -> Result<usize, RecvError> {
+        if let Some(conn) = get_owned(&mut self.conns, id)
+            && let Some(cold) = &mut conn.cold
+            && let Some(message) = cold.small_message(max)
+        {
+            let len = message.len();
+            take(message);
+            self.core.recv_used -= u64::from(cold.end_message());
+            note_read(conn, &mut self.core);
+            return Ok(len);
+        }
+        let bytes = self.recv(id, max, now)?;
+        take(&bytes);
+        Ok(bytes.len())
     }
 
     /// Has `waker` wait for what a `Readable` event tells of: it is woken in place of the event, once.
@@ -219,7 +254,7 @@ impl Engine {
     /// Bytes received in order and not read.
     pub fn readable_bytes(&self, id: ConnId) -> usize {
         let cold = self.peek(id).and_then(|conn| conn.cold.as_ref());
-        cold.map_or(0, |cold| cold.ready.len() as usize)
+        cold.map_or(0, |cold| cold.ready().len() as usize)
     }
 
     /// Connections that wait for the device to take what they have to send, but for those that repeat what
@@ -259,7 +294,7 @@ impl Engine {
                 conn.set(flag::WANT_WRITE);
                 return Err(SendError::WouldBlock(bytes));
             }
-            return Err(SendError::Closed(conn.error.unwrap_or(Error::BrokenPipe)));
+            return Err(SendError::Closed(conn.error().unwrap_or(Error::BrokenPipe)));
         }
         if bytes.is_empty() {
             return Ok(());
@@ -282,7 +317,7 @@ impl Engine {
     }
 
     /// Queues a copy of a few bytes where there is nothing to be decided: on an open connection with
-    /// nothing queued, of an engine with send memory. False, having done nothing, for any other, or for
+    /// nothing queued and no small message unread, of an engine with send memory. False, having done nothing, for any other, or for
     /// none or too many bytes; [`send`](Engine::send) them then.
     #[inline(always)]
     pub fn send_small(&mut self, id: ConnId, bytes: &[u8], now: Instant) -> bool {
@@ -296,6 +331,9 @@ impl Engine {
             return false;
         }
         let cold = conn.cold.get_or_insert_with(|| core.pool.take());
+        if !cold.snd.borrowed().is_empty() {
+            return false;
+        }
         core.send_used += u64::from(cold.snd.put_small(bytes));
         core.want_transmit(conn);
         true
@@ -330,7 +368,7 @@ impl Engine {
         let Some(conn) = get_owned(&mut self.conns, id) else { return };
         conn.reader = None;
         let core = &mut self.core;
-        let unread = conn.cold.as_ref().is_some_and(|cold| !cold.ready.is_empty());
+        let unread = conn.cold.as_ref().is_some_and(|cold| !cold.ready().is_empty());
         let open = !matches!(conn.state, State::Closed | State::TimeWait);
         let linger = core.settings.get(conn.settings).linger;
         let many = open && core.orphans >= core.config.max_orphans;
@@ -424,7 +462,7 @@ impl Engine {
     /// Why the connection ended, if it has. What ICMP says while it lives is no error, only
     /// what a later timeout gives for its reason (RFC 1122 4.2.3.9, RFC 5461).
     pub fn take_error(&mut self, id: ConnId) -> Option<Error> {
-        get_owned(&mut self.conns, id)?.error
+        get_owned(&mut self.conns, id)?.error()
     }
 
     /// Totals.

@@ -86,8 +86,8 @@ impl Conn {
             dup_acks: 0,
             retries: 0,
             keep_probes: 0,
-            error: None,
-            soft_error: None,
+            node_by: Default::default(),
+            reason: None,
         }
     }
 
@@ -236,7 +236,7 @@ pub(super) fn establish(conn: &mut Conn, core: &mut Core, now: Clock) {
         conn.retries = 0;
     }
     // RFC 1122 4.2.3.9: what ICMP said of the attempt was not the last word.
-    conn.soft_error = None;
+    conn.set_soft_error(None);
     conn.rexmit_at = Tick::NONE;
     conn.recover = conn.snd_una;
     conn.short_end = conn.snd_una;

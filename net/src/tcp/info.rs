@@ -103,7 +103,7 @@ impl Info {
             age: Duration::from_secs(
                 u32::wrapping_sub((now.as_millis() / 1_000) as u32, conn.opened_at).into(),
             ),
-            error: conn.error,
+            error: conn.error(),
             mss: conn.mss,
             srtt: micros(conn.rtt.srtt()),
             rttvar: micros(conn.rtt.rttvar()),
@@ -129,7 +129,7 @@ impl Info {
             lost: board.map_or(0, |board| board.lost()),
             reordering: conn.marks & mark::REORDERS != 0,
             send_queue: conn.queued() as usize,
-            recv_queue: cold.map_or(0, |cold| cold.ready.len() as usize),
+            recv_queue: cold.map_or(0, |cold| cold.ready().len() as usize),
             out_of_order: early.map_or(0, |early| early.len() as usize),
             bytes_acked: conn.bytes_acked,
             bytes_received: conn.bytes_received,

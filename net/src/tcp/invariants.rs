@@ -118,8 +118,7 @@ impl Engine {
         assert!(conn.marks & mark::PROBED == 0 || conn.has(flag::UNUSUAL), "no segment passes by");
         if let Some(cold) = &conn.cold {
             assert!(!cold.is_unusual() || conn.has(flag::UNUSUAL), "told beforehand");
-            cold.snd.check();
-            cold.ready.check();
+            cold.check();
             if let Some(early) = cold.early() {
                 early.check(conn.rcv_nxt);
             }
@@ -156,11 +155,15 @@ impl Engine {
         );
         conn.congestion.check();
         // A deadline has a node in the wheel, or the transmit queue will see to it.
-        let deadline = conn.rexmit_at.earliest(conn.ack_at).earliest(conn.keep_at);
+        let deadline = conn.deadline();
         if deadline.is_some() && !conn.has(flag::QUEUED) {
             let node = conn.node.expect("a deadline has a timer");
             let at = deadline.instant(self.clock.instant).max(self.clock.instant);
             assert!(!self.core.wheel.is_later(node, at), "the timer is not late");
+            if let Some(known) = conn.node_by.tick(self.clock.tick) {
+                let at = known.instant(self.clock.instant).max(self.clock.instant);
+                assert!(!self.core.wheel.is_later(node, at), "nor later than it is taken for");
+            }
         }
         if conn.flight() > 0 && !conn.has(flag::QUEUED) {
             assert!(conn.rexmit_at.is_some(), "a timer is armed while data is out");

@@ -59,6 +59,7 @@ impl Secret {
 }
 
 /// A tuple as integers, for hashing.
+#[inline]
 pub(super) fn words(tuple: &FourTuple) -> [u64; 5] {
     let half =
         |bytes: &[u8; 16], at: usize| u64::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));

@@ -18,6 +18,7 @@ use super::ecn;
 use super::queue::CHUNK_OVERHEAD;
 use super::recovery;
 use super::segment::{Flags, Header};
+use super::snd::SMALL;
 use super::state::{Conn, Phase, State, flag};
 use super::timer::Clock;
 
@@ -34,18 +35,23 @@ pub(super) fn predict(
     if !is_predicted(conn, core, header, len) {
         return false;
     }
-    if len > 0 {
+    if payload.len() > SMALL {
         // First, for moving it right after it was made would wait until its fields, stored one by
         // one, have left for the cache.
         let copy = match &conn.cold {
-            Some(cold) => cold.ready.copied(payload),
+            Some(cold) => cold.ready().copied(payload),
             None => Some(Bytes::copy_from_slice(payload)),
         };
         take_header(conn, core, header, now);
-        deliver(conn, core, len, |ready| match copy {
-            Some(copy) => ready.push_copy(copy),
-            None => ready.gather(payload),
+        deliver(conn, core, len, |cold| match copy {
+            Some(copy) => cold.ready_mut().push_copy(copy),
+            None => cold.ready_mut().gather(payload),
         });
+        announce(conn, core, len);
+    } else if len > 0 {
+        // An answer that this acknowledges leaves its place to what has come.
+        take_header(conn, core, header, now);
+        deliver(conn, core, len, |cold| cold.receive(payload));
         announce(conn, core, len);
     } else {
         take_header(conn, core, header, now);
@@ -73,7 +79,7 @@ pub(super) fn predict_run(
     }
     take_header(conn, core, header, now);
     core.counters.predicted += parts.len() as u64 - 1;
-    deliver(conn, core, len, |ready| ready.push_all(parts, len));
+    deliver(conn, core, len, |cold| cold.ready_mut().push_all(parts, len));
     // The last one's number, as if they had come one by one (RFC 9293 3.10.7.4, SND.WL1).
     let last = parts.last().map_or(0, |part| part.len() as u32);
     conn.snd_wl1 = conn.rcv_nxt - last;

@@ -49,6 +49,20 @@ impl Rope {
         self.charge
     }
 
+    /// `len` bytes have come that lie elsewhere, and nothing is here.
+    #[inline(always)]
+    pub(super) fn begin_elsewhere(&mut self, len: u32) {
+        debug_assert!(self.is_empty() && self.chunks.is_empty());
+        (self.len, self.charge) = (len, len + CHUNK_OVERHEAD);
+    }
+
+    /// They lie there no more. Returns what they counted for.
+    #[inline(always)]
+    pub(super) fn end_elsewhere(&mut self) -> u32 {
+        self.len = 0;
+        std::mem::take(&mut self.charge)
+    }
+
     /// Appends a copy of `data`.
     #[inline(always)]
     pub(super) fn push(&mut self, data: &[u8]) {

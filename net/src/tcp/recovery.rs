@@ -169,7 +169,7 @@ fn repair(conn: &mut Conn, core: &mut Core, header: &Header, acked: u32, now: Cl
 #[cold]
 fn note_answer(conn: &mut Conn, core: &mut Core, acked: u32, now: Clock) {
     conn.retries = 0;
-    conn.soft_error = None;
+    conn.set_soft_error(None);
     if conn.has(flag::OWN_PATH) {
         hole::on_passage(conn, core, acked, now);
     }
@@ -179,6 +179,14 @@ fn note_answer(conn: &mut Conn, core: &mut Core, acked: u32, now: Clock) {
 /// come first; not beyond the user timeout.
 #[inline(always)]
 pub(super) fn start_timer(conn: &mut Conn, core: &mut Core, now: Clock) {
+    set_timer(conn, core, now);
+    // It comes earlier, if it has shrunk by more than it has been waited for.
+    core.arm(conn, now);
+}
+
+/// The same for who calls [`Core::arm`] in the end.
+#[inline(always)]
+pub(super) fn set_timer(conn: &mut Conn, core: &Core, now: Clock) {
     // Probes of a window back off for themselves: they say nothing about the round trip.
     let backoff = if conn.has(flag::PERSIST) { conn.retries } else { 0 };
     let mut wait = conn.rtt.rto_ms(&core.rto, backoff);
@@ -192,8 +200,6 @@ pub(super) fn start_timer(conn: &mut Conn, core: &mut Core, now: Clock) {
         let limit = conn.user_limit(core.settings.get(conn.settings).user_timeout);
         conn.rexmit_at = conn.rexmit_at.earliest(limit);
     }
-    // It comes earlier, if it has shrunk by more than it has been waited for.
-    core.arm(conn, now);
 }
 
 /// Takes the retransmission timer up again after another one that ran in its place: it has been

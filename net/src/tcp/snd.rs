@@ -13,7 +13,8 @@
 //! and FIN occupy sequence space but not the queue.
 //!
 //! A small answer, all that is queued, lies in the queue itself: at a million connections it costs
-//! more to find the allocator's memory again, a thousand messages later, than to copy it.
+//! more to find the allocator's memory again, a thousand messages later, than to copy it. While
+//! nothing is queued its place is lent to a small message that has come and is not read yet.
 
 use bytes::Bytes;
 
@@ -21,7 +22,7 @@ use super::pacing::Pace;
 use super::queue::{CHUNK_OVERHEAD, ChunkQueue};
 
 /// Most bytes that lie in the queue itself.
-pub(super) const SMALL: usize = 128;
+pub(super) const SMALL: usize = 124;
 
 /// The bytes from SND.UNA on, in the pieces the application gave.
 #[derive(Debug)]
@@ -37,6 +38,8 @@ pub(super) struct SendQueue {
     charge: u32,
     /// How fast they go out.
     pub(super) pace: Pace,
+    /// So many bytes of `small` were received and are not read.
+    lent: u32,
     small: [u8; SMALL],
 }
 
@@ -48,6 +51,7 @@ impl Default for SendQueue {
             len: 0,
             charge: 0,
             pace: Pace::default(),
+            lent: 0,
             small: [0; SMALL],
         }
     }
@@ -69,8 +73,14 @@ impl SendQueue {
         if self.charge / 4 >= limit { 0 } else { limit.saturating_sub(self.len) }
     }
 
-    /// Asks the cache for the first payload.
+    /// Asks the cache for the queue, and for the first line of what lies in it.
     pub(super) fn prefetch(&self) {
+        throng_runtime::prefetch_read(&self.chunks);
+        throng_runtime::prefetch_read(&self.lent);
+    }
+
+    /// Asks the cache for the first payload that lies elsewhere.
+    pub(super) fn prefetch_payload(&self) {
         if let Some(chunk) = self.chunks.get(0)
             && let Some(first) = chunk.bytes.first()
         {
@@ -91,11 +101,36 @@ impl SendQueue {
     /// returns what it counts for.
     #[inline(always)]
     pub(super) fn put_small(&mut self, bytes: &[u8]) -> u32 {
-        debug_assert!(self.is_empty() && self.skip == 0);
+        debug_assert!(self.is_empty() && self.skip == 0 && self.lent == 0);
         self.small[..bytes.len()].copy_from_slice(bytes);
         self.len = bytes.len() as u32;
         self.charge = CHUNK_OVERHEAD + self.len;
         self.charge
+    }
+
+    /// Keeps a copy of `received` (not empty) for whoever reads it, where the queue is empty and has
+    /// room for it. Returns whether it does.
+    #[inline(always)]
+    pub(super) fn lend(&mut self, received: &[u8]) -> bool {
+        debug_assert!(self.lent == 0, "what has come before is read first");
+        let lends = self.is_empty() && received.len() <= SMALL;
+        if lends {
+            self.small[..received.len()].copy_from_slice(received);
+            self.lent = received.len() as u32;
+        }
+        lends
+    }
+
+    /// What was received and lies here; empty: nothing.
+    #[inline(always)]
+    pub(super) fn borrowed(&self) -> &[u8] {
+        &self.small[..self.lent as usize]
+    }
+
+    /// Its place is the queue's own again.
+    #[inline(always)]
+    pub(super) fn end_loan(&mut self) {
+        self.lent = 0;
     }
 
     /// More is to come behind what lies in the queue itself.
@@ -111,7 +146,7 @@ impl SendQueue {
     #[inline(always)]
     pub(super) fn push(&mut self, bytes: Bytes) -> u32 {
         let len = bytes.len() as u32;
-        if self.is_empty() && bytes.len() <= SMALL && bytes.is_unique() {
+        if self.is_empty() && bytes.len() <= SMALL && self.lent == 0 && bytes.is_unique() {
             return self.put_small(&bytes);
         }
         if self.is_small() {
@@ -130,8 +165,20 @@ impl SendQueue {
     }
 
     /// Forgets the first `n` bytes; returns what the budget gets back.
+    #[inline(always)]
     pub(super) fn release(&mut self, n: u32) -> u32 {
         debug_assert!(n <= self.len);
+        if n == self.len && self.chunks.is_empty() {
+            // Nothing or all of what lies in the queue itself, as after almost every answer.
+            (self.skip, self.len) = (0, 0);
+            self.pace = Pace::default();
+            return std::mem::take(&mut self.charge);
+        }
+        self.release_chunks(n)
+    }
+
+    #[inline(never)]
+    fn release_chunks(&mut self, n: u32) -> u32 {
         self.len -= n;
         if self.len == 0 {
             return self.clear();
@@ -169,8 +216,19 @@ impl SendQueue {
     }
 
     /// The `len` bytes that begin `offset` after SND.UNA. They must be in the queue.
+    #[inline(always)]
     pub(super) fn gather(&mut self, offset: u32, len: u32) -> Payload<'_> {
         debug_assert!(offset + len <= self.len);
+        if self.chunks.is_empty() {
+            let begin = (self.skip + offset) as usize;
+            let first = &self.small[begin..begin + len as usize];
+            return Payload { first, rest: None, len: len as usize };
+        }
+        self.gather_chunks(offset, len)
+    }
+
+    #[inline(never)]
+    fn gather_chunks(&mut self, offset: u32, len: u32) -> Payload<'_> {
         let (mut index, mut skip) = (0, self.skip + offset);
         if let Some(rest) = self.chunks.rest()
             && offset >= rest.cursor.0
@@ -191,8 +249,7 @@ impl SendQueue {
             // Most gathers go on where the last one ended; remember this one's start.
             self.chunks.rest_mut().cursor = (offset, index, skip);
         }
-        let chunk = self.chunks.get(index as usize);
-        let first = chunk.map_or(&self.small[..], |chunk| &chunk.bytes);
+        let first = self.chunks.get(index as usize).map_or(&[][..], |chunk| &chunk.bytes);
         let first = &first[skip as usize..];
         let rest = (first.len() < len as usize).then_some((&self.chunks, index as usize + 1));
         Payload { first: &first[..first.len().min(len as usize)], rest, len: len as usize }
@@ -201,6 +258,7 @@ impl SendQueue {
     pub(super) fn check(&self) {
         let held = u64::from(self.len) + u64::from(self.skip);
         if self.is_small() {
+            assert_eq!(self.lent, 0, "it is lent to nobody");
             assert!(held <= SMALL as u64, "what lies in the queue itself");
             assert_eq!(u64::from(CHUNK_OVERHEAD) + held, self.charge.into(), "its charge");
             return;

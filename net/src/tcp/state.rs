@@ -10,7 +10,7 @@ use super::error::Error;
 use super::rtt::Rtt;
 use super::segment::FourTuple;
 use super::seq::SeqNum;
-use super::timer::Tick;
+use super::timer::{NodeBy, Tick};
 use throng_runtime::slab::Entry;
 use throng_runtime::wheel::TimerKey;
 
@@ -76,6 +76,8 @@ pub(super) mod mark {
     pub(crate) const PROBED: u8 = 1 << 2;
     /// Was put among those that repeat because they heard nothing, and has not been heard since.
     pub(crate) const REPEATS: u8 = 1 << 3;
+    /// `reason` is not why the connection ended, but what ICMP said, told if it times out.
+    pub(crate) const SOFT: u8 = 1 << 4;
 }
 
 /// Bits of [`Conn::flags`].
@@ -234,9 +236,10 @@ pub(super) struct Conn {
     /// Timeouts or probes in a row without an answer.
     pub(super) retries: u8,
     pub(super) keep_probes: u8,
-    pub(super) error: Option<Error>,
-    /// What ICMP said last, told if the connection times out.
-    pub(super) soft_error: Option<Error>,
+    /// When `node` comes up at the latest, see [`timer`](super::timer).
+    pub(super) node_by: NodeBy,
+    /// Why it ended, or with [`mark::SOFT`] what ICMP said last.
+    pub(super) reason: Option<Error>,
 }
 
 const _: () = assert!(size_of::<Conn>() <= 256, "the hot block is at most 256 bytes");
@@ -298,6 +301,39 @@ impl Conn {
             0 => Tick::NONE,
             timeout => Tick(self.progress_at.0.wrapping_add(timeout).max(1)),
         }
+    }
+
+    /// Why it ended.
+    pub(super) fn error(&self) -> Option<Error> {
+        self.reason.filter(|_| self.marks & mark::SOFT == 0)
+    }
+
+    /// It has ended, for this reason if there was one; the first one counts.
+    pub(super) fn set_error(&mut self, error: Option<Error>) {
+        self.reason = self.error().or(error);
+        self.marks &= !mark::SOFT;
+    }
+
+    /// What ICMP said last, while it has not ended.
+    pub(super) fn soft_error(&self) -> Option<Error> {
+        self.reason.filter(|_| self.marks & mark::SOFT != 0)
+    }
+
+    /// ICMP has said this, or `None`: the peer was heard since.
+    pub(super) fn set_soft_error(&mut self, error: Option<Error>) {
+        if self.error().is_none() {
+            self.reason = error;
+            self.marks |= mark::SOFT;
+        }
+    }
+
+    /// The earliest of its deadlines, if it has any.
+    #[inline(always)]
+    pub(super) fn deadline(&self) -> Tick {
+        if self.ack_at.0 | self.keep_at.0 == 0 {
+            return self.rexmit_at;
+        }
+        self.rexmit_at.earliest(self.ack_at).earliest(self.keep_at)
     }
 
     /// Payload queued beyond SND.NXT.

@@ -52,6 +52,46 @@ impl Tick {
     }
 }
 
+/// When a connection's node in the wheel comes up at the latest, in one byte: at a million connections a
+/// look at the node itself is a wait for memory. It is in units of four milliseconds modulo 256, rounded
+/// up; 0: it is farther ahead than that tells.
+///
+/// A node that is overdue may seem to be ahead. That leads to a look at it, at most: nobody takes a node
+/// that is late for one in time.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(super) struct NodeBy(u8);
+
+impl NodeBy {
+    const SHIFT: u32 = 2;
+    /// Milliseconds that it can tell.
+    const FAR: i32 = 1000;
+
+    /// Of a node that was armed for `at` just now.
+    pub(super) fn new(at: Tick, now: Tick) -> NodeBy {
+        let near = at.since(now) <= NodeBy::FAR;
+        NodeBy(if near { (at.0.wrapping_add(3) >> NodeBy::SHIFT) as u8 } else { 0 })
+    }
+
+    /// Whether it is known that the node comes up at `at` or earlier.
+    #[inline(always)]
+    pub(super) fn is_in_time(self, at: Tick, now: Tick) -> bool {
+        let from = now.0 >> NodeBy::SHIFT;
+        let ahead = (at.0 >> NodeBy::SHIFT).wrapping_sub(from) & (u32::MAX >> NodeBy::SHIFT);
+        self.0 != 0 && at.since(now) >= 0 && self.ahead(now) <= ahead
+    }
+
+    /// The latest tick at which it comes up, if that is known.
+    pub(super) fn tick(self, now: Tick) -> Option<Tick> {
+        let units = (now.0 >> NodeBy::SHIFT).wrapping_add(self.ahead(now));
+        (self.0 != 0).then_some(Tick(units << NodeBy::SHIFT))
+    }
+
+    /// In units from that which `now` is in.
+    fn ahead(self, now: Tick) -> u32 {
+        u32::from(self.0).wrapping_sub(now.0 >> NodeBy::SHIFT) & 0xff
+    }
+}
+
 /// A clock reading in the forms connections use, worked out once a turn.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Clock {
@@ -80,5 +120,39 @@ impl Clock {
     /// The first tick at least `ms` from now; never `NONE`.
     pub(super) fn after(&self, ms: u32) -> Tick {
         Tick(self.next.wrapping_add(ms).max(1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_taken_for_one_in_time_is_in_time() {
+        let mut known = 0;
+        for start in [1, 2, 3, 999, u32::MAX - 1_500, u32::MAX - 3] {
+            for wait in [0, 1, 2, 3, 4, 5, 199, 200, 999, 1_000, 1_001, 100_000] {
+                let armed = Tick(start);
+                let node = Tick(start.wrapping_add(wait).max(1));
+                let by = NodeBy::new(node, armed);
+                // Also long after it should have come up, while nobody has looked.
+                for later in (0..1_300).chain([5_000, 1 << 20]) {
+                    let now = Tick(start.wrapping_add(later).max(1));
+                    for ahead in [0, 1, 3, 4, 190, 200, 1_000, 1_100, 1 << 20] {
+                        let at = Tick(now.0.wrapping_add(ahead).max(1));
+                        if by.is_in_time(at, now) {
+                            assert!(at.since(node) >= 0, "{start} {wait} {later} {ahead}");
+                            known += 1;
+                        }
+                    }
+                }
+                // What it is for: a deadline that moves on with the clock.
+                let soon = Tick(start.wrapping_add(4).max(1));
+                let moved = Tick(node.0.wrapping_add(4).max(1));
+                let tells = wait <= 1_000 && by != NodeBy::default();
+                assert!(wait < 4 || by.is_in_time(moved, soon) == tells, "{start} {wait}");
+            }
+        }
+        assert!(known > 10_000, "{known}");
     }
 }

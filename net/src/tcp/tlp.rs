@@ -39,10 +39,17 @@ pub(super) enum Probe {
 
 /// Whether the state of the connection allows a probe: nothing is known to be lost or reported,
 /// and none is out (RFC 8985 7.2).
+#[inline(always)]
 pub(super) fn may_probe(conn: &Conn) -> bool {
     conn.phase == Phase::Open
         && !matches!(conn.state, State::SynSent | State::SynReceived)
-        && (!conn.has(flag::UNUSUAL) || marked(conn).is_none() && probe(conn) == Probe::None)
+        && (!conn.has(flag::UNUSUAL) || is_clear(conn))
+}
+
+/// Whether nothing is reported, and no probe is out.
+#[inline(never)]
+fn is_clear(conn: &Conn) -> bool {
+    marked(conn).is_none() && probe(conn) == Probe::None
 }
 
 fn probe(conn: &Conn) -> Probe {

@@ -23,40 +23,48 @@ const BUDGET: usize = 512;
 #[derive(Clone, Copy, Debug)]
 pub struct Lookup {
     hash: u32,
-    slot: Option<Slot>,
+    /// The index of the connection that was located, or [`NO_CONN`].
+    conn: u32,
 }
+
+/// Above all indices.
+const NO_CONN: u32 = u32::MAX;
 
 impl Lookup {
     /// The index of the connection that was located, if it is one.
+    #[inline(always)]
     fn conn(&self) -> Option<u32> {
-        self.slot.filter(|slot| slot.kind() == Kind::Conn).map(Slot::index)
+        (self.conn != NO_CONN).then_some(self.conn)
     }
 }
 
 impl Engine {
     /// Stage 1 for a burst: hashes the tuple and asks the cache for the table's line.
+    #[inline]
     pub fn prefetch(&self, tuple: &FourTuple) -> Lookup {
         let hash = self.core.demux.hash(tuple);
         self.core.demux.prefetch(hash);
-        Lookup { hash, slot: None }
+        Lookup { hash, conn: NO_CONN }
     }
 
     /// Stage 2 for a burst: finds what the segment (most likely) belongs to and asks the
     /// cache for it. Returns whether there is anything.
+    #[inline]
     pub fn locate(&self, lookup: &mut Lookup) -> bool {
-        lookup.slot = self.core.demux.find_first(lookup.hash);
-        if let Some(slot) = lookup.slot.filter(|slot| slot.kind() == Kind::Conn) {
+        let Some(slot) = self.core.demux.find_first(lookup.hash) else { return false };
+        if slot.kind() == Kind::Conn {
+            lookup.conn = slot.index();
             self.conns.get(slot.index()).prefetch();
         }
-        lookup.slot.is_some()
+        true
     }
 
     /// Stage 3 for a burst, worth it where connections are many: asks the cache for the
     /// buffers of what was located, if it has any.
+    #[inline]
     pub fn warm(&self, lookup: &Lookup) {
-        if let Some(slot) = lookup.slot.filter(|slot| slot.kind() == Kind::Conn)
-            && let Some(cold) = &self.conns.get(slot.index()).cold
-        {
+        let Some(index) = lookup.conn() else { return };
+        if let Some(cold) = &self.conns.get(index).cold {
             cold.prefetch();
         }
     }
@@ -68,11 +76,12 @@ impl Engine {
 
     /// Stage 4 for a burst, as stage 3: asks the cache for the payload in flight, which an
     /// acknowledgement is about to free.
+    #[inline]
     pub fn warm_payload(&self, lookup: &Lookup) {
-        if let Some(slot) = lookup.slot.filter(|slot| slot.kind() == Kind::Conn)
-            && let Some(cold) = &self.conns.get(slot.index()).cold
+        if let Some(index) = lookup.conn()
+            && let Some(cold) = &self.conns.get(index).cold
         {
-            cold.snd.prefetch();
+            cold.snd.prefetch_payload();
         }
     }
 
@@ -87,12 +96,12 @@ impl Engine {
         now: Instant,
     ) {
         let clock = self.tell(now);
-        if let Some(slot) = lookup.slot.filter(|slot| slot.kind() == Kind::Conn) {
-            let conn = self.conns.get_mut(slot.index());
+        if let Some(index) = lookup.conn() {
+            let conn = self.conns.get_mut(index);
             if conn.has(flag::MAPPED) && conn.tuple == header.tuple {
                 self.core.counters.segments_in += 1;
                 if !predict::predict(conn, &mut self.core, header, payload, clock) {
-                    self.on_segment_conn(slot.index(), header, payload, clock);
+                    self.on_segment_conn(index, header, payload, clock);
                 }
                 return;
             }
@@ -108,8 +117,8 @@ impl Engine {
     /// none is unusual. The application finds the payload in one piece then.
     pub fn on_run_at(&mut self, lookup: &Lookup, header: &Header, parts: &[&[u8]], now: Instant) {
         let clock = self.tell(now);
-        if let Some(slot) = lookup.slot.filter(|slot| slot.kind() == Kind::Conn) {
-            let conn = self.conns.get_mut(slot.index());
+        if let Some(index) = lookup.conn() {
+            let conn = self.conns.get_mut(index);
             if conn.has(flag::MAPPED)
                 && conn.tuple == header.tuple
                 && predict::predict_run(conn, &mut self.core, header, parts, clock)
@@ -185,7 +194,7 @@ impl Engine {
             self.core.counters.connect_failures += 1;
             self.core.end(conn, Some(kind.error()));
         } else {
-            conn.soft_error = Some(kind.error());
+            conn.set_soft_error(Some(kind.error()));
         }
         self.settle(slot.index());
     }
@@ -299,15 +308,12 @@ impl Engine {
     }
 
     /// The next event, if there is one.
+    #[inline]
     pub fn pop_event(&mut self) -> Option<Event> {
         if self.core.has_starved() {
             self.wake_starved();
         }
-        loop {
-            let Some(event) = self.core.events.pop() else {
-                self.core.end_promises();
-                return None;
-            };
+        while let Some(event) = self.core.events.pop() {
             match event {
                 Event::Readable(id) => {
                     if let Some(conn) = get_owned(&mut self.conns, id) {
@@ -329,6 +335,8 @@ impl Engine {
                 }
             }
         }
+        self.core.end_promises();
+        None
     }
 
     /// Tells connections that waited for send memory that there is some: as many as will

@@ -131,14 +131,14 @@ impl<E: Egress> Output<'_, E> {
         }
         if conn.flight() > 0 {
             if !conn.rexmit_at.is_some() {
-                recovery::start_timer(conn, self.core, self.now);
+                recovery::set_timer(conn, self.core, self.now);
             }
         } else if conn.unsent() > 0 || conn.has(flag::FIN_QUEUED) && !conn.has(flag::FIN_SENT) {
             // Nothing is out, so only the peer's window can be in the way: RFC 9293 3.8.6.1.
             if !conn.rexmit_at.is_some() {
                 conn.set(flag::PERSIST);
                 conn.progress_at = self.now.tick;
-                recovery::start_timer(conn, self.core, self.now);
+                recovery::set_timer(conn, self.core, self.now);
             }
         }
         if conn.has(flag::WANT_WRITE) {
@@ -175,7 +175,6 @@ impl<E: Egress> Output<'_, E> {
         conn.rtt_at = now.micros;
         conn.rexmit_at = Tick::NONE;
         recovery::start_timer(conn, core, now);
-        core.arm(conn, now);
         Ok(Turn::Done)
     }
 
@@ -329,14 +328,21 @@ impl<E: Egress> Output<'_, E> {
 
 /// The window to advertise (RFC 9293 3.8.6.2.2): never less than what is offered already,
 /// and more only when the step is worth it.
+#[inline(always)]
 fn window(conn: &mut Conn, core: &mut Core, now: Clock) -> u32 {
     let offered = conn.offered();
-    let scale = conn.rcv_scale;
     let enough = offered.saturating_add(step(conn, 1));
     if enough > conn.room() {
         // Nothing to work out where even an empty buffer has no step to give.
         return offered;
     }
+    step_of_window(conn, core, enough, now)
+}
+
+/// The window to advertise, if it comes to `enough`, or else what is offered.
+#[inline(never)]
+fn step_of_window(conn: &mut Conn, core: &mut Core, enough: u32, now: Clock) -> u32 {
+    let (offered, scale) = (conn.offered(), conn.rcv_scale);
     autotune::tune(conn, core, now);
     let fresh = autotune::free_window(conn, core);
     if fresh < enough {

@@ -77,7 +77,7 @@ pub(super) fn transmit(
         core.counters.bytes_out += u64::from(len);
         note_sent(conn, core, len, len < mss, SAID, now);
         if !conn.rexmit_at.is_some() {
-            recovery::start_timer(conn, core, now);
+            recovery::set_timer(conn, core, now);
         }
     } else {
         conn.unset(SAID);

@@ -175,8 +175,14 @@ impl Pair {
             if !rng.one_in(3) {
                 for _ in 0..rng.below(4) {
                     let most = if rng.one_in(3) { 1 + rng.below(200) } else { 1 << 16 };
-                    let read = engine.recv(id, most as usize, self.now);
-                    let read = read.map(|bytes| sum(&bytes));
+                    let read = if rng.one_in(2) {
+                        engine.recv(id, most as usize, self.now).map(|bytes| sum(&bytes))
+                    } else {
+                        let mut seen = None;
+                        let take = |bytes: &[u8]| seen = Some(sum(bytes));
+                        let len = engine.recv_with(id, most as usize, self.now, take);
+                        len.map(|_| seen.expect("what was read"))
+                    };
                     self.trace.push(format!("{at} reads {read:?}"));
                 }
             }
@@ -184,7 +190,8 @@ impl Pair {
                 let len = if rng.one_in(3) { rng.below(20_000) } else { rng.below(200) };
                 let first = rng.below(256);
                 let bytes: Vec<u8> = (first..first + len).map(|n| n as u8).collect();
-                let taken = engine.send(id, Bytes::from(bytes), self.now).is_ok();
+                let small = rng.one_in(2) && engine.send_small(id, &bytes, self.now);
+                let taken = small || engine.send(id, Bytes::from(bytes), self.now).is_ok();
                 self.trace.push(format!("{at} writes {len}: {taken}"));
             }
             if !writes && rng.one_in(8) {
