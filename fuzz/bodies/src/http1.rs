@@ -10,9 +10,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures::{AsyncReadExt, AsyncWriteExt};
-use hyper::body::{Body, Incoming};
+use hyper::body::{Bytes, Incoming};
 use hyper::{Request, Response};
-use throng_http::{BoxError, Server};
+use throng_http::{Body, BoxError, RequestBody, Server};
 
 use crate::draw::Draw;
 use crate::support::listener::listen;
@@ -98,10 +98,15 @@ pub fn run(data: &[u8]) {
     let pace = if slow { Pace { chunk: 97, stutter: true } } else { Pace::FAST };
     trace(|| format!("{}\n{cuts:?} {end:?}", bytes.escape_ascii()));
 
-    let (seen, answers) = serve(bytes.clone(), cuts, pace, true);
+    let (seen, answers) = serve::<Body>(bytes.clone(), cuts.clone(), pace, true);
+    // What is answered without hyper is what hyper answers.
+    let hypers = serve::<Incoming>(bytes.clone(), cuts, pace, true);
+    assert!(hypers.0 == seen, "the service saw other requests than hyper has");
+    let texts = [&hypers.1, &answers].map(|bytes| bytes.escape_ascii().to_string());
+    assert_eq!(texts[1], texts[0], "without hyper, with it");
     if end == End::Anything {
         // What it means is hyper's to say; how it came must not change that.
-        let (whole, _) = serve(bytes, Vec::new(), Pace::FAST, false);
+        let (whole, _) = serve::<Incoming>(bytes, Vec::new(), Pace::FAST, false);
         assert!(seen == whole, "cut, and in one piece");
         assert!(seen.starts_with(&sound), "what went before");
         return;
@@ -197,14 +202,20 @@ fn false_request(draw: &mut Draw<'_>, to: &mut Vec<u8>) {
 
 /// What a server makes of `bytes`, sent in these pieces, and then the end: what its service has seen
 /// whole, and all that it answered.
-fn serve(bytes: Vec<u8>, cuts: Vec<usize>, pace: Pace, park: bool) -> (Vec<Seen>, Vec<u8>) {
+fn serve<In: Asked>(
+    bytes: Vec<u8>,
+    cuts: Vec<usize>,
+    pace: Pace,
+    park: bool,
+) -> (Vec<Seen>, Vec<u8>) {
     in_a_world(async move {
         let seen = Rc::new(RefCell::new(Vec::new()));
         let (dialer, listener) = listen();
         let server = Server::new().park(park).date_header(false).start();
         let (running, notes) = (server.clone(), seen.clone());
         spawn(async move {
-            let service = throng_http::service_fn(move |request| note(request, notes.clone()));
+            let service =
+                throng_http::service_fn(move |request: Request<In>| note(request, notes.clone()));
             running.serve(listener, service).await;
         });
         let (mut reader, mut writer) = dialer.connect_at(1 << 16, pace).split();
@@ -222,9 +233,14 @@ fn serve(bytes: Vec<u8>, cuts: Vec<usize>, pace: Pace, park: bool) -> (Vec<Seen>
     })
 }
 
+/// What the service may be asked with.
+trait Asked: RequestBody + hyper::body::Body<Data = Bytes, Error = hyper::Error> + Unpin {}
+impl Asked for Body {}
+impl Asked for Incoming {}
+
 /// The service: writes down what came whole.
-async fn note(
-    request: Request<Incoming>,
+async fn note<In: Asked>(
+    request: Request<In>,
     seen: Rc<RefCell<Vec<Seen>>>,
 ) -> Result<Response<String>, BoxError> {
     let (parts, mut body) = request.into_parts();

@@ -13,6 +13,7 @@ pub mod draw;
 pub mod duel;
 pub mod engine;
 pub mod frames;
+pub mod heads;
 pub mod http1;
 pub mod remote;
 pub mod settings;
@@ -50,6 +51,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "duel", run: duel::run, length: 600 },
     Target { name: "websocket", run: websocket::run, length: 300 },
     Target { name: "http1", run: http1::run, length: 200 },
+    Target { name: "heads", run: heads::run, length: 100 },
 ];
 
 /// Says on standard error what happens, where the environment variable `FUZZ_TRACE` is set.

@@ -87,9 +87,9 @@ macro_rules! targets {
     )*};
 }
 
-targets! { wire engine duel websocket http1 }
+targets! { wire engine duel websocket http1 heads }
 
 #[test]
 fn every_target_is_here() {
-    assert_eq!(TARGETS.len(), 5);
+    assert_eq!(TARGETS.len(), 6);
 }
