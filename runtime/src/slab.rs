@@ -1,9 +1,10 @@
 //! Storage for entries of one size that come and go by the million: [chunks](crate::chunks), the free
 //! places of each in a list of its own. New entries go to the lowest chunk with room, so that the high ones
-//! become empty as entries go; empty ones but one are given back. One entry keeps its chunk: those that
-//! stay behind, spread over all, may keep as much memory as all took.
+//! become empty as entries go; empty ones but one are given back, and the last one, too, where much of it
+//! was in use. One entry keeps its chunk: those that stay behind, spread over all, may keep as much memory
+//! as all took.
 
-use crate::chunks::{Chunk, Pages};
+use crate::chunks::{BYTES, Chunk, Pages};
 
 /// What the slab asks of an entry.
 pub trait Entry {
@@ -20,6 +21,9 @@ pub trait Entry {
 }
 
 const END: u32 = u32::MAX;
+/// Bytes ever used of a table's only chunk with which it is kept empty: who comes and goes by so many
+/// entries does not pay for the system's work, and who does by more hardly does.
+const KEPT: usize = BYTES / 2;
 
 /// A slab. Growing copies nothing; what an index names does not move.
 ///
@@ -33,6 +37,8 @@ pub struct Slab<T> {
     room: Vec<u64>,
     /// Chunks that are there without an entry in use.
     empty: usize,
+    /// How many of them are to stay: one, or none.
+    keep: usize,
     len: usize,
     /// No entry of a chunk that was given back had a higher generation.
     highest: u32,
@@ -52,6 +58,7 @@ impl<T> Default for Slab<T> {
             places: Vec::new(),
             room: Vec::new(),
             empty: 0,
+            keep: 1,
             len: 0,
             highest: 0,
         }
@@ -161,17 +168,26 @@ impl<T: Entry> Slab<T> {
         *entry.link() = places.free;
         places.free = index;
         places.used -= 1;
-        self.empty += usize::from(places.used == 0);
         self.room[at / 64] |= 1 << (at % 64);
         self.len -= 1;
+        if self.places[at].used == 0 {
+            self.empty += 1;
+            let used = self.chunks[at].len() * size_of::<T>();
+            self.keep = usize::from(self.len > 0 || used <= KEPT);
+        }
     }
 
-    /// Gives one empty chunk back if there are two; to be called now and then, at times at which nobody
-    /// holds the index of a free entry to look at it. Indices of its entries are void from here on.
+    /// Gives one empty chunk back if there are two, or the only one if much of it was in use; to be called
+    /// now and then, at times at which nobody holds the index of a free entry to look at it. Indices of its
+    /// entries are void from here on.
     #[inline]
     pub fn shrink(&mut self) {
-        if self.empty > 1 {
+        if self.empty > self.keep {
             self.give_back();
+            // Nobody may come to ask again.
+            if self.len == 0 && self.empty > self.keep {
+                self.give_back();
+            }
         }
     }
 
@@ -283,8 +299,23 @@ mod tests {
         assert_eq!(slab.end(), 2 * CHUNK);
         assert_eq!(slab.get(7).number, 7, "what stayed is where it was");
         remove(&mut slab, 7);
-        assert_eq!(slab.memory(), Chunk::<Item>::CAPACITY * size_of::<Item>());
-        assert_eq!((slab.len(), slab.empty), (0, 1));
+        assert_eq!((slab.len(), slab.empty, slab.memory(), slab.end()), (0, 0, 0, 0));
+    }
+
+    #[test]
+    fn a_chunk_of_which_little_was_used_stays() {
+        let mut slab = Slab::new();
+        let few = (KEPT / size_of::<Item>()) as u32;
+        for count in [few, few + 1] {
+            (0..count).for_each(|number| {
+                slab.insert(item(number));
+            });
+            (0..count).for_each(|index| remove(&mut slab, index));
+            assert_eq!((slab.len(), slab.memory() == KEPT), (0, count == few));
+        }
+        // No name comes back, and there is room as before.
+        let first = slab.insert(item(0));
+        assert_eq!((first, slab.get(first).generation, slab.len()), (0, 2, 1));
     }
 
     #[test]

@@ -67,6 +67,8 @@ fn fold(a: u64, b: u64) -> u64 {
 const CHUNK: usize = Chunk::<u64>::CAPACITY;
 /// Places of the smallest table.
 const LEAST: usize = 1024;
+/// Most of one that stays as it is when the last entry goes.
+const KEPT: usize = CHUNK / 2;
 const GONE: u64 = 1;
 const STEP: usize = 16;
 /// Insertions that take a chunk of the next table, between 11/16 of a table and 12/16, where it grows.
@@ -271,13 +273,13 @@ impl Demux {
             self.next.pop();
         }
         let capacity = self.table.capacity();
-        if capacity <= CHUNK {
+        if capacity <= KEPT {
             return;
         }
         if self.len() == 0 {
             self.old = None;
             self.table = Table::new(LEAST, Vec::new());
-        } else if self.old.is_none() && self.table.used < capacity / 8 {
+        } else if capacity > CHUNK && self.old.is_none() && self.table.used < capacity / 8 {
             self.resize(capacity / 2);
         }
     }
@@ -428,6 +430,11 @@ mod tests {
             assert_eq!(demux.find(hash, |s| s == slot), Some(slot), "{index}");
         }
         assert!(demux.memory() <= 2 << 20, "{} bytes", demux.memory());
+        for index in 0..100 {
+            let (hash, slot) = entry(index);
+            assert!(demux.remove(hash, slot), "{index}");
+        }
+        assert_eq!(demux.memory(), 0, "with the last one goes the rest");
     }
 
     #[test]
