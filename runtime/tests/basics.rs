@@ -53,11 +53,16 @@ fn spawn_on_goes_there_and_comes_back() {
 fn sleeps_are_on_time() {
     run(shards(1), no_driver, |_| async {
         for millis in [1, 3, 10] {
-            let (before, wall) = (now(), std::time::Instant::now());
-            sleep(Duration::from_millis(millis)).await;
-            let (took, wall) = (now() - before, wall.elapsed());
-            assert!(took >= Duration::from_millis(millis), "{took:?}");
-            assert!(wall < Duration::from_millis(millis + 500), "{wall:?}");
+            // A busy machine may be late, but not each time.
+            let mut best = Duration::MAX;
+            for _ in 0..10 {
+                let (before, wall) = (now(), std::time::Instant::now());
+                sleep(Duration::from_millis(millis)).await;
+                let took = now() - before;
+                assert!(took >= Duration::from_millis(millis), "{took:?}");
+                best = best.min(wall.elapsed());
+            }
+            assert!(best < Duration::from_millis(millis + 100), "{best:?}");
         }
     })
     .unwrap();

@@ -2,10 +2,8 @@
 
 mod common;
 
-use std::cell::RefCell;
 use std::future::{pending, poll_fn};
 use std::io;
-use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
@@ -260,12 +258,13 @@ fn a_task_that_always_wakes_itself_starves_nobody() {
                             Poll::<()>::Pending
                         })));
                     }
-                    let (start, wall) = (now(), std::time::Instant::now());
+                    let (start, before) = (now(), cpu_time());
                     for _ in 0..20 {
                         sleep(Duration::from_millis(1)).await;
                     }
                     assert!(now() - start >= Duration::from_millis(20));
-                    assert!(wall.elapsed() < Duration::from_secs(2), "timers starved");
+                    // Of its own, for the machine may be busy.
+                    assert!(cpu_time() - before < Duration::from_secs(2), "timers starved");
                     let turns = stats().turns;
                     assert!(counting.received.load(SeqCst) as u64 >= turns, "the driver starved");
                     assert!(
@@ -573,18 +572,23 @@ fn the_end_waits_for_running_jobs() {
 fn short_sleeps_end_within_a_tick_or_so() {
     within(LIMIT, || {
         run(shards(1), no_driver, |_| async {
-            let late = Rc::new(RefCell::new(Vec::new()));
-            for _ in 0..50 {
+            // A busy machine wakes nobody at once: judged is the best of many, beside a sleep of
+            // the host's own, and there may be more.
+            let (begin, ms) = (std::time::Instant::now(), Duration::from_millis(1));
+            let (mut best, mut hosts) = (Duration::MAX, Duration::MAX);
+            let allowed = |hosts: Duration| hosts.saturating_add(Duration::from_micros(300));
+            let mut rounds = 0;
+            while (rounds < 50 || best >= allowed(hosts)) && begin.elapsed() < LIMIT * 2 / 3 {
                 let wall = std::time::Instant::now();
-                let start = now();
-                sleep(Duration::from_millis(1)).await;
-                assert!(now() - start >= Duration::from_millis(1), "early");
-                late.borrow_mut().push(wall.elapsed());
+                thread::sleep(ms);
+                hosts = hosts.min(wall.elapsed());
+                let (wall, start) = (std::time::Instant::now(), now());
+                sleep(ms).await;
+                assert!(now() - start >= ms, "early");
+                best = best.min(wall.elapsed());
+                rounds += 1;
             }
-            // The machine may be busy: judge the best.
-            let mut late = late.take();
-            late.sort();
-            assert!(late[0] < Duration::from_micros(1300), "{:?}", late[0]);
+            assert!(best < allowed(hosts), "{best:?}, the host's {hosts:?}");
         })
         .unwrap();
     });

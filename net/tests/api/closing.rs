@@ -199,9 +199,11 @@ pub(crate) async fn an_aborted_task_closes_its_stream(ends: Ends) {
                 how_it_ends(stream).await
             })
             .await;
+        let (tell, told) = signal();
         let task = spawn_local(async move {
             if unread {
                 stream.readable().await.unwrap();
+                tell.send(()).unwrap();
             } else {
                 stream.read_chunk(1).await.unwrap();
             }
@@ -209,7 +211,11 @@ pub(crate) async fn an_aborted_task_closes_its_stream(ends: Ends) {
             std::future::pending::<()>().await;
             drop(stream);
         });
-        sleep(Duration::from_millis(50)).await;
+        if unread {
+            told.await.unwrap();
+        } else {
+            sleep(Duration::from_millis(50)).await;
+        }
         task.abort();
         let expected = if unread { Err(ErrorKind::ConnectionReset) } else { Ok(0) };
         assert_eq!(far.done().await, expected);

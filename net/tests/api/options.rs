@@ -102,7 +102,7 @@ pub(crate) async fn small_writes_do_not_wait_for_one_another(ends: Ends) {
         .await;
     stream.set_nodelay(true).unwrap();
     let mut rounds = Vec::new();
-    for _ in 0..20 {
+    for _ in 0..100 {
         let begin = throng_runtime::now();
         stream.write_all(b"a").await.unwrap();
         // In the same turn they would be one segment.
@@ -111,9 +111,10 @@ pub(crate) async fn small_writes_do_not_wait_for_one_another(ends: Ends) {
         assert_eq!(&stream.read_chunk(2).await.unwrap()[..], b"a");
         rounds.push(throng_runtime::now() - begin);
     }
-    // Nagle and a delayed acknowledgement would take 40 ms; the kernel does not delay its first.
+    // Nagle and a delayed acknowledgement would take 40 ms; the kernel does not delay its first. A
+    // busy machine makes some late, but not three of four.
     rounds.sort();
-    assert!(rounds[10] < Duration::from_millis(30), "{rounds:?}");
+    assert!(rounds[25] < Duration::from_millis(30), "{rounds:?}");
     drop(stream);
     far.done().await;
 }

@@ -130,7 +130,8 @@ fn slow_clients_hold_up_nobody() {
     let [now, _] = place.memory(balancer);
     let each = now.saturating_sub(before) / count as u64;
     println!("{count} slow clients: {each} bytes each, another's answer within {longest:?}");
-    assert!(longest < Duration::from_secs(2), "{longest:?}");
+    // Held up they would be until the slow ones are served, which is never.
+    assert!(longest < Duration::from_secs(8), "{longest:?}");
     for (number, client) in slow.iter_mut().enumerate() {
         let mut rest = vec![0; size - usize::from(number == 0) * 50];
         client.reader().read_exact(&mut rest).unwrap();
