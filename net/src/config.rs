@@ -151,6 +151,7 @@ pub(crate) struct Raw {
     pub(crate) ecn: Option<String>,
     pub(crate) black_hole_detection: Option<bool>,
     pub(crate) abort_on_overflow: bool,
+    pub(crate) preallocate: u64,
     pub(crate) limits: Limits,
 }
 
@@ -174,6 +175,7 @@ pub(crate) struct Settings {
     pub(crate) ecn: Ecn,
     pub(crate) black_hole_detection: bool,
     pub(crate) abort_on_overflow: bool,
+    pub(crate) preallocate: usize,
     pub(crate) limits: Limits,
 }
 
@@ -251,6 +253,9 @@ impl Raw {
         }
         if let Some(abort) = var("THRONG_ABORT_ON_OVERFLOW") {
             self.abort_on_overflow = parse("THRONG_ABORT_ON_OVERFLOW", &abort, "true or false")?;
+        }
+        if let Some(bytes) = var("THRONG_PREALLOCATE") {
+            self.preallocate = parse("THRONG_PREALLOCATE", &bytes, "a number of bytes")?;
         }
         Ok(())
     }
@@ -363,6 +368,12 @@ impl Raw {
             Some("off") => Ecn::Off,
             Some(other) => return Err(value("ecn", other, "off, passive or on")),
         };
+        let preallocate = match usize::try_from(self.preallocate) {
+            Ok(bytes) if self.preallocate <= 1 << 40 => bytes,
+            _ => {
+                return Err(value("preallocate", &self.preallocate.to_string(), "0 to 2^40 bytes"));
+            }
+        };
         let limits = self.limits.clone();
         limits.check()?;
         Ok(Settings {
@@ -383,6 +394,7 @@ impl Raw {
             ecn,
             black_hole_detection: self.black_hole_detection.unwrap_or(true),
             abort_on_overflow: self.abort_on_overflow,
+            preallocate,
             limits,
         })
     }
@@ -470,6 +482,21 @@ mod tests {
         let mut env = Raw::default();
         let bad = env.apply_env(|key| (key == "THRONG_EXCEPTION_SHARED").then(|| "maybe".into()));
         assert!(bad.expect_err("no boolean").to_string().contains("true or false"));
+    }
+
+    #[test]
+    fn memory_is_preallocated_by_the_byte() {
+        let with = |more: &str| format!("device = 'tap:x'\naddress = ['10.0.0.2/24']\n{more}");
+        for (text, bytes) in [("", 0), ("preallocate = 400_000_000", 400_000_000)] {
+            assert_eq!(raw(&with(text)).settings(4).unwrap().preallocate, bytes);
+        }
+        let said = error(&with("preallocate = 2_000_000_000_000"));
+        assert!(said.contains("preallocate = \"2000000000000\": accepted is 0 to 2^40"), "{said}");
+        let mut env = Raw::default();
+        env.apply_env(|key| (key == "THRONG_PREALLOCATE").then(|| "2097152".into())).unwrap();
+        assert_eq!(env.settings(4).unwrap().preallocate, 2 << 20);
+        let bad = env.apply_env(|key| (key == "THRONG_PREALLOCATE").then(|| "2 MiB".into()));
+        assert!(bad.expect_err("no number").to_string().contains("a number of bytes"));
     }
 
     #[test]

@@ -65,6 +65,13 @@ pub struct Config {
     /// shared by all shards. With `cores` they run on the others this process may use, if
     /// there are any. Default: 16.
     pub blocking_threads: usize,
+    /// Bytes for the tables of connections and tasks of all shards, rounded up to chunks of 2 MiB, that are in
+    /// memory before the shards begin and stay so until [`run`](crate::run) returns: while there are any left, no
+    /// growth waits for the system, or a hypervisor, to find memory. Starting takes 0.1 s a GB, or 5 s where a
+    /// hypervisor has to find it. It is one pool for the process: several runtimes' add up, and whoever grows
+    /// first takes. Needs Linux. On a machine of several memory nodes it is on the node of the thread that calls
+    /// `run`. Default: 0, memory comes as it is needed.
+    pub preallocate: usize,
 }
 
 impl Default for Config {
@@ -77,6 +84,7 @@ impl Default for Config {
             task_budget: 256,
             inbox_capacity: 256,
             blocking_threads: 16,
+            preallocate: 0,
         }
     }
 }

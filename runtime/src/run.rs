@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 
 use crate::affinity::Cores;
+use crate::chunks::Preallocated;
 use crate::config::{Config, IdlePolicy, ShardId};
 use crate::driver::Driver;
 use crate::error::panic_text;
@@ -33,7 +34,8 @@ const PAUSES: usize = 32;
 /// and the drivers get some turns to send what that queued.
 ///
 /// # Errors
-/// An impossible `config` (the message names the key), threads that cannot be started or
+/// An impossible `config` (the message names the key), `OutOfMemory` where there is not as much as it
+/// preallocates, threads that cannot be started or
 /// pinned, the first error of `make_driver`, or a main that panicked; each of these also
 /// stops the other shards. Calling it on a shard is an error, too.
 pub fn run<F, Fut>(
@@ -47,6 +49,7 @@ where
     Fut::Output: Send + 'static,
 {
     check(&config)?;
+    let _preallocated = Preallocated::new(config.preallocate)?;
     let leases = (0..config.shards).map(|_| Lease::new()).collect::<io::Result<Vec<_>>>()?;
     let group = Arc::new(Group::new(&config, &leases, true));
     let start = Start {

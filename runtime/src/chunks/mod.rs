@@ -6,9 +6,11 @@
 //! tables never have more, and few items are not to pay for a huge page with hardly anything in it. Further
 //! ones are huge pages, made ready by a thread outside the shards, so that no shard
 //! waits for the system to zero 2 MiB. When none is ready, or the system has no huge pages, they are
-//! ordinary pages as well.
+//! ordinary pages as well. A runtime may have had some made ready before it began
+//! ([`Config::preallocate`](crate::Config::preallocate)): while there are any of those, all chunks are.
 
 mod pool;
+mod reserve;
 
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
@@ -18,6 +20,7 @@ use std::ptr::{self, NonNull};
 use pool::Block;
 pub(crate) use pool::keep_to;
 pub use pool::{resident, use_small_pages};
+pub(crate) use reserve::Preallocated;
 
 /// Bytes of a chunk, and what its address is a multiple of.
 pub const BYTES: usize = 2 << 20;
@@ -118,7 +121,7 @@ pub(crate) fn for_ever(pages: Pages) -> *mut u8 {
 }
 
 /// Gives the memory of a chunk back, whose address stays: it reads as zeroes again, and has ordinary pages
-/// from now on, for nobody makes huge ones ready for it.
+/// from now on, for nobody makes huge ones ready for it. What was preallocated stays in memory.
 ///
 /// # Safety
 /// It must be one of [`for_ever`], and what is in it of no importance.

@@ -4,11 +4,13 @@
 //! table first asks for one.
 
 use std::alloc::{Layout, handle_alloc_error};
+use std::io;
 use std::ptr::NonNull;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use super::reserve::{self, Reserve};
 use super::{BYTES, Pages};
 use crate::affinity::Cores;
 
@@ -21,6 +23,8 @@ const FAR_AHEAD: usize = 16;
 const QUIET: Duration = Duration::from_secs(1);
 /// Chunks that come back before the allocator is asked, too, for what it keeps.
 const MANY: usize = 8;
+/// Between two huge pages: on few cores a shard waits for the thread that makes them ready.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// Memory of [`BYTES`], which is zero when it comes.
 pub(super) struct Block(NonNull<u8>);
@@ -47,7 +51,9 @@ impl Block {
     }
 }
 
-struct Pool {
+pub(super) struct Pool {
+    /// What a runtime has made ready before it began.
+    pub(super) reserve: Reserve,
     /// Huge pages, touched.
     ready: Vec<Block>,
     /// How many are to be ready.
@@ -57,7 +63,7 @@ struct Pool {
     /// How many have come back since the allocator was asked.
     shrunk: usize,
     /// Addresses of all that the system has given.
-    all: Vec<usize>,
+    pub(super) all: Vec<usize>,
     helper: Helper,
     /// Where the helper belongs, unless where the shard runs that starts it.
     cores: Option<Cores>,
@@ -72,6 +78,7 @@ enum Helper {
 }
 
 static POOL: Mutex<Pool> = Mutex::new(Pool {
+    reserve: Reserve::new(),
     ready: Vec::new(),
     ahead: AHEAD,
     returned: Vec::new(),
@@ -82,7 +89,7 @@ static POOL: Mutex<Pool> = Mutex::new(Pool {
 });
 static WORK: Condvar = Condvar::new();
 
-fn lock() -> MutexGuard<'static, Pool> {
+pub(super) fn lock() -> MutexGuard<'static, Pool> {
     POOL.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -102,15 +109,24 @@ pub fn resident() -> usize {
     let pool = lock();
     let idle = |address: &usize| {
         let mut idle = pool.ready.iter().chain(&pool.returned);
-        idle.any(|block| block.start().addr() == *address)
+        pool.reserve.is_idle(*address) || idle.any(|block| block.start().addr() == *address)
     };
     pool.all.iter().filter(|address| !idle(address)).copied().map(system::resident).sum()
 }
 
 /// A block, zeroed.
 pub(super) fn take(pages: Pages) -> Block {
+    let mut pool = lock();
+    // A table's first chunk, too: the memory is there, used or not.
+    if let Some(block) = pool.reserve.take() {
+        if pool.reserve.len() == 0 {
+            // The next one is not to be missing.
+            pool.start_helper();
+            WORK.notify_one();
+        }
+        return block;
+    }
     if pages == Pages::Huge {
-        let mut pool = lock();
         let block = pool.ready.pop();
         pool.start_helper();
         WORK.notify_one();
@@ -121,26 +137,75 @@ pub(super) fn take(pages: Pages) -> Block {
             pool.ahead = FAR_AHEAD.min(pool.ahead * 2);
         }
     }
+    drop(pool);
     let Some(block) = map() else { handle_alloc_error(Layout::new::<[u8; BYTES]>()) };
     system::make_small(&block);
     block
 }
 
-pub(super) use system::clear;
+/// See `chunks::clear`.
+///
+/// # Safety
+/// The range must be a block whose content is of no importance.
+pub(super) unsafe fn clear(start: *mut u8) {
+    if lock().reserve.owns(start.addr()) {
+        // SAFETY: as the caller says.
+        unsafe { start.write_bytes(0, BYTES) };
+    } else {
+        // SAFETY: as the caller says.
+        unsafe { system::clear(start) };
+    }
+}
+
+pub(super) use system::available;
+
+/// So many blocks side by side, all in memory.
+pub(super) fn map_ready(chunks: usize) -> io::Result<Vec<Block>> {
+    system::map_ready(chunks)
+}
 
 /// Nobody will look at the block again.
 pub(super) fn give_back(block: Block) {
     let mut pool = lock();
-    if pool.helper == Helper::Runs {
-        // Tables shrink.
-        pool.ahead = AHEAD;
-        pool.shrunk += 1;
-        pool.returned.push(block);
-        WORK.notify_one();
-    } else {
+    let is_reserve = pool.reserve.owns(block.start().addr());
+    if is_reserve {
+        // To make it zero is the helper's.
+        pool.start_helper();
+    }
+    match pool.helper == Helper::Runs {
+        true => {
+            // Tables shrink.
+            pool.ahead = AHEAD;
+            pool.shrunk += 1;
+            match is_reserve {
+                true => pool.reserve.give_back(block),
+                false => pool.returned.push(block),
+            }
+            WORK.notify_one();
+        }
+        false if is_reserve => {
+            pool.reserve.give_back(block);
+            drop(zero_one(pool));
+        }
+        false => {
+            drop(pool);
+            unmap(block);
+        }
+    }
+}
+
+/// Makes a block of the reserve zero, if one has come back.
+fn zero_one(mut pool: MutexGuard<'static, Pool>) -> MutexGuard<'static, Pool> {
+    let Some(block) = pool.reserve.next_used() else { return pool };
+    drop(pool);
+    reserve::zero(&block);
+    pool = lock();
+    if let Some(block) = pool.reserve.zeroed(block) {
         drop(pool);
         unmap(block);
+        pool = lock();
     }
+    pool
 }
 
 fn map() -> Option<Block> {
@@ -149,7 +214,7 @@ fn map() -> Option<Block> {
     Some(block)
 }
 
-fn unmap(block: Block) {
+pub(super) fn unmap(block: Block) {
     let address = block.0.addr().get();
     let all = &mut lock().all;
     if let Some(at) = all.iter().position(|there| *there == address) {
@@ -159,6 +224,11 @@ fn unmap(block: Block) {
 }
 
 impl Pool {
+    /// How many huge pages are to be ready, beside the reserve.
+    fn wanted(&self) -> usize {
+        self.ahead.saturating_sub(self.reserve.len())
+    }
+
     fn start_helper(&mut self) {
         if self.helper == Helper::None {
             let thread = thread::Builder::new().name("throng-memory".into());
@@ -184,17 +254,25 @@ fn help() {
         if let Some(block) = pool.returned.pop() {
             drop(pool);
             unmap(block);
-        } else if pool.ready.len() > pool.ahead {
+        } else if pool.reserve.has_used() {
+            pool = zero_one(pool);
+            continue;
+        } else if pool.ready.len() > pool.wanted() {
             let spare = pool.ready.pop();
             drop(pool);
             spare.into_iter().for_each(unmap);
-        } else if pool.helper == Helper::Runs && pool.ready.len() < pool.ahead {
+        } else if pool.helper == Helper::Runs && pool.ready.len() < pool.wanted() {
             drop(pool);
             let block = map();
             let is_huge = block.as_ref().is_some_and(system::make_huge);
             pool = lock();
             match block {
-                Some(block) if is_huge => pool.ready.push(block),
+                Some(block) if is_huge => {
+                    pool.ready.push(block);
+                    drop(pool);
+                    thread::sleep(PAUSE);
+                    pool = lock();
+                }
                 block => {
                     pool.helper = Helper::Useless;
                     drop(pool);
@@ -229,6 +307,7 @@ fn help() {
 /// Linux: memory of its own for each block.
 #[cfg(all(target_os = "linux", not(miri)))]
 mod system {
+    use std::io;
     use std::ptr::{self, NonNull};
 
     use super::{BYTES, Block};
@@ -269,6 +348,47 @@ mod system {
             unmap_some(start.wrapping_add(before + BYTES), BYTES - before);
         }
         NonNull::new(start.wrapping_add(before)).map(Block)
+    }
+
+    pub(super) fn map_ready(chunks: usize) -> io::Result<Vec<Block>> {
+        let bytes = chunks.checked_mul(BYTES).filter(|bytes| *bytes <= isize::MAX as usize - BYTES);
+        let bytes = bytes.ok_or(io::ErrorKind::OutOfMemory)?;
+        let start = map_some(bytes + BYTES).ok_or_else(io::Error::last_os_error)?;
+        let before = start.addr().next_multiple_of(BYTES) - start.addr();
+        let first = start.wrapping_add(before);
+        // SAFETY: both are parts of the mapping outside the blocks.
+        unsafe {
+            if before > 0 {
+                unmap_some(start, before);
+            }
+            unmap_some(first.wrapping_add(bytes), BYTES - before);
+        }
+        // SAFETY: advice about memory that nobody knows yet; a system without huge pages refuses it.
+        unsafe { libc::madvise(first.cast(), bytes, libc::MADV_HUGEPAGE) };
+        // A system may promise more than it has: this one call says whether it is there.
+        // SAFETY: as above.
+        if unsafe { libc::madvise(first.cast(), bytes, libc::MADV_POPULATE_WRITE) } != 0 {
+            let error = io::Error::last_os_error();
+            if error.raw_os_error() != Some(libc::EINVAL) {
+                // SAFETY: nobody knows it.
+                unsafe { unmap_some(first, bytes) };
+                return Err(error);
+            }
+            // Linux before 5.14.
+            for at in (0..bytes).step_by(4096) {
+                // SAFETY: within the mapping, which is zero already.
+                unsafe { first.add(at).write_volatile(0) };
+            }
+        }
+        let blocks = (0..chunks).map(|i| NonNull::new(first.wrapping_add(i * BYTES)).map(Block));
+        blocks.collect::<Option<_>>().ok_or(io::ErrorKind::OutOfMemory.into())
+    }
+
+    /// Bytes that the system can give without swapping, if it says so.
+    pub(in crate::chunks) fn available() -> Option<u64> {
+        let all = std::fs::read_to_string("/proc/meminfo").ok()?;
+        let line = all.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+        line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
     }
 
     pub(super) fn unmap(block: Block) {
@@ -339,6 +459,7 @@ mod system {
 #[cfg(not(all(target_os = "linux", not(miri))))]
 mod system {
     use std::alloc::{Layout, alloc_zeroed, dealloc};
+    use std::io;
     use std::ptr::NonNull;
 
     use super::{BYTES, Block};
@@ -355,6 +476,15 @@ mod system {
     pub(super) fn map() -> Option<Block> {
         // SAFETY: the layout is not empty.
         NonNull::new(unsafe { alloc_zeroed(layout()) }).map(Block)
+    }
+
+    /// Not side by side, so each is known by itself: there are no huge pages to be had here.
+    pub(super) fn map_ready(_: usize) -> io::Result<Vec<Block>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(in crate::chunks) fn available() -> Option<u64> {
+        None
     }
 
     pub(super) fn unmap(block: Block) {
