@@ -270,6 +270,7 @@ mod tests {
             adaptive: false,
             sockets: 1,
             shards: 1,
+            preallocate: 0,
             cores: [0, 1],
         };
         let subjects = vec![Subject::Throng(Link::Memif), Subject::Peer("tokio-echo")];

@@ -94,6 +94,7 @@ impl Options {
             adaptive: self.adaptive,
             sockets: 1,
             shards: 1,
+            preallocate: 0,
             cores: [core(0), core(1)],
         }
     }

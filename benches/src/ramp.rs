@@ -1,4 +1,5 @@
-//! What messages meet while very many WebSockets are opened beside them.
+//! What messages meet while very many WebSockets are opened beside them: of a server that had the memory for them
+//! before it began, and of one that gets it as it is needed.
 
 use std::io;
 use std::time::Duration;
@@ -17,6 +18,9 @@ const GAPS: Duration = Duration::from_secs(2);
 /// Wanted: 99.9 percent of the echoes meanwhile within this, and each stage of the loop.
 const WANTED_ECHO_US: f64 = 5_000.0;
 const WANTED_STAGE_US: f64 = 1_000.0;
+/// Bytes of memory that a server has before, for each connection and beside them.
+const EACH: u64 = 400;
+const BESIDE: u64 = 32 << 20;
 
 /// One round's findings.
 struct Round {
@@ -29,13 +33,18 @@ struct Round {
     gaps: Vec<Value>,
 }
 
-/// Ramps `rounds` times to as many connections as `ask` says, at its rates.
+/// Ramps `rounds` times each way to as many connections as `ask` says, at its rates.
 ///
 /// # Errors
 /// A process fails, or a connection is not opened.
 pub fn measure(ask: &Ask, link: Link, rounds: usize) -> io::Result<Report> {
-    let rounds = (0..rounds).map(|_| round(ask, link)).collect::<io::Result<Vec<Round>>>()?;
-    Ok(report(ask, link, &rounds))
+    let with = Ask { preallocate: EACH * ask.connections as u64 + BESIDE, ..ask.clone() };
+    let (mut ready, mut plain) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        ready.push(round(&with, link)?);
+        plain.push(round(ask, link)?);
+    }
+    Ok(report(&with, link, &ready, &plain))
 }
 
 fn round(ask: &Ask, link: Link) -> io::Result<Round> {
@@ -67,9 +76,10 @@ fn round(ask: &Ask, link: Link) -> io::Result<Round> {
     let server_said = object(&server.line(PATIENCE)?)?;
     let longest = longest(&server_said);
     eprintln!(
-        "  opened in {:.1} s; echoes meanwhile p99.9 {:.0} us ({:.0} while the client looked), after {:.0}; \
+        "  {} MB before: opened in {:.1} s; echoes meanwhile p99.9 {:.0} us ({:.0} while the client looked), after {:.0}; \
          longest stage {:.0} us, {:.0} where nothing is to be done; client's longest pause {:.0} us; others {:.0} %; server on core {}; \
          gaps {}",
+        ask.preallocate >> 20,
         number(&client_said["seconds"]),
         number(&client_said["meanwhile"]["p999_us"]),
         number(&client_said["meanwhile"]["p999_us_looked"]),
@@ -86,7 +96,8 @@ fn round(ask: &Ask, link: Link) -> io::Result<Round> {
     Ok(Round { client: client_said, server: server_said, others, core, gaps })
 }
 
-fn report(ask: &Ask, link: Link, rounds: &[Round]) -> Report {
+/// What the rounds found, by its names in the report.
+fn findings(rounds: &[Round]) -> (Samples, Map<String, Value>) {
     let samples =
         |take: &dyn Fn(&Round) -> f64| Samples::from(rounds.iter().map(take).collect::<Vec<_>>());
     let client = |when: &'static str, what: &'static str| {
@@ -96,11 +107,10 @@ fn report(ask: &Ask, link: Link, rounds: &[Round]) -> Report {
     let stages: Vec<(String, f64)> = rounds.iter().map(|round| longest(&round.server)).collect();
     let worst = stages.iter().max_by(|a, b| a.1.total_cmp(&b.1));
     let slow: u64 = rounds.iter().map(|round| slow(&round.server)).sum();
-    let errors: u64 = rounds.iter().filter_map(|round| round.client["errors"].as_u64()).sum();
-    let mut more = Map::new();
+    let mut found = Map::new();
     for (key, value) in [
         ("seconds", json!(samples(&|round: &Round| number(&round.client["seconds"])).median())),
-        ("errors", json!(errors)),
+        ("errors", json!(errors(rounds))),
         ("p50_us", json!(client("meanwhile", "p50_us").median())),
         ("p99_us", json!(client("meanwhile", "p99_us").median())),
         ("p999_us", json!(meanwhile.median())),
@@ -119,13 +129,22 @@ fn report(ask: &Ask, link: Link, rounds: &[Round]) -> Report {
             "empty_stages_of_1_ms",
             json!(rounds.iter().map(|round| empty(&round.server).1).sum::<u64>()),
         ),
-        ("wanted", json!({ "p999_us": WANTED_ECHO_US, "stage_us": WANTED_STAGE_US })),
         ("reached", json!(meanwhile.median() < WANTED_ECHO_US && slow == 0)),
         ("stages", json!(rounds.iter().map(|round| &round.server["stages"]).collect::<Vec<_>>())),
         ("rounds", json!(rounds.iter().map(|round| &round.client).collect::<Vec<_>>())),
     ] {
-        more.insert(key.to_owned(), value);
+        found.insert(key.to_owned(), value);
     }
+    (meanwhile, found)
+}
+
+/// Of a server that had the memory before it began, `ready`, and beside it of one that had not.
+fn report(ask: &Ask, link: Link, ready: &[Round], plain: &[Round]) -> Report {
+    let (throng, mut more) = findings(ready);
+    more.insert("plain".to_owned(), findings(plain).1.into());
+    let wanted = json!({ "p999_us": WANTED_ECHO_US, "stage_us": WANTED_STAGE_US });
+    more.insert("wanted".to_owned(), wanted);
+    let all = || ready.iter().chain(plain);
     Report {
         bench: "ramp".to_owned(),
         params: json!({
@@ -133,21 +152,27 @@ fn report(ask: &Ask, link: Link, rounds: &[Round]) -> Report {
             "connections_per_second": ask.ramp,
             "messages_per_second": ask.rate,
             "size": ask.size,
+            "preallocate": ask.preallocate,
             "link": link.name(),
             "cores": ask.cores,
         }),
-        unit: "us from when a message was due to its echo, 99.9 percent of them, while all open"
+        unit: "us from when a message was due to its echo, 99.9 percent of them, while all open; \
+               memory preallocated"
             .to_owned(),
         more_is_better: false,
-        throng: meanwhile,
+        throng,
         peers: Vec::new(),
-        others: samples(&|round: &Round| round.others),
-        failures: match errors {
+        others: Samples::from(all().map(|round| round.others).collect::<Vec<_>>()),
+        failures: match errors(ready) + errors(plain) {
             0 => Vec::new(),
             errors => vec![format!("throng: {errors} errors")],
         },
         more,
     }
+}
+
+fn errors(rounds: &[Round]) -> u64 {
+    rounds.iter().filter_map(|round| round.client["errors"].as_u64()).sum()
 }
 
 /// The stage that took longest, and what it took in microseconds.
@@ -197,6 +222,7 @@ mod tests {
             adaptive: false,
             sockets: 1,
             shards: 1,
+            preallocate: 0,
             cores: [0, 1],
         }
     }
@@ -221,7 +247,8 @@ mod tests {
 
     #[test]
     fn what_is_wanted_is_said_to_be_reached_or_not() {
-        let report = |rounds: &[Round]| report(&ask(), Link::Memif, rounds).to_json();
+        let plain = [found(9_000.0, 2_000.0, 1)];
+        let report = |rounds: &[Round]| report(&ask(), Link::Memif, rounds, &plain).to_json();
         let good = report(&[found(4_000.0, 900.0, 0), found(4_100.0, 999.0, 0)]);
         assert_eq!((&good["reached"], &good["throng"]), (&json!(true), &json!(4_100.0)));
         assert_eq!(
@@ -229,6 +256,13 @@ mod tests {
             (&json!("tasks"), &json!(999.0))
         );
         assert_eq!((&good["errors"], &good["p999_us_after"]), (&json!(2), &json!(20.0)));
+        // The other way is told beside it, and does not count.
+        assert_eq!(
+            (&good["plain"]["reached"], &good["plain"]["p999_us"]),
+            (&json!(false), &json!(9_000.0))
+        );
+        assert_eq!(good["plain"]["longest_stage_us"], 2_000.0);
+        assert_eq!(good["failures"][0], "throng: 3 errors");
         assert_eq!(report(&[found(5_001.0, 900.0, 0)])["reached"], false);
         let slow = report(&[found(9.0, 1_500.0, 2), found(9.0, 900.0, 0), found(9.0, 900.0, 0)]);
         assert_eq!((&slow["reached"], &slow["stages_of_1_ms"]), (&json!(false), &json!(2)));

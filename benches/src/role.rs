@@ -84,6 +84,9 @@ pub struct Role {
     /// The server's sockets of datagrams, each at a port of its own; flows take them in turn
     #[arg(long, default_value_t = 1)]
     pub sockets: usize,
+    /// Bytes of memory for connections and tasks that are there before it begins
+    #[arg(long, default_value_t = 0)]
+    pub preallocate: u64,
 }
 
 impl Role {
@@ -116,6 +119,7 @@ impl Role {
             .device(&self.device)
             .shards(self.shards)
             .cores((0..self.shards).map(core).collect())
+            .preallocate(self.preallocate)
             .limits(limits);
         builder = builder.idle(match self.adaptive {
             true => IdlePolicy::Adaptive {
@@ -143,6 +147,7 @@ impl Role {
             ("--shards", self.shards.to_string()),
             ("--size", self.size.to_string()),
             ("--sockets", self.sockets.to_string()),
+            ("--preallocate", self.preallocate.to_string()),
         ] {
             all.extend([name.to_owned(), value]);
         }

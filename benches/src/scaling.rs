@@ -185,6 +185,7 @@ mod tests {
             adaptive: true,
             sockets: 1,
             shards: 1,
+            preallocate: 0,
             cores: [0, 1],
         }
     }

@@ -101,6 +101,8 @@ pub struct Ask {
     pub sockets: usize,
     /// Shards of Throng's server on a device.
     pub shards: usize,
+    /// Bytes of memory for connections and tasks that Throng's server on a device has before it begins.
+    pub preallocate: u64,
     /// The cores of server and client.
     pub cores: [usize; 2],
 }
@@ -240,6 +242,7 @@ pub(crate) fn on_kernel(ask: &Ask, core: usize, server: SocketAddr, connections:
         adaptive: false,
         size: ask.size,
         sockets: ask.sockets,
+        preallocate: 0,
     }
 }
 
@@ -309,6 +312,7 @@ fn bypass(link: Link, ask: &Ask) -> io::Result<Match> {
     };
     let mut server = role(server_device, "10.96.0.1/24", ask.cores[0]);
     server.adaptive = ask.adaptive;
+    server.preallocate = ask.preallocate;
     // Beside the client's shard none would do as much as the others.
     server.together = server_cores(ask).contains(&ask.cores[1]);
     let load = role(client_device, "10.96.0.2/24", ask.cores[1]);
@@ -371,6 +375,7 @@ mod tests {
             adaptive: false,
             sockets,
             shards: 1,
+            preallocate: 0,
             cores: [0, 1],
         }
     }

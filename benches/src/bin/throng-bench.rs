@@ -380,6 +380,13 @@ fn ramp(options: &Options) -> io::Result<Vec<Report>> {
         eprintln!("ramp, {connections} connections");
         let report = measure_ramp(&ask, link, rounds)?;
         report.print();
+        let plain = &report.more["plain"];
+        println!(
+            "  longest stage {:.0} us; with memory as it is needed: {:.0} us, longest stage {:.0} us",
+            report.more["longest_stage_us"].as_f64().unwrap_or(f64::NAN),
+            plain["p999_us"].as_f64().unwrap_or(f64::NAN),
+            plain["longest_stage_us"].as_f64().unwrap_or(f64::NAN),
+        );
         reports.push(report);
     }
     Ok(reports)

@@ -420,6 +420,7 @@ mod tests {
             adaptive: true,
             size: 64,
             sockets: 1,
+            preallocate: 0,
         };
         let (window, rate) = (1, Some(1_000.0));
         let load = Load {

@@ -137,6 +137,7 @@ impl Bed {
                 _ => 64,
             },
             sockets: usize::from(SOCKETS),
+            preallocate: 0,
         };
         let load = Load {
             role,
