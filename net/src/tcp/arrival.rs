@@ -269,11 +269,17 @@ pub(super) fn set_window(conn: &mut Conn, core: &mut Core, window: u32) {
 /// `len` bytes that begin at RCV.NXT, within window and budget, go to the receive queue.
 #[inline(always)]
 pub(super) fn deliver(conn: &mut Conn, core: &mut Core, len: u32, push: impl FnOnce(&mut Cold)) {
-    let cold = conn.cold.get_or_insert_with(|| core.pool.take());
+    let cold = core.pool.fill(&mut conn.cold);
     let before = cold.ready().charge();
     push(cold);
     // It may also shrink: what was gathered with room to spare has become an exact piece.
     core.recv_used = core.recv_used + u64::from(cold.ready().charge()) - u64::from(before);
+    note_delivered(conn, core, len);
+}
+
+/// `len` bytes have gone to the receive queue.
+#[inline(always)]
+pub(super) fn note_delivered(conn: &mut Conn, core: &mut Core, len: u32) {
     core.counters.bytes_in += u64::from(len);
     conn.rcv_nxt += len;
     conn.bytes_received += u64::from(len);

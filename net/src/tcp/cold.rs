@@ -85,11 +85,20 @@ impl Cold {
     /// Appends a copy of `data` (not empty) to what is to be read.
     #[inline(always)]
     pub(super) fn receive(&mut self, data: &[u8]) {
-        if self.ready.is_empty() && self.snd.lend(data) {
-            self.ready.begin_elsewhere(data.len() as u32);
-        } else {
+        if !self.receive_small(data) {
             self.ready_mut().push(data);
         }
+    }
+
+    /// The same for data that can lie by itself where an answer will. `false`, having done nothing, for
+    /// any other.
+    #[inline(always)]
+    pub(super) fn receive_small(&mut self, data: &[u8]) -> bool {
+        let small = self.ready.is_empty() && self.snd.lend(data);
+        if small {
+            self.ready.begin_elsewhere(data.len() as u32);
+        }
+        small
     }
 
     /// All there is to read, where that is a small message by itself of at most `max` bytes.
@@ -254,11 +263,22 @@ const TURNS: u32 = 256;
 const LET_GO: usize = 64;
 
 impl Pool {
+    #[inline(never)]
     pub(super) fn take(&mut self) -> ChunkBox<Cold> {
         self.taken += 1;
         let cold = self.free.pop();
         self.least = self.least.min(self.free.len());
         cold.unwrap_or_default()
+    }
+
+    /// The box of a connection, which has one from now on.
+    #[inline(always)]
+    pub(super) fn fill<'a>(&mut self, place: &'a mut Option<ChunkBox<Cold>>) -> &'a mut Cold {
+        if place.is_none() {
+            *place = Some(self.take());
+        }
+        // It is there: the closure is never called.
+        place.get_or_insert_with(ChunkBox::default)
     }
 
     /// Takes a drained box back.

@@ -330,7 +330,7 @@ impl Engine {
         if !can_send(conn) || conn.queued() > 0 {
             return false;
         }
-        let cold = conn.cold.get_or_insert_with(|| core.pool.take());
+        let cold = core.pool.fill(&mut conn.cold);
         if !cold.snd.borrowed().is_empty() {
             return false;
         }

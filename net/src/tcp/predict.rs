@@ -12,7 +12,7 @@
 
 use bytes::Bytes;
 
-use super::arrival::{announce, deliver, set_window, take_timestamp};
+use super::arrival::{announce, deliver, note_delivered, set_window, take_timestamp};
 use super::core::Core;
 use super::ecn;
 use super::queue::CHUNK_OVERHEAD;
@@ -51,7 +51,13 @@ pub(super) fn predict(
     } else if len > 0 {
         // An answer that this acknowledges leaves its place to what has come.
         take_header(conn, core, header, now);
-        deliver(conn, core, len, |cold| cold.receive(payload));
+        let cold = core.pool.fill(&mut conn.cold);
+        if cold.receive_small(payload) {
+            core.recv_used += u64::from(cold.ready().charge());
+            note_delivered(conn, core, len);
+        } else {
+            deliver(conn, core, len, |cold| cold.ready_mut().push(payload));
+        }
         announce(conn, core, len);
     } else {
         take_header(conn, core, header, now);

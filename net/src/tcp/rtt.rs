@@ -17,7 +17,7 @@ pub(super) struct Rtt {
 
 impl Rtt {
     /// Takes a sample in, in microseconds (RFC 6298 2.2, 2.3).
-    #[inline]
+    #[inline(always)]
     pub(super) fn sample(&mut self, micros: u32, limits: &RtoLimits) {
         let sample = micros.clamp(1, 1 << 28);
         if self.srtt8 == 0 {

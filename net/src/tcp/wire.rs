@@ -308,35 +308,38 @@ impl Engine {
     }
 
     /// The next event, if there is one.
-    #[inline]
+    #[inline(always)]
     pub fn pop_event(&mut self) -> Option<Event> {
         if self.core.has_starved() {
             self.wake_starved();
         }
         while let Some(event) = self.core.events.pop() {
-            match event {
-                Event::Readable(id) => {
-                    if let Some(conn) = get_owned(&mut self.conns, id) {
-                        conn.unset(flag::EVENT_READ);
-                        return Some(event);
-                    }
+            if let Event::Readable(id) = event {
+                if let Some(conn) = get_owned(&mut self.conns, id) {
+                    conn.unset(flag::EVENT_READ);
+                    return Some(event);
                 }
-                Event::Writable(id) => {
-                    if let Some(conn) = get_owned(&mut self.conns, id) {
-                        conn.unset(flag::EVENT_WRITE);
-                        return Some(event);
-                    }
-                }
-                Event::Acceptable(id) => {
-                    if let Some(listener) = self.listeners.get_mut(id) {
-                        listener.event = false;
-                        return Some(event);
-                    }
-                }
+            } else if self.is_news(event) {
+                return Some(event);
             }
         }
         self.core.end_promises();
         None
+    }
+
+    /// Takes note that an event, which is none of `Readable`, was told. `false`: nobody is there to hear it.
+    #[inline(never)]
+    fn is_news(&mut self, event: Event) -> bool {
+        match event {
+            Event::Readable(id) | Event::Writable(id) => {
+                let conn = get_owned(&mut self.conns, id);
+                conn.map(|conn| conn.unset(flag::EVENT_WRITE)).is_some()
+            }
+            Event::Acceptable(id) => {
+                let listener = self.listeners.get_mut(id);
+                listener.map(|listener| listener.event = false).is_some()
+            }
+        }
     }
 
     /// Tells connections that waited for send memory that there is some: as many as will
