@@ -82,7 +82,7 @@ where
     Direct {
         io: I,
         exchange: Pin<Box<S::Exchange>>,
-        ahead: Box<[u8]>,
+        ahead: Option<Box<Ahead>>,
     },
     Http1(Box<Http1<I, S>>),
     Http2(Box<Http2<I, S>>),
@@ -93,6 +93,15 @@ where
         shut: bool,
     },
     Done,
+}
+
+/// Bytes behind a pointer alone: a state of two words more would make those larger that wait.
+struct Ahead(Box<[u8]>);
+
+impl Ahead {
+    fn of(bytes: &[u8]) -> Option<Box<Ahead>> {
+        (!bytes.is_empty()).then(|| Box::new(Ahead(bytes.into())))
+    }
 }
 
 struct Http1<I, S>
@@ -235,7 +244,7 @@ where
         let (body, ahead) = body.split_at_checked(usize::try_from(request.length).ok()?)?;
         let exchange = Box::pin(self.service.begin(request, body)?);
         shared.count(|counters| counters.requests += 1);
-        let ahead = ahead.into();
+        let ahead = Ahead::of(ahead);
         let State::Waiting { io, .. } = mem::replace(&mut self.state, State::Done) else {
             return None;
         };
@@ -254,13 +263,13 @@ where
         let Poll::Ready(end) = exchange.as_mut().poll(io, terms, cx) else {
             // Nobody else would notice that the client leaves. What it sends is for later, and as long
             // as there is some, it may have left after that: it is looked at as hyper does.
-            while ahead.is_empty() {
+            while ahead.is_none() {
                 let mut space = [MaybeUninit::uninit(); FIRST_READ];
                 let mut buf = ReadBuf::uninit(&mut space);
                 match Pin::new(&mut *io).poll_read(cx, buf.unfilled()) {
                     Poll::Pending => break,
                     Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
-                        *ahead = buf.filled().into();
+                        *ahead = Ahead::of(buf.filled());
                     }
                     // As hyper has it, for whom no connection is half-closed.
                     Poll::Ready(_) => {
@@ -275,6 +284,7 @@ where
         else {
             return Next::Done;
         };
+        let ahead = ahead.map_or_else(Box::default, |ahead| ahead.0);
         self.since = throng_runtime::now();
         if end == End::Hyper {
             let Some((request, made)) = S::hand_over(exchange) else { return Next::Done };

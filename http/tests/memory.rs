@@ -92,6 +92,6 @@ fn an_idle_connection_holds_no_state_of_hypers() {
         assert!(plain <= parked + 16, "{plain} after a {what} without hyper");
         let ours = size_of_connection::<Listener, _, _, _>(&service_fn(hello::<Body>));
         let hypers = size_of_connection::<Listener, _, _, _>(&service_fn(hello::<Incoming>));
-        assert!(ours <= hypers && ours <= 144, "{ours} {hypers}");
+        assert!(ours <= hypers && ours <= 120, "{ours} {hypers}");
     }
 }
