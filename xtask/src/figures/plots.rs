@@ -301,7 +301,7 @@ fn ramp(results: &Results) -> Bars {
     let label = "longest stage of the loop".to_owned();
     groups.push(Group { label, bars: vec![stage], wanted: Some(1_000.0) });
     Bars {
-        title: "While a million WebSockets open".into(),
+        title: "While a million WebSockets open, memory preallocated".into(),
         axis: "time, from when a message was due".into(),
         groups,
         kind: Kind::Points,
