@@ -9,8 +9,8 @@
 //! vain, which every future must bear anyhow.
 //!
 //! What is given back of a shard's slots is their memory, a [chunk](crate::chunks) at a time once all of
-//! its slots are vacant: the address stays, and reads as zeroes, which are a vacant slot. See
-//! [`Arena::shrink`].
+//! its slots are vacant: the address stays, and reads as zeroes, which are a vacant slot. What stays in
+//! memory is made so by hand. See [`Arena::shrink`].
 //!
 //! Who may touch what: `task` and writes to `state` belong to the shard that holds the
 //! arena; any thread may read `state`, push on `wakes` and use `gate`.
@@ -112,6 +112,12 @@ impl Slot {
     #[inline]
     pub(crate) fn generation(&self) -> u32 {
         generation(self.state())
+    }
+
+    /// Owner only, of a vacant one in no list: it is as if it had never been used.
+    fn forget(&self) {
+        self.task.set(ptr::null_mut());
+        self.set_state(0);
     }
 
     /// Owner only: the task's allocation.
@@ -343,9 +349,16 @@ impl Arena {
             place.used.load(Ordering::Relaxed) == 0 && place.fresh.load(Ordering::Relaxed) > 0
         };
         let Some(place) = self.places.iter().rev().find(is_empty) else { return };
+        let slots = place.slots.load(Ordering::Relaxed);
         // SAFETY: the chunk is one of `for_ever`, its slots are vacant and in no list, and zeroes are
         // vacant slots.
-        unsafe { chunks::clear(place.slots.load(Ordering::Relaxed).cast()) };
+        if !unsafe { chunks::clear(slots.cast()) } {
+            // One by one, for whoever wakes too late may be looking at one.
+            for at in 0..place.fresh.load(Ordering::Relaxed) as usize {
+                // SAFETY: it has been handed out, so it is one of the chunk's slots.
+                unsafe { &*slots.add(at) }.forget();
+            }
+        }
         place.vacant.store(0, Ordering::Relaxed);
         place.fresh.store(0, Ordering::Relaxed);
         self.empty.store(self.empty.load(Ordering::Relaxed) - 1, Ordering::Relaxed);

@@ -121,13 +121,14 @@ pub(crate) fn for_ever(pages: Pages) -> *mut u8 {
 }
 
 /// Gives the memory of a chunk back, whose address stays: it reads as zeroes again, and has ordinary pages
-/// from now on, for nobody makes huge ones ready for it. What was preallocated stays in memory.
+/// from now on, for nobody makes huge ones ready for it. `false`, having done nothing: it stays in memory,
+/// for it was preallocated, or the system does not do that.
 ///
 /// # Safety
 /// It must be one of [`for_ever`], and what is in it of no importance.
-pub(crate) unsafe fn clear(start: *mut u8) {
+pub(crate) unsafe fn clear(start: *mut u8) -> bool {
     // SAFETY: as the caller says.
-    unsafe { pool::clear(start) };
+    unsafe { pool::clear(start) }
 }
 
 impl Chunk<u64> {

@@ -147,14 +147,9 @@ pub(super) fn take(pages: Pages) -> Block {
 ///
 /// # Safety
 /// The range must be a block whose content is of no importance.
-pub(super) unsafe fn clear(start: *mut u8) {
-    if lock().reserve.owns(start.addr()) {
-        // SAFETY: as the caller says.
-        unsafe { start.write_bytes(0, BYTES) };
-    } else {
-        // SAFETY: as the caller says.
-        unsafe { system::clear(start) };
-    }
+pub(super) unsafe fn clear(start: *mut u8) -> bool {
+    // SAFETY: as the caller says.
+    !lock().reserve.owns(start.addr()) && unsafe { system::clear(start) }
 }
 
 pub(super) use system::available;
@@ -410,15 +405,11 @@ mod system {
     ///
     /// # Safety
     /// The range must be a block whose content is of no importance.
-    pub(in crate::chunks) unsafe fn clear(start: *mut u8) {
+    pub(in crate::chunks) unsafe fn clear(start: *mut u8) -> bool {
         // SAFETY: as the caller says.
-        let done = unsafe {
+        unsafe {
             libc::madvise(start.cast(), BYTES, libc::MADV_NOHUGEPAGE);
-            libc::madvise(start.cast(), BYTES, libc::MADV_DONTNEED)
-        };
-        if done != 0 {
-            // SAFETY: as the caller says.
-            unsafe { start.write_bytes(0, BYTES) };
+            libc::madvise(start.cast(), BYTES, libc::MADV_DONTNEED) == 0
         }
     }
 
@@ -495,10 +486,9 @@ mod system {
     /// See `chunks::clear`.
     ///
     /// # Safety
-    /// The range must be a block whose content is of no importance.
-    pub(in crate::chunks) unsafe fn clear(start: *mut u8) {
-        // SAFETY: as the caller says.
-        unsafe { start.write_bytes(0, BYTES) };
+    /// None is needed here.
+    pub(in crate::chunks) unsafe fn clear(_: *mut u8) -> bool {
+        false
     }
 
     pub(super) fn trim() {}
