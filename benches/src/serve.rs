@@ -1,9 +1,13 @@
 //! Throng as the server of a comparison.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
+use std::task::{Poll, ready};
 
 use bytes::Bytes;
+use futures::{AsyncRead, AsyncWrite};
 use http_body_util::Full;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
@@ -17,6 +21,8 @@ use crate::helper;
 use crate::role::{Role, Traffic};
 use crate::websocket;
 
+/// Bytes read at a time for an echo.
+const MESSAGE: usize = 512;
 /// Bytes written at a time in bulk.
 const CHUNK: usize = 256 << 10;
 /// What bulk is made of.
@@ -137,19 +143,32 @@ pub(crate) fn page(len: usize) -> Vec<u8> {
     b"hello\n".iter().copied().cycle().take(len).collect()
 }
 
-/// Sends back what comes until the peer's end.
+/// Sends back what comes until the peer's end. While it waits it has no buffer: what is read lies on the
+/// thread's stack until it is written, but for what the peer does not take yet.
 ///
 /// # Errors
 /// The connection's.
 pub async fn echo(mut stream: TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    loop {
-        let chunk = stream.read_chunk(usize::MAX).await?;
-        if chunk.is_empty() {
-            return Ok(());
+    let mut unsent = None;
+    poll_fn(move |cx| {
+        loop {
+            ready!(stream.poll_write_chunk(cx, &mut unsent))?;
+            let mut said = [0; MESSAGE];
+            let len = ready!(Pin::new(&mut stream).poll_read(cx, &mut said))?;
+            if len == 0 {
+                return Poll::Ready(Ok(()));
+            }
+            let sent = match Pin::new(&mut stream).poll_write(cx, &said[..len])? {
+                Poll::Ready(sent) => sent,
+                Poll::Pending => 0,
+            };
+            if sent < len {
+                unsent = Some(Bytes::copy_from_slice(&said[sent..len]));
+            }
         }
-        stream.write_chunk(chunk).await?;
-    }
+    })
+    .await
 }
 
 /// Sends back what comes, to whom it came from.
