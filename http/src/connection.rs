@@ -253,6 +253,10 @@ where
     }
 
     fn poll_direct(&mut self, cx: &mut Context<'_>) -> Next {
+        // A client that has sent very many requests at once would have them all answered in one go.
+        if throng_runtime::coop::poll_proceed(cx).is_pending() {
+            return Next::Wait(None);
+        }
         let shared = &self.membership.shared;
         let terms = Terms {
             closing: shared.phase() != Phase::Serving,

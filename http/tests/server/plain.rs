@@ -1,8 +1,11 @@
 //! What is answered without hyper is what hyper would have answered, byte for byte: the same requests in
 //! every cut, of the same service, once with hyper's body and once with ours.
 
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -130,6 +133,12 @@ where
             *response.body_mut() = full(text);
         }
         "unread" => drop(body),
+        "read-pieces" => {
+            // In as many as there are; hyper then gets a request whose body was read.
+            let body = body.collect().await?.to_bytes();
+            let pieces = body.chunks(2).map(|piece| Ok(Frame::data(Bytes::copy_from_slice(piece))));
+            *response.body_mut() = said(body.len() as u64, pieces.collect());
+        }
         "late" => {
             throng_runtime::sleep(Duration::from_secs(3)).await;
             *response.body_mut() = full(body.collect().await?.to_bytes());
@@ -194,6 +203,7 @@ const ANSWERS: &[&str] = &[
     "seen?a=b&c",
     "any/path%20",
     "unread",
+    "read-pieces",
     "late",
     "yield",
     "fields",
@@ -366,6 +376,34 @@ fn plain_answers_need_no_hyper() {
             assert_eq!(server.counters().parked, 2 * parked, "{path}");
         }
         assert_eq!(server.counters().requests, 20);
+    });
+}
+
+#[test]
+fn many_requests_at_once_leave_others_their_turn() {
+    run(async {
+        let (dialer, listener) = listen();
+        let turns = Rc::new(Cell::new(0));
+        let seen = Rc::new(RefCell::new(HashMap::<u32, u32>::new()));
+        let (now, note) = (turns.clone(), seen.clone());
+        spawn(async move {
+            let service = throng_http::service_fn(move |_: Request<Body>| {
+                *note.borrow_mut().entry(now.get()).or_default() += 1;
+                async { Ok::<_, Infallible>(Response::new(full("x"))) }
+            });
+            throng_http::serve(listener, service).await;
+        });
+        let mut client = dialer.connect_at(1 << 20, Pace::FAST);
+        // No read ends within one of them, which would have hyper take over.
+        let bytes = "GET /seen HTTP/1.1\r\nhost: xx\r\n\r\n".repeat(2_000);
+        assert_eq!(bytes.len(), 2_000 * 32);
+        client.write_all(bytes.as_bytes()).await.unwrap();
+        while seen.borrow().values().sum::<u32>() < 2_000 {
+            turns.set(turns.get() + 1);
+            throng_runtime::yield_now().await;
+        }
+        let most = seen.borrow().values().max().copied();
+        assert!(most.is_some_and(|most| most < 200), "{most:?} in one turn");
     });
 }
 

@@ -9,7 +9,7 @@ use hyper::body::Incoming;
 use hyper::rt::{Read, ReadBuf, Write};
 use hyper::upgrade::Upgraded;
 use hyper::{Request, Response, StatusCode, header};
-use throng_http::{BoxError, Server, ServerIo};
+use throng_http::{Body, BoxError, RequestBody, Server, ServerIo};
 
 use crate::site::{get, read_reply, send};
 use crate::support::listener::listen;
@@ -36,7 +36,7 @@ async fn echo(mut upgraded: Upgraded) -> std::io::Result<()> {
     }
 }
 
-async fn service(mut request: Request<Incoming>) -> Result<Response<Empty<Bytes>>, BoxError> {
+async fn service<In>(mut request: Request<In>) -> Result<Response<Empty<Bytes>>, BoxError> {
     let mut response = Response::new(Empty::new());
     if !request.headers().contains_key(header::UPGRADE) {
         return Ok(response);
@@ -65,20 +65,33 @@ async fn service(mut request: Request<Incoming>) -> Result<Response<Empty<Bytes>
 #[test]
 fn an_upgraded_connection_belongs_to_the_service() {
     for path in ["/echo", "/native"] {
+        upgraded::<Incoming>(path);
+        upgraded::<Body>(path);
+    }
+}
+
+fn upgraded<In: RequestBody + hyper::body::Body>(path: &'static str) {
+    for together in [false, true] {
         run(async move {
             let (dialer, listener) = listen();
             let server = Server::new().idle_timeout(Duration::from_secs(5)).start();
             let running = server.clone();
             spawn(async move {
-                running.serve(listener, throng_http::service_fn(service)).await;
+                running.serve(listener, throng_http::service_fn(service::<In>)).await;
             });
             let mut client = dialer.connect();
-            // An ordinary request first: the connection has been parked once.
-            assert_eq!(get(&mut client, "/").await.unwrap().status, 200);
             let request = format!(
                 "GET {path} HTTP/1.1\r\nhost: x\r\nupgrade: echo\r\nconnection: upgrade\r\n\r\neager"
             );
-            send(&mut client, &request).await;
+            // An ordinary request first: the connection has been parked once.
+            if together {
+                let both = format!("GET / HTTP/1.1\r\nhost: x\r\n\r\n{request}");
+                send(&mut client, &both).await;
+                assert_eq!(read_reply(&mut client).await.unwrap().status, 200);
+            } else {
+                assert_eq!(get(&mut client, "/").await.unwrap().status, 200);
+                send(&mut client, &request).await;
+            }
             assert_eq!(read_reply(&mut client).await.unwrap().status, 101);
             // No timeout, no drain of the server's reaches it any more.
             throng_runtime::sleep(Duration::from_secs(100)).await;
