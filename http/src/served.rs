@@ -35,6 +35,13 @@ thread_local! {
     static REQUEST: RefCell<BytesMut> = RefCell::new(BytesMut::new());
 }
 
+/// Has the next answer's head use this memory, if it is not too much to be kept.
+fn keep(out: Vec<u8>) {
+    if out.capacity() <= KEPT {
+        OUT.set(out);
+    }
+}
+
 /// A service of requests whose bodies are `In`.
 pub(crate) struct Served<S, In> {
     service: S,
@@ -189,7 +196,7 @@ where
         let written =
             length.and_then(|length| write_head(&mut out, &parts, length, close, terms.date));
         let (Some(()), Some(length)) = (written, length) else {
-            OUT.set(out);
+            keep(out);
             *this.made = Some(Ok(parts));
             return false;
         };
@@ -208,7 +215,7 @@ where
                 Ok(data) if data.remaining() <= SMALL => out.put(data),
                 Ok(data) => *this.data = Some(data),
                 Err(given) => {
-                    OUT.set(out);
+                    keep(out);
                     *this.peeked = given.map(|given| (given, hint));
                     *this.made = Some(Ok(parts));
                     return false;
@@ -274,9 +281,7 @@ where
         match self.as_mut().poll_send(io, cx) {
             Poll::Ready(Ok(())) => {
                 let this = self.project();
-                if this.out.capacity() <= KEPT {
-                    OUT.set(std::mem::take(this.out));
-                }
+                keep(std::mem::take(this.out));
                 let over = *this.close || terms.closing;
                 Poll::Ready(if over { End::Over } else { End::Answered })
             }
