@@ -77,7 +77,7 @@ pub(crate) const PLAN: &[Entry] = &[
     at("ws-echo-1000", "ws-echo", 1_000, "1,000 connections", 37),
     at("ws-echo-1000000", "ws-echo", 1_000_000, "1,000,000 connections", 30),
     compared("upgrade-rate", "upgrade-rate", "connections become WebSockets", 33),
-    at("ramp", "ramp", 1_000_000, "to 1,000,000 connections, memory preallocated", 95),
+    at("ramp", "ramp", 1_000_000, "to 1,000,000 connections, memory preallocated", 190),
     Entry {
         args: ALONE,
         ..idle("idle-ws-1000000", "idle-ws", 1_000_000, "1,000,000 connections", 140)
