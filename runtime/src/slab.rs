@@ -199,6 +199,11 @@ impl<T: Entry> Slab<T> {
         self.places[at].free = END;
         self.room[at / 64] &= !(1 << (at % 64));
         self.empty -= 1;
+        if self.len == 0 {
+            // Of those that are left, not of the one that became empty last.
+            let few = self.chunks.iter().all(|chunk| chunk.len() * size_of::<T>() <= KEPT);
+            self.keep = usize::from(few);
+        }
     }
 
     /// The entry, in use or free; the caller knows which.
@@ -316,6 +321,13 @@ mod tests {
         // No name comes back, and there is room as before.
         let first = slab.insert(item(0));
         assert_eq!((first, slab.get(first).generation, slab.len()), (0, 2, 1));
+        remove(&mut slab, first);
+        // Also where the last one to go had a chunk with little in it.
+        (0..=CHUNK).for_each(|number| {
+            slab.insert(item(number));
+        });
+        (0..=CHUNK).for_each(|index| remove(&mut slab, index));
+        assert_eq!((slab.len(), slab.memory()), (0, 0));
     }
 
     #[test]
