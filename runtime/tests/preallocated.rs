@@ -82,7 +82,8 @@ fn tables_take_what_is_ready_and_what_they_give_back_is_ready_again() {
                 let again = take(others);
                 assert!(again.iter().all(|chunk| chunk.iter().all(|n| *n == 0)));
                 let held = chunks::resident() == here + again.len() * BYTES;
-                if held && addresses(&again) == owned {
+                // The one that was left over, or had for a timer, may be among them in place of another.
+                if held && addresses(&again).difference(&owned).count() <= 1 {
                     break;
                 }
             }
