@@ -19,7 +19,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::{http1, http2};
 use support::{Pair, authority, connector, issue, server_address};
 use throng_http::rt::{LocalExecutor, ShardTimer};
-use throng_http::{Running, Server, service_fn};
+use throng_http::{Body, Running, Server, service_fn};
 use throng_net::proxy_protocol::ProxyProtocol;
 use throng_net::{Builder, TcpListener, TcpStream};
 use throng_runtime::{ShardId, now, sleep, spawn_local};
@@ -125,6 +125,42 @@ fn connections_park_and_end_cleanly() {
     });
     let counters = running.counters();
     assert_eq!((counters.parked, counters.idle_timeouts, counters.errors), (3, 1, 0));
+}
+
+/// Nor is there another end to an answer without hyper, small or larger than all buffers.
+#[test]
+fn plain_answers_are_whole_and_end_cleanly() {
+    const LARGE: usize = 1_000_000;
+    let mut pair = Pair::new(1);
+    let running = pair.serve(1, || {
+        let running = Server::new().start();
+        let tcp = TcpListener::bind(server_address()).unwrap();
+        let (serving, listener) = (running.clone(), TlsListener::new(tcp, acceptor()));
+        let answer = |request: Request<Body>| async move {
+            let length = if request.uri() == "/large" { LARGE } else { 5 };
+            Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(vec![b'x'; length]))))
+        };
+        spawn_local(async move {
+            serving.serve(listener, service_fn(answer)).await;
+        })
+        .detach();
+        running
+    });
+    pair.run(async {
+        for (path, length) in [("/", 5), ("/large", LARGE)] {
+            let mut stream = connect(&[alpn::HTTP1]).await;
+            ask(&mut stream).await;
+            let last = format!("GET {path} HTTP/1.1\r\nhost: a.test\r\nconnection: close\r\n\r\n");
+            stream.write_all(last.as_bytes()).await.unwrap();
+            stream.flush().await.unwrap();
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer).await.expect("close_notify");
+            let body = answer.windows(4).position(|end| end == b"\r\n\r\n").unwrap() + 4;
+            assert_eq!(answer.len() - body, length);
+        }
+    });
+    let counters = running[0].counters();
+    assert_eq!((counters.requests, counters.parked, counters.errors), (4, 0, 0));
 }
 
 #[test]
