@@ -219,6 +219,11 @@ impl Bench {
         };
         let conn = &mut self.conns[at];
         let bytes = Bytes::from(stream(conn.written, len));
+        // Both ways of streams, for a copy and for bytes of their own.
+        if len % 2 == 1 && self.engine.send_small(conn.id, &bytes, self.now) {
+            conn.written += len;
+            return;
+        }
         match self.engine.send(conn.id, bytes, self.now) {
             Ok(()) => conn.written += len,
             Err(SendError::WouldBlock(rest)) => conn.written += len - rest.len() as u32,
@@ -235,8 +240,17 @@ impl Bench {
     /// Reads once; whether there was anything.
     fn read(&mut self, at: usize, most: usize) -> bool {
         let conn = &mut self.conns[at];
-        let Ok(bytes) = self.engine.recv(conn.id, most, self.now) else { return false };
-        assert!(bytes.len() <= most);
+        let mut bytes = Vec::new();
+        let read = if most % 2 == 1 {
+            self.engine.recv_with(conn.id, most, self.now, |all| bytes.extend_from_slice(all))
+        } else {
+            self.engine.recv(conn.id, most, self.now).map(|all| {
+                bytes.extend_from_slice(&all);
+                all.len()
+            })
+        };
+        let Ok(len) = read else { return false };
+        assert!(len == bytes.len() && len <= most);
         if bytes.is_empty() {
             return false;
         }

@@ -84,8 +84,14 @@ fn act(rng: &mut Rng, p: &mut Peer) {
             let ack = p.ack + rng.below(3000) as u32;
             p.acknowledge(ack);
         }
-        13 => drop(p.engine.send(p.conn, Bytes::from(vec![3; rng.below(5000) as usize]), p.now)),
-        14 | 15 => drop(p.engine.recv(p.conn, 1 + rng.below(3000) as usize, p.now)),
+        13 => {
+            let bytes = vec![3; rng.below(5000) as usize];
+            if !p.engine.send_small(p.conn, &bytes, p.now) {
+                drop(p.engine.send(p.conn, Bytes::from(bytes), p.now));
+            }
+        }
+        14 => drop(p.engine.recv(p.conn, 1 + rng.below(3000) as usize, p.now)),
+        15 => drop(p.engine.recv_with(p.conn, 1 + rng.below(3000) as usize, p.now, |_| ())),
         16 => {
             let time = match rng.below(3) {
                 0 => Duration::from_micros(rng.below(1000)),
