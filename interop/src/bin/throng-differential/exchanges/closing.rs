@@ -213,6 +213,8 @@ pub(crate) const ALL: &[Script] = &[
     v4("a write after the peer's rst", |x| {
         x.open();
         x.send(seg("R"));
+        // So that it has come before the program writes.
+        x.see();
         x.write(10);
         x.see();
         x.read();

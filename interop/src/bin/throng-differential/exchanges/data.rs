@@ -384,6 +384,8 @@ pub(crate) const ALL: &[Script] = &[
         x.write(100);
         x.see_count(1);
         x.send(seg("A").window(0));
+        // So that it has come before the program writes.
+        x.see();
         x.write(100);
         x.see_timed(1, 1_000);
         x.send(seg("A").window(50));
