@@ -129,9 +129,11 @@ pub(crate) const ALL: &[Script] = &[
     }),
     v4("a pure ack beyond the window", |x| established(x, seg("A").at(1_000_001))),
     v4("a pure ack one before the window", |x| established(x, seg("A").at(0))),
-    v4("two segments beyond the window at once", |x| {
+    v4("two segments beyond the window", |x| {
         x.open();
+        // Whether two that are sent at once come in one turn is chance.
         x.send(seg("PA").at(1_000_001).data(100));
+        x.see_count(1);
         x.send(seg("PA").at(1_000_001).data(100));
         x.see();
     }),
