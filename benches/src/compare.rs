@@ -257,22 +257,7 @@ mod tests {
     use crate::subject::Link;
 
     fn comparison(measure: Measure) -> Comparison {
-        let ask = Ask {
-            traffic: Traffic::Echo,
-            connections: 2,
-            size: 64,
-            window: 2,
-            rate: None,
-            ramp: None,
-            timed: false,
-            spinning: false,
-            with_stack: false,
-            adaptive: false,
-            sockets: 1,
-            shards: 1,
-            preallocate: 0,
-            cores: [0, 1],
-        };
+        let ask = Ask { connections: 2, window: 2, ..Ask::for_tests() };
         let subjects = vec![Subject::Throng(Link::Memif), Subject::Peer("tokio-echo")];
         let time = Duration::from_secs(1);
         Comparison { bench: "echo", ask, subjects, rounds: 1, time, measure, of_peers: 1 }

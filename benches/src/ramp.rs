@@ -212,18 +212,9 @@ mod tests {
         Ask {
             traffic: Traffic::Websocket,
             connections: 5_000,
-            size: 64,
-            window: 1,
             rate: Some(1_000.0),
             ramp: Some(2_000.0),
-            timed: false,
-            spinning: false,
-            with_stack: false,
-            adaptive: false,
-            sockets: 1,
-            shards: 1,
-            preallocate: 0,
-            cores: [0, 1],
+            ..Ask::for_tests()
         }
     }
 

@@ -168,25 +168,15 @@ fn report(ask: &Ask, link: Link, cores: usize, time: Duration, found: &[Vec<Roun
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::role::Traffic;
     use crate::stats::UNTIMED;
 
     fn ask() -> Ask {
         Ask {
-            traffic: Traffic::Echo,
             connections: 1_000,
-            size: 64,
             window: 1_024,
-            rate: None,
-            ramp: None,
-            timed: false,
-            spinning: false,
             with_stack: true,
             adaptive: true,
-            sockets: 1,
-            shards: 1,
-            preallocate: 0,
-            cores: [0, 1],
+            ..Ask::for_tests()
         }
     }
 

@@ -356,29 +356,33 @@ pub(crate) fn wait_for(endpoint: SocketAddr) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use super::*;
-
-    fn ask(traffic: Traffic, sockets: usize) -> Ask {
+impl Ask {
+    /// An echo of 64 bytes that asks for nothing else.
+    pub(crate) fn for_tests() -> Ask {
         Ask {
-            traffic,
-            connections: 0,
+            traffic: Traffic::Echo,
+            connections: 1,
             size: 64,
-            window: 64,
+            window: 1,
             rate: None,
             ramp: None,
             timed: false,
             spinning: false,
             with_stack: false,
             adaptive: false,
-            sockets,
+            sockets: 1,
             shards: 1,
             preallocate: 0,
             cores: [0, 1],
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
 
     /// Where two servers listen at one port the host divides its connections, and one of them
     /// may get more than it has descriptors for.
@@ -386,7 +390,7 @@ mod tests {
     fn servers_on_the_host_share_no_port_however_many() {
         for (traffic, sockets) in [(Traffic::Echo, 1), (Traffic::Udp, 4)] {
             for connections in [1, 16_000, 16_001, 30_000, 100_000, 1_000_000] {
-                let ask = Ask { connections, ..ask(traffic, sockets) };
+                let ask = Ask { traffic, sockets, connections, ..Ask::for_tests() };
                 let (mut taken, mut sum) = (BTreeSet::new(), 0);
                 for [server, client] in pairs(&ask) {
                     assert!(server.endpoints().all(|one| taken.insert(one)), "{server:?}");
